@@ -1,0 +1,187 @@
+//! The plain values of file operations: node ids, attributes, entries, open options. POSIX meaning, no host's type.
+//!
+//! Invariant: nothing here depends on fuser or winfsp, so the drive's engine compiles and is tested without either.
+
+use std::ffi::OsString;
+use std::time::SystemTime;
+
+/// A file or folder of the drive, the same for as long as it exists and never reused: FUSE's inode number and
+/// WinFsp's index number. 1 is the root.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The root of the drive.
+    pub const ROOT: Self = Self(1);
+}
+
+/// One open of a file, given out by `open` and dead after `release`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct HandleId(pub u64);
+
+/// Who asks: the calling process as the host reports it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpCx {
+    /// The user the process runs as.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its process (thread-group) id; 0 where the kernel asks for itself, as for read-ahead and write-back.
+    pub pid: u32,
+}
+
+/// What a node is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum NodeKind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+}
+
+/// How a name is compared in `lookup`: exactly (Linux) or folded, with the stored spelling kept (Windows).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CaseMode {
+    /// Byte for byte.
+    Exact,
+    /// Simple upper-case folding, as NTFS does.
+    Insensitive,
+}
+
+/// All that both hosts ask of a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attr {
+    /// The node described.
+    pub node: NodeId,
+    /// What it is.
+    pub kind: NodeKind,
+    /// Length in bytes; of a link, the length of its target.
+    pub size: u64,
+    /// Bytes reported as allocated. Never 0 for a file with bytes, resident or not: archivers take 0 for "all hole"
+    /// and silently drop the content.
+    pub allocated: u64,
+    /// Last access.
+    pub atime: SystemTime,
+    /// Last change of content.
+    pub mtime: SystemTime,
+    /// Last change of content or attributes.
+    pub ctime: SystemTime,
+    /// Creation, where known.
+    pub btime: SystemTime,
+    /// Permission bits (`0o7777`, without the kind).
+    pub perm: u16,
+    /// Names that lead to the node.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// The answer of `lookup`: the node, and the spelling under which the folder holds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Attributes of the node found.
+    pub attr: Attr,
+    /// The stored spelling; differs from the asked one only under [`CaseMode::Insensitive`]. `None`: as asked.
+    pub stored_name: Option<OsString>,
+}
+
+/// One row of a listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirEntry {
+    /// Position of this entry in its folder: grows with the order of the listing, survives changes of the folder, and
+    /// continues a listing *after* this entry. Never 0.
+    pub cookie: u64,
+    /// The entry's name.
+    pub name: OsString,
+    /// Its attributes.
+    pub attr: Attr,
+}
+
+/// What an `open` asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpenOptions {
+    /// Will read.
+    pub read: bool,
+    /// Will write.
+    pub write: bool,
+    /// Length becomes 0 as part of the open (O_TRUNC, CREATE_ALWAYS).
+    pub truncate: bool,
+    /// Asked for no caching in the kernel (O_DIRECT, FILE_NO_INTERMEDIATE_BUFFERING).
+    pub direct: bool,
+}
+
+/// A successful `open`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// The handle for the calls that follow.
+    pub handle: HandleId,
+    /// The host may keep what it cached of the node's bytes under earlier opens.
+    pub keep_cache: bool,
+}
+
+/// Changes of attributes asked for; `None` leaves one as it is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SetAttr {
+    /// New length.
+    pub size: Option<u64>,
+    /// New permission bits.
+    pub perm: Option<u16>,
+    /// New owner.
+    pub uid: Option<u32>,
+    /// New group.
+    pub gid: Option<u32>,
+    /// New access time.
+    pub atime: Option<SystemTime>,
+    /// New modification time.
+    pub mtime: Option<SystemTime>,
+}
+
+/// How a node is made by `create`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NewNode {
+    /// A regular file, opened at once.
+    File,
+    /// A folder.
+    Dir,
+    /// A symbolic link to the target given.
+    Symlink(OsString),
+}
+
+/// Flags of `rename`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RenameOptions {
+    /// An existing target is an error.
+    pub no_replace: bool,
+    /// Source and target change places.
+    pub exchange: bool,
+}
+
+/// What `lseek` looks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SeekTo {
+    /// The next byte of data at or after the offset.
+    Data,
+    /// The next hole at or after the offset.
+    Hole,
+}
+
+/// Space of the drive, in bytes and entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Space {
+    /// All bytes.
+    pub total_bytes: u64,
+    /// Bytes not in use.
+    pub free_bytes: u64,
+    /// Bytes that the caller may still use.
+    pub available_bytes: u64,
+    /// Entries that exist.
+    pub files: u64,
+    /// Entries that may still be made.
+    pub free_files: u64,
+    /// Longest name, in bytes.
+    pub name_max: u32,
+}

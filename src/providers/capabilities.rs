@@ -1,0 +1,36 @@
+//! What a site can do, asked about before it is asked for.
+
+use serde::{Deserialize, Serialize};
+
+/// A hash of whole files that a site gives by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HashKind {
+    /// MD5.
+    Md5,
+    /// SHA-256.
+    Sha256,
+}
+
+/// Facts about a site. A capability claimed and not kept fails the conformance suite.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// A commit replaces an existing target in one step that no reader can see half of.
+    pub atomic_replace: bool,
+    /// Ranges can be read without what comes before them.
+    pub ranged_read: bool,
+    /// An upload can go on after a crash, with the parts that had arrived.
+    pub resume_upload: bool,
+    /// `commit` with an expected version is decided by the site itself, not by a look beforehand.
+    pub conditional_commit: bool,
+    /// Symbolic links are shown as links.
+    pub symlinks: bool,
+    /// Names are arbitrary bytes (false: UTF-8 only).
+    pub byte_names: bool,
+    /// Finest step of modification times, in nanoseconds.
+    pub mtime_step_ns: u64,
+    /// The hash that the site gives for a whole file.
+    pub hash: Option<HashKind>,
+    /// Reads that are worth having under way at once.
+    pub parallel_reads: usize,
+}
