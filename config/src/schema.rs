@@ -1,0 +1,537 @@
+//! The settings model: every section, every key, every default.
+//!
+//! Owns the shape and the defaults, and nothing about where values come from. The `///` text of a field is its entry in
+//! the reference documentation; its key is its name in kebab-case.
+//! Invariant: each section refuses keys it does not know, and none is flattened into another.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::secret_ref::SecretRef;
+use crate::units::{ByteSize, Period, optional_rate};
+
+/// The only `schema_version` this build reads.
+pub const SCHEMA_VERSION: i64 = 1;
+
+/// All settings of one daemon. Take it from [`Loader`](crate::Loader): the bare default holds paths that begin with `~/`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Config {
+    /// `[drive]`
+    pub drive: Drive,
+    /// `[machine]`
+    pub machine: Machine,
+    /// `[cache]`
+    pub cache: Cache,
+    /// `[sites.NAME]`, by name
+    pub sites: BTreeMap<String, Site>,
+    /// `[projects.NAME]`, by name
+    pub projects: BTreeMap<String, Project>,
+    /// `[hydration]`
+    pub hydration: Hydration,
+    /// `[scan]`
+    pub scan: Scan,
+    /// `[fuse]`
+    pub fuse: Fuse,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[drive]`: the mount and the folders behind it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Drive {
+    /// Name of the drive, shown in `status` and as the mount's source. Letters, digits, `-` and `_`.
+    pub name: String,
+    /// Folder the drive appears at.
+    pub mount_point: PathBuf,
+    /// Folder of the state store, and of bytes that exist nowhere else yet (`local/`). Must outlive the cache: back it up,
+    /// never clean it. Default: `$XDG_DATA_HOME/backlot`, else `~/.local/share/backlot`.
+    pub data_dir: PathBuf,
+    /// Folder of cached bytes; it may be deleted at any time. Default: `$XDG_CACHE_HOME/backlot`, else `~/.cache/backlot`.
+    pub cache_dir: PathBuf,
+    /// Whether other users of this machine may enter the drive (needs `user_allow_other` in /etc/fuse.conf).
+    pub allow_other: bool,
+    /// Unix socket of the daemon's API, at most 107 bytes long. Default: `backlot.sock` in `data-dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+}
+
+impl Default for Drive {
+    fn default() -> Self {
+        Self {
+            name: "projects".to_owned(),
+            mount_point: PathBuf::from("~/backlot"),
+            data_dir: PathBuf::from("~/.local/share/backlot"),
+            cache_dir: PathBuf::from("~/.cache/backlot"),
+            allow_other: false,
+            socket: None,
+        }
+    }
+}
+
+impl Drive {
+    /// Returns the path of the API socket: the one configured, or `backlot.sock` in the data folder.
+    #[must_use]
+    pub fn socket_path(&self) -> PathBuf {
+        self.socket
+            .clone()
+            .unwrap_or_else(|| self.data_dir.join("backlot.sock"))
+    }
+}
+
+/// `[machine]`: who this machine is to the other sites.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Machine {
+    /// This machine's site id at the production tracker. Default: made once by the daemon and kept in `site-id` in `data-dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site_id: Option<String>,
+    /// Name people know this machine by. Default: its host name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// `[cache]`: how much disk the cache may take.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Cache {
+    /// Most bytes the cache may hold. Pinned files and bytes not uploaded yet are never evicted to keep to it.
+    pub max_size: ByteSize,
+    /// Free space to leave on the cache's disk, whatever `max-size` says.
+    pub min_free: ByteSize,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            max_size: ByteSize::gib(100),
+            min_free: ByteSize::gib(10),
+        }
+    }
+}
+
+/// `[sites.NAME]`: a named place that holds bytes. `provider` says which settings it has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// The kind of storage, and what that kind needs to know.
+    pub provider: ProviderSettings,
+    /// Settings that every provider has.
+    pub limits: SiteLimits,
+}
+
+impl Site {
+    /// A site with no limits.
+    #[must_use]
+    pub fn new(provider: ProviderSettings) -> Self {
+        Self {
+            provider,
+            limits: SiteLimits::default(),
+        }
+    }
+}
+
+/// Settings of a site, by the kind of storage named in its `provider` key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProviderSettings {
+    /// `provider = "local"`
+    Local(LocalSite),
+    /// `provider = "sftp"`
+    Sftp(SftpSite),
+}
+
+impl ProviderSettings {
+    /// The values `provider` may have.
+    pub const NAMES: &'static [&'static str] = &["local", "sftp"];
+
+    /// The value of `provider` for these settings.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Local(_) => "local",
+            Self::Sftp(_) => "sftp",
+        }
+    }
+}
+
+/// Settings that every site has, whatever its provider.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SiteLimits {
+    /// Most bytes per second read from the site, as in `"10M/s"`. Default: no limit.
+    #[serde(deserialize_with = "optional_rate", skip_serializing_if = "Option::is_none")]
+    pub download_limit: Option<ByteSize>,
+    /// Most bytes per second sent to the site, as in `"10M/s"`. Default: no limit.
+    #[serde(deserialize_with = "optional_rate", skip_serializing_if = "Option::is_none")]
+    pub upload_limit: Option<ByteSize>,
+    /// Most requests in flight at the site, 1 to 256. Default: what the provider thinks right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
+}
+
+/// `[sites.NAME]` with `provider = "local"`: a folder of this machine, or of a file server mounted here.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LocalSite {
+    /// Folder that holds the site's bytes. Required.
+    pub root: PathBuf,
+    /// For demos and tests: delay before each answer, as if the folder were behind a slow link. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link_delay: Option<Period>,
+    /// For demos and tests: bytes per second, all requests together, as if the folder were behind a slow link. Default: no limit.
+    #[serde(deserialize_with = "optional_rate", skip_serializing_if = "Option::is_none")]
+    pub link_rate: Option<ByteSize>,
+}
+
+/// `[sites.NAME]` with `provider = "sftp"`: a folder of an SSH server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SftpSite {
+    /// Host name or address of the server. Required.
+    pub host: String,
+    /// TCP port of the server.
+    pub port: u16,
+    /// User to log in as. Required.
+    pub user: String,
+    /// Absolute path, on the server, of the folder that holds the site's bytes. Required.
+    pub root: String,
+    /// How to log in: `agent` (a key of the running SSH agent), `key` (`key-file`) or `password`.
+    pub auth: SftpAuth,
+    /// Private key, for `auth = "key"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// Passphrase of `key-file`, by reference: `env:NAME` or `file:/path`. Default: the key has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passphrase: Option<SecretRef>,
+    /// Password, for `auth = "password"`, by reference: `env:NAME` or `file:/path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretRef>,
+    /// File of the server keys that are trusted, in OpenSSH's format.
+    pub known_hosts: PathBuf,
+    /// What to do with a server whose key is not in `known-hosts`: `strict` refuses, `accept-new` adds it. A key that
+    /// *changed* is always refused.
+    pub host_key: HostKey,
+    /// SSH connections to open at most, 1 to 16.
+    pub connections: u32,
+    /// How often to show a quiet connection that we are still here.
+    pub keepalive: Period,
+    /// How long to wait for the server when connecting.
+    pub connect_timeout: Period,
+}
+
+impl Default for SftpSite {
+    fn default() -> Self {
+        Self {
+            host: String::new(),
+            port: 22,
+            user: String::new(),
+            root: String::new(),
+            auth: SftpAuth::Agent,
+            key_file: None,
+            passphrase: None,
+            password: None,
+            known_hosts: PathBuf::from("~/.ssh/known_hosts"),
+            host_key: HostKey::Strict,
+            connections: 4,
+            keepalive: Period::from_secs(15),
+            connect_timeout: Period::from_secs(10),
+        }
+    }
+}
+
+/// How to log in at an SSH server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SftpAuth {
+    /// With a key of the running SSH agent.
+    Agent,
+    /// With a private key from a file.
+    Key,
+    /// With a password.
+    Password,
+}
+
+/// What to do with an SSH server that is not in the known hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostKey {
+    /// Refuse it.
+    Strict,
+    /// Trust it from now on.
+    AcceptNew,
+}
+
+/// `[projects.NAME]`: a top-level folder of the drive, and where its bytes come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Project {
+    /// Name of its folder in the drive. Default: the project's name.
+    pub folder: String,
+    /// Site this machine plays for the project. Default: the machine itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active_site: Option<String>,
+    /// Site the project's bytes come from and publishes go to. Required.
+    pub remote_site: String,
+    /// Path of the project under that site's root. Default: its `folder`; `.` is the root itself.
+    pub remote_path: String,
+    /// Rules by path inside the project, the first match wins; what none matches is `local`. `*` stays within a folder
+    /// name, `**` spans folders.
+    pub zones: Vec<ZoneRule>,
+    /// Paths inside the project to keep resident, as patterns like those of `zones`.
+    pub pins: Vec<String>,
+    /// Deleting a published file in the drive: `refuse` it, or `propagate` it to the remote site.
+    pub remote_delete: RemoteDelete,
+    /// How often to look for changes at the remote site.
+    pub scan_interval: Period,
+}
+
+impl Default for Project {
+    fn default() -> Self {
+        Self {
+            folder: String::new(),
+            active_site: None,
+            remote_site: String::new(),
+            remote_path: String::new(),
+            zones: vec![ZoneRule {
+                pattern: "**/publish/**".to_owned(),
+                zone: ZoneKind::Publish,
+            }],
+            pins: Vec::new(),
+            remote_delete: RemoteDelete::Refuse,
+            scan_interval: Period::from_secs(15 * 60),
+        }
+    }
+}
+
+impl Project {
+    /// A project as the loader leaves it when only its remote site is given: folder and remote path are its name.
+    #[must_use]
+    pub fn new(name: &str, remote_site: &str) -> Self {
+        Self {
+            folder: name.to_owned(),
+            remote_path: name.to_owned(),
+            remote_site: remote_site.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+/// One entry of a project's `zones`: `{ match = "**/publish/**", zone = "publish" }`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ZoneRule {
+    /// Pattern of paths inside the project.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// What happens to files there.
+    pub zone: ZoneKind,
+}
+
+/// What happens to files of a zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ZoneKind {
+    /// They go up when finished.
+    Publish,
+    /// They stay on this machine.
+    Local,
+    /// They cannot be written.
+    Readonly,
+}
+
+/// What deleting a published file does at the remote site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RemoteDelete {
+    /// The delete is refused.
+    Refuse,
+    /// The file is deleted there too.
+    Propagate,
+}
+
+/// `[hydration]`: fetching bytes that are read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Hydration {
+    /// How long a read may wait without a byte arriving before it fails.
+    pub read_deadline: Period,
+    /// How far ahead of a sequential reader to fetch at most.
+    pub readahead_max: ByteSize,
+    /// Files up to this size are fetched whole, in one request.
+    pub small_file: ByteSize,
+    /// Fetches under way at once, over all sites, 1 to 64.
+    pub parallel_fetches: u32,
+}
+
+impl Default for Hydration {
+    fn default() -> Self {
+        Self {
+            read_deadline: Period::from_secs(20),
+            readahead_max: ByteSize::mib(16),
+            small_file: ByteSize::mib(1),
+            parallel_fetches: 8,
+        }
+    }
+}
+
+/// `[scan]`: listing what the remote sites hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Scan {
+    /// Folders listed at once per site, 1 to 64.
+    pub parallel: u32,
+    /// A folder that somebody looks at is listed again in the background when its listing is older than this.
+    pub recheck_after: Period,
+}
+
+impl Default for Scan {
+    fn default() -> Self {
+        Self {
+            parallel: 8,
+            recheck_after: Period::from_secs(30),
+        }
+    }
+}
+
+/// `[fuse]`: how the drive talks to the kernel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Fuse {
+    /// Threads answering the kernel, 1 to 64, or `"auto"`: one per core, at least 2 and at most 4.
+    pub threads: Threads,
+    /// How long the kernel may keep names and attributes. Changes that Backlot learns of reach it at once anyway.
+    pub entry_ttl: Period,
+    /// How far the kernel reads ahead in a file. Applied only when running as root.
+    pub kernel_readahead: ByteSize,
+}
+
+impl Default for Fuse {
+    fn default() -> Self {
+        Self {
+            threads: Threads::Auto,
+            entry_ttl: Period::from_secs(24 * 3600),
+            kernel_readahead: ByteSize::mib(8),
+        }
+    }
+}
+
+/// Number of threads: given, or derived from the machine's cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// One per core, at least 2 and at most 4.
+    Auto,
+    /// That many.
+    Fixed(u32),
+}
+
+impl Threads {
+    /// The number of threads on a machine of `cores` cores.
+    #[must_use]
+    pub fn count(self, cores: usize) -> usize {
+        match self {
+            Self::Auto => cores.clamp(2, 4),
+            Self::Fixed(n) => usize::try_from(n).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+impl Serialize for Threads {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Fixed(n) => serializer.serialize_u32(*n),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Threads {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ThreadsVisitor)
+    }
+}
+
+struct ThreadsVisitor;
+
+impl Visitor<'_> for ThreadsVisitor {
+    type Value = Threads;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"auto\" or a number of threads")
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Threads, E> {
+        u32::try_from(number)
+            .map(Threads::Fixed)
+            .map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Threads, E> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Threads::Auto),
+            (_, Ok(number)) => Ok(Threads::Fixed(number)),
+            _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+        }
+    }
+}
+
+/// `[log]`: what the daemon says about itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Log {
+    /// Least grave level that is logged: `error`, `warn`, `info`, `debug` or `trace`. `BACKLOT_LOG` refines it by module.
+    pub level: LogLevel,
+    /// `text` for people, `json` for log collectors.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: LogLevel::Info,
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// Level of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    /// Someone must act.
+    Error,
+    /// A user's operation failed or got worse.
+    Warn,
+    /// What starts, stops and finishes.
+    Info,
+    /// Each operation.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The level's name, as in the file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Shape of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
