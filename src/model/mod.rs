@@ -4,7 +4,7 @@ mod path;
 mod state;
 mod version;
 
-pub use path::{Name, PathError, RelPath};
+pub use path::{NAME_MAX, Name, PathError, RelPath};
 pub use state::{FileState, Residency};
 pub use version::Version;
 

@@ -1,0 +1,507 @@
+//! One drive: its store, cache, sites and projects, put together; and what the daemon's faces may ask of it.
+//!
+//! Owns: opening and closing a drive, finding the site of a node, taking note of changes. Refuses to know: FUSE, HTTP,
+//! the command line. Invariant: a change is in the store before the kernel is told of it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use backlot_cache::{CacheError, CacheOptions, ContentCache, ContentId};
+use backlot_config::Config;
+use backlot_platform::types::NodeId;
+use backlot_platform::vfs::ChangeSink;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::filesystem::DriveFs;
+use super::handles::Handles;
+use super::hydrate::{HydrateStats, OpenContent};
+use super::report::{FlightReport, HydrationReport, LsEntry, ProjectReport, SiteReport, Status};
+use super::scan::{ScanJob, Scans};
+use super::site::Site;
+use crate::model::{EntryKind, FileState, Ino, PathError, ProjectName, RelPath, Residency, SiteName, Version};
+use crate::providers::{ErrorKind, Provider, ProviderError};
+use crate::state::{ListingDiff, NewProject, Node, StateError, StateStore, Tree};
+
+/// Files that the cache keeps open at most.
+const CACHE_OPEN_FILES: usize = 512;
+/// What the cache may lose by a crash: granules that landed this recently are fetched again.
+const CACHE_FLUSH: Duration = Duration::from_millis(500);
+
+/// Why a drive did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The state store.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A site's settings.
+    #[error("site {0}: {1}")]
+    Site(SiteName, ProviderError),
+    /// A path in the settings.
+    #[error("project {0}: its {1} {2}")]
+    Path(ProjectName, &'static str, PathError),
+    /// A node that belongs to no project.
+    #[error("entry {0} belongs to no project of this drive; is its [projects] section still there?")]
+    NoProject(Ino),
+}
+
+/// What the settings say that reads depend on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) readahead_max: u64,
+    pub(super) small_file: u64,
+    pub(super) read_deadline: Duration,
+    pub(super) recheck_after: Duration,
+    pub(super) scan_parallel: usize,
+}
+
+/// A project of the drive.
+#[derive(Debug)]
+pub struct Project {
+    /// The key of its section.
+    pub name: ProjectName,
+    /// Its folder in the drive.
+    pub folder: String,
+    /// That folder's node.
+    pub root: Ino,
+    /// Where its bytes come from.
+    pub site: Arc<Site>,
+    /// Where it is at that site.
+    pub remote_path: RelPath,
+    /// How often to look at the whole of it.
+    pub scan_interval: Duration,
+}
+
+/// A drive. Cheap to clone; the last one dropped closes it.
+#[derive(Clone, Debug)]
+pub struct Drive(Arc<Inner>);
+
+/// What the engine's parts share.
+#[derive(Debug)]
+pub struct Inner {
+    pub(super) name: String,
+    pub(super) mount_point: PathBuf,
+    pub(super) store: StateStore,
+    pub(super) tree: Tree,
+    pub(super) cache: Arc<ContentCache>,
+    pub(super) sites: BTreeMap<SiteName, Arc<Site>>,
+    pub(super) projects: Vec<Arc<Project>>,
+    pub(super) limits: Limits,
+    /// Who files are shown as belonging to: the user that the daemon runs as.
+    pub(super) owner: (u32, u32),
+    pub(super) handles: Handles,
+    pub(super) scans: Scans,
+    pub(super) stats: Arc<HydrateStats>,
+    pub(super) stop: CancellationToken,
+    contents: Mutex<HashMap<ContentId, Weak<OpenContent>>>,
+    /// Folders whose entries the kernel may have cached.
+    shown: Mutex<HashSet<Ino>>,
+    sink: OnceLock<Arc<dyn ChangeSink>>,
+    started: Instant,
+}
+
+impl Deref for Drive {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Drive {
+    /// Opens the store and the cache and makes ready the sites. Asks no site anything, so it works offline.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing was changed but the folders made.
+    pub async fn open(config: &Config) -> Result<Self, OpenError> {
+        let sites = crate::providers::build_all(config).map_err(|(name, e)| OpenError::Site(name, e))?;
+        Self::open_with(config, sites).await
+    }
+
+    /// Like [`Drive::open`], with the providers given: for the demo and for tests.
+    ///
+    /// # Errors
+    /// As [`Drive::open`].
+    pub async fn open_with(
+        config: &Config,
+        providers: BTreeMap<SiteName, Arc<dyn Provider>>,
+    ) -> Result<Self, OpenError> {
+        let store = StateStore::open(&config.drive.data_dir)?;
+        let cache = ContentCache::open(CacheOptions {
+            dir: config.drive.cache_dir.clone(),
+            max_bytes: config.cache.max_size.0,
+            min_free_bytes: config.cache.min_free.0,
+            max_open_files: CACHE_OPEN_FILES,
+            flush_interval: CACHE_FLUSH,
+        })?;
+        let slots = config.hydration.parallel_fetches as usize;
+        let sites: BTreeMap<_, _> =
+            providers.into_iter().map(|(name, p)| (name.clone(), Site::new(name, p, slots))).collect();
+        let projects = open_projects(config, &store, &sites).await?;
+        let tree = Tree::new(store.clone());
+        let inner = Inner {
+            name: config.drive.name.clone(),
+            mount_point: config.drive.mount_point.clone(),
+            store,
+            tree,
+            cache: Arc::new(cache),
+            sites,
+            projects,
+            limits: Limits {
+                readahead_max: config.hydration.readahead_max.0,
+                small_file: config.hydration.small_file.0,
+                read_deadline: config.hydration.read_deadline.0,
+                recheck_after: config.scan.recheck_after.0,
+                scan_parallel: config.scan.parallel as usize,
+            },
+            owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+            handles: Handles::default(),
+            scans: Scans::default(),
+            stats: Arc::default(),
+            stop: CancellationToken::new(),
+            contents: Mutex::default(),
+            shown: Mutex::default(),
+            sink: OnceLock::new(),
+            started: Instant::now(),
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Begins what goes on by itself: looking whether sites answer, the first scan of new projects, periodic re-scans.
+    pub fn start(&self) {
+        for site in self.sites.values() {
+            site.link().probe_soon();
+        }
+        for project in &self.projects {
+            tokio::spawn(super::scan::keep_scanned(Arc::downgrade(&self.0), Arc::clone(project)));
+        }
+    }
+
+    /// Returns the file operations, for a host to mount.
+    #[must_use]
+    pub fn filesystem(&self) -> DriveFs {
+        DriveFs { drive: Arc::clone(&self.0) }
+    }
+
+    /// Tells the drive whom to tell of changes. Only the first call counts.
+    pub fn notify(&self, sink: Arc<dyn ChangeSink>) {
+        drop(self.sink.set(sink));
+    }
+
+    /// Scans a project, or a folder of it, in the background.
+    ///
+    /// # Errors
+    /// `None` if no such project or folder is known.
+    pub fn scan(&self, path: &RelPath) -> Result<Vec<Arc<ScanJob>>, LookupError> {
+        super::scan::begin(&self.0, path)
+    }
+
+    /// Stops background work and makes durable what is to be kept.
+    pub async fn close(self) {
+        self.stop.cancel();
+        let cache = Arc::clone(&self.cache);
+        let store = self.store.clone();
+        let closed = tokio::task::spawn_blocking(move || {
+            if let Err(e) = cache.close() {
+                warn!(error = %e, "the cache's index was not flushed; what it misses is fetched again");
+            }
+            store.close();
+        })
+        .await;
+        if closed.is_err() {
+            warn!("closing the store was cut short; it recovers at the next start");
+        }
+    }
+}
+
+async fn open_projects(
+    config: &Config,
+    store: &StateStore,
+    sites: &BTreeMap<SiteName, Arc<Site>>,
+) -> Result<Vec<Arc<Project>>, OpenError> {
+    let mut wanted = Vec::new();
+    let mut handles = Vec::new();
+    for (name, p) in &config.projects {
+        let name = ProjectName(name.clone());
+        let remote = if p.remote_path == "." { "" } else { &p.remote_path };
+        let remote_path = RelPath::new(remote).map_err(|e| OpenError::Path(name.clone(), "remote-path", e))?;
+        let site_name = SiteName(p.remote_site.clone());
+        let site = sites.get(&site_name).cloned();
+        let Some(site) = site else {
+            // The settings are validated: a project's site exists. Providers given by hand may lack one.
+            continue;
+        };
+        wanted.push(NewProject {
+            name: name.clone(),
+            folder: p.folder.clone(),
+            remote_site: site_name,
+            remote_path: remote_path.clone(),
+        });
+        handles.push((name, p, site, remote_path));
+    }
+    let roots = store.write(move |txn| txn.set_projects(&wanted)).await?;
+    Ok(handles
+        .into_iter()
+        .zip(roots)
+        .map(|((name, p, site, remote_path), root)| {
+            Arc::new(Project {
+                name,
+                folder: p.folder.clone(),
+                root,
+                site,
+                remote_path,
+                scan_interval: p.scan_interval.0,
+            })
+        })
+        .collect())
+}
+
+/// Why a path of the drive was not found.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// Not in the tree.
+    #[error("{0}: no such file or folder in this drive")]
+    NotFound(RelPath),
+    /// A folder was needed.
+    #[error("{0}: not a folder")]
+    NotDir(RelPath),
+    /// The store failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl Inner {
+    /// Returns the project that a node belongs to, and where the node is at the project's site.
+    pub(super) fn locate(&self, ino: Ino) -> Result<(Arc<Project>, RelPath), OpenError> {
+        let path = self.tree.path_of(ino)?.ok_or(OpenError::NoProject(ino))?;
+        let folder = path.components().next().unwrap_or_default();
+        let project = self.projects.iter().find(|p| p.folder.as_bytes() == folder);
+        let project = Arc::clone(project.ok_or(OpenError::NoProject(ino))?);
+        let below = RelPath::new(&path.as_bytes()[folder.len()..]).unwrap_or_default();
+        let remote = project.remote_path.concat(&below);
+        Ok((project, remote))
+    }
+
+    /// The name of a version of a file's bytes in the cache: it survives renames, and no two drives share one.
+    fn content_id(&self, ino: Ino, version: &Version) -> ContentId {
+        let mut hash = blake3::Hasher::new();
+        hash.update(self.store.uuid().as_bytes());
+        hash.update(&ino.0.to_le_bytes());
+        hash.update(version.as_str().as_bytes());
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
+        ContentId(id)
+    }
+
+    /// Returns the content of a file's current version, shared by all who have it open.
+    pub(super) fn open_content(&self, node: &Node) -> Result<Arc<OpenContent>, OpenError> {
+        let version = node.version.clone().unwrap_or_else(|| Version::from_size_mtime(node.size, node.mtime_ns));
+        let id = self.content_id(node.ino, &version);
+        if let Some(open) = self.contents().get(&id).and_then(Weak::upgrade) {
+            return Ok(open);
+        }
+        let (project, path) = self.locate(node.ino)?;
+        let content = self.cache.content(id, node.size)?;
+        let opened = OpenContent::new(
+            Arc::clone(&project.site),
+            path,
+            version,
+            Arc::clone(&self.cache),
+            content,
+            self.limits.read_deadline,
+            Arc::clone(&self.stats),
+        );
+        let mut contents = self.contents();
+        // Somebody may have been faster; one content has one list of fetches.
+        if let Some(open) = contents.get(&id).and_then(Weak::upgrade) {
+            return Ok(open);
+        }
+        if contents.len() >= 64 && contents.len().is_power_of_two() {
+            contents.retain(|_, open| open.strong_count() > 0);
+        }
+        contents.insert(id, Arc::downgrade(&opened));
+        Ok(opened)
+    }
+
+    fn contents(&self) -> MutexGuard<'_, HashMap<ContentId, Weak<OpenContent>>> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the word for a file and how many of its bytes are here.
+    pub(super) fn file_state(&self, node: &Node) -> (FileState, u64) {
+        let version = node.version.clone().unwrap_or_else(|| Version::from_size_mtime(node.size, node.mtime_ns));
+        let residency = self.cache.residency(self.content_id(node.ino, &version), node.size);
+        let (residency, bytes) = match residency {
+            Ok(backlot_cache::Residency::Full) => (Residency::Full, node.size),
+            Ok(backlot_cache::Residency::Partial(b)) => (Residency::Partial(b), b),
+            Ok(backlot_cache::Residency::None) => (Residency::None, 0),
+            Err(e) => {
+                debug!(ino = %node.ino, error = %e, "residency is not known");
+                (Residency::None, 0)
+            }
+        };
+        (FileState::of_clean(residency, node.size), bytes)
+    }
+
+    /// The kernel asks about a folder: it may cache its entries from now on, and its listing should be fresh.
+    pub(super) fn looked_at(self: &Arc<Self>, dir: Ino) {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(dir);
+        super::scan::recheck_if_old(self, dir);
+    }
+
+    /// Looks at one file at its site and takes over what it finds: the way out of a version mismatch.
+    pub(super) async fn refresh(self: &Arc<Self>, ino: Ino) {
+        let parent = match self.tree.parent_of(ino) {
+            Ok(Some(parent)) => parent,
+            Ok(None) => return,
+            Err(e) => return warn!(%ino, error = %e, "can't look for the file's folder"),
+        };
+        let Ok((project, path)) = self.locate(ino) else { return };
+        let looked = tokio::time::timeout(self.limits.read_deadline, project.site.provider().stat(&path)).await;
+        let written = match looked {
+            Ok(Ok(entry)) => {
+                let (dir, name) = parent;
+                self.store.write(move |txn| txn.apply_entry(dir, &name, &entry)).await
+            }
+            Ok(Err(e)) if e.kind == ErrorKind::NotFound => {
+                let (dir, name) = parent;
+                self.store.write(move |txn| txn.apply_absent(dir, &name)).await
+            }
+            Ok(Err(e)) => {
+                project.site.link().failed(&e);
+                return debug!(%path, error = %e, "could not look at the file");
+            }
+            Err(_elapsed) => return,
+        };
+        match written {
+            Ok(diff) => self.announce(&diff),
+            Err(e) => warn!(%path, error = %e, "could not store what the site says"),
+        }
+    }
+
+    /// Tells open handles and the kernel what changed. The change is in the store by now.
+    pub(super) fn announce(&self, diff: &ListingDiff) {
+        for (ino, content) in &diff.changed {
+            if *content && self.handles.mark_stale(*ino) {
+                info!(%ino, "an open file changed at its site; its handles answer ESTALE from now on");
+            }
+        }
+        for (_, ino) in &diff.removed {
+            self.handles.mark_stale(*ino);
+        }
+        let Some(sink) = self.sink.get() else { return };
+        if !self.shown.lock().unwrap_or_else(PoisonError::into_inner).contains(&diff.dir) {
+            return;
+        }
+        for (ino, content) in &diff.changed {
+            if *content {
+                sink.content_changed(NodeId(ino.0));
+            } else {
+                sink.attr_changed(NodeId(ino.0));
+            }
+        }
+        if diff.added.is_empty() && diff.removed.is_empty() {
+            return;
+        }
+        for (name, _) in diff.added.iter().chain(&diff.removed) {
+            sink.entry_changed(NodeId(diff.dir.0), name.as_os_str());
+        }
+        sink.content_changed(NodeId(diff.dir.0));
+    }
+
+    /// Returns total and free bytes: of the first site that tells, else of the cache's disk.
+    pub(super) fn space(&self) -> (u64, u64) {
+        let told = self.projects.iter().find_map(|p| p.site.space());
+        told.map_or_else(|| disk_space(self.cache.dir()), |s| (s.total, s.available))
+    }
+
+    /// Returns the drive's name and folders, its projects, sites, cache and counters.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn status(&self) -> Result<Status, StateError> {
+        let counts = self.tree.counts()?;
+        let usage = self.cache.usage();
+        let projects = self.projects.iter().map(|p| {
+            let scan = self.store.read(|txn| txn.scan(p.root))?;
+            Ok(ProjectReport::new(p, scan, self.scans.of(p.root)))
+        });
+        Ok(Status {
+            name: self.name.clone(),
+            mount_point: self.mount_point.clone(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            entries: counts.entries,
+            files: counts.files,
+            bytes: counts.bytes,
+            projects: projects.collect::<Result<_, StateError>>()?,
+            sites: self.sites.values().map(|s| SiteReport::new(s)).collect(),
+            cache: (&usage, self.cache.dir()).into(),
+            hydration: HydrationReport {
+                fetched_bytes: self.stats.fetched_bytes.load(Ordering::Relaxed),
+                fetches: self.stats.fetches.load(Ordering::Relaxed),
+                failed: self.stats.failed.load(Ordering::Relaxed),
+                cancelled: self.stats.cancelled.load(Ordering::Relaxed),
+                uncached_bytes: self.stats.uncached_bytes.load(Ordering::Relaxed),
+                open_handles: self.handles.len(),
+                in_flight: self.in_flight(),
+            },
+        })
+    }
+
+    fn in_flight(&self) -> Vec<FlightReport> {
+        let mut out = Vec::new();
+        for (_, content) in self.handles.contents() {
+            let flights = content.in_flight();
+            if flights.is_empty() {
+                continue;
+            }
+            out.push(FlightReport {
+                path: content.path().to_string(),
+                site: content.site().name().0.clone(),
+                size: content.content().len(),
+                resident_bytes: content.content().resident_bytes(),
+                requests: flights.len(),
+            });
+        }
+        out
+    }
+
+    /// Lists a folder, or shows one file, with states.
+    ///
+    /// # Errors
+    /// See [`LookupError`].
+    pub fn ls(&self, path: &RelPath, after: u64, limit: usize) -> Result<Vec<LsEntry>, LookupError> {
+        let node = self.tree.resolve(path)?.ok_or_else(|| LookupError::NotFound(path.clone()))?;
+        if node.kind != EntryKind::Dir {
+            let name = path.split_last().map(|(_, n)| n.to_string()).unwrap_or_default();
+            return Ok(vec![self.ls_entry(0, name, &node)]);
+        }
+        let children = self.tree.children(node.ino, after, limit)?;
+        Ok(children.into_iter().map(|c| self.ls_entry(c.cookie, c.name.to_string(), &c.node)).collect())
+    }
+
+    fn ls_entry(&self, cookie: u64, name: String, node: &Node) -> LsEntry {
+        let state = (node.kind == EntryKind::File).then(|| self.file_state(node));
+        LsEntry {
+            cookie,
+            name,
+            kind: node.kind,
+            size: node.size,
+            mtime_ns: node.mtime_ns,
+            state: state.map(|s| s.0),
+            cached_bytes: state.map(|s| s.1),
+        }
+    }
+}
+
+fn disk_space(dir: &Path) -> (u64, u64) {
+    rustix::fs::statvfs(dir).map_or((0, 0), |s| (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize))
+}

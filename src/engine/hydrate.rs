@@ -1,0 +1,448 @@
+//! Making bytes local: at most one fetch per granule, whoever asks; streamed, so that a reader goes on with the first
+//! granules while the rest is under way.
+//!
+//! Owns: the fetches in flight of each open content, their interest and priority. Refuses to know: paths of the drive,
+//! handles, the kernel. Invariants: the spans in flight of one content never overlap; a granule is in the cache before
+//! anyone is told that it landed; nobody left interested in a fetch means that it stops.
+//!
+//! Lock order: `OpenContent::fetches` alone; no lock is held over an await.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use backlot_cache::{CacheError, Content, ContentCache, GRANULE, Hit};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::schedule::Priority;
+use super::site::Site;
+use crate::model::{RelPath, Version};
+use crate::providers::{ErrorKind, Op, ProviderError};
+
+/// The longest request of background work. A demand asks for exactly its granules; what is fetched ahead is cut into
+/// pieces of this size, so that several connections share a window and a change of mind costs little.
+const MAX_FETCH: u64 = 4 << 20;
+/// Bytes gathered before they are handed to the cache in one call.
+const FILL_BATCH: usize = 1 << 20;
+
+/// Why bytes did not become local.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HydrateError {
+    /// The site is known to be out of reach.
+    #[error("the site {site} is offline: {reason}")]
+    Offline {
+        /// Which site.
+        site: String,
+        /// Why, as last seen.
+        reason: String,
+    },
+    /// No byte came for the whole deadline.
+    #[error("no byte arrived for {0:?}")]
+    Deadline(Duration),
+    /// The site said no, or something else than was expected.
+    #[error("{0}")]
+    Provider(Arc<ProviderError>),
+    /// The cache can't take the bytes (full, read-only, failing).
+    #[error("the cache can't hold the bytes: {0}")]
+    Cache(Arc<CacheError>),
+}
+
+/// Counters of one drive's hydration, since it started.
+#[derive(Debug, Default)]
+pub struct HydrateStats {
+    /// Bytes that arrived from sites.
+    pub fetched_bytes: AtomicU64,
+    /// Requests made to sites.
+    pub fetches: AtomicU64,
+    /// Fetches that failed.
+    pub failed: AtomicU64,
+    /// Fetches that stopped since nobody wanted them any more.
+    pub cancelled: AtomicU64,
+    /// Bytes served past the cache, since it could not hold them.
+    pub uncached_bytes: AtomicU64,
+}
+
+/// One version of one file while somebody wants its bytes.
+#[derive(Debug)]
+pub struct OpenContent {
+    site: Arc<Site>,
+    path: RelPath,
+    version: Version,
+    cache: Arc<ContentCache>,
+    content: Content,
+    deadline: Duration,
+    stats: Arc<HydrateStats>,
+    fetches: Mutex<Vec<Arc<Fetch>>>,
+}
+
+#[derive(Debug)]
+struct Fetch {
+    span: Range<u64>,
+    progress: watch::Sender<Progress>,
+    wanted: AtomicUsize,
+    priority: watch::Sender<Priority>,
+    cancel: CancellationToken,
+}
+
+#[derive(Clone, Debug)]
+enum Progress {
+    /// Everything before this offset is in the cache.
+    UpTo(u64),
+    /// It stopped short.
+    Failed(HydrateError),
+    /// Nobody wanted it any more.
+    Cancelled,
+}
+
+/// Interest in a fetch; when the last one is dropped, the fetch stops.
+#[derive(Debug)]
+pub struct Interest(Arc<Fetch>);
+
+impl Interest {
+    /// Says whether the fetch has ended, one way or the other.
+    pub fn is_over(&self) -> bool {
+        match *self.0.progress.borrow() {
+            Progress::UpTo(at) => at >= self.0.span.end,
+            Progress::Failed(_) | Progress::Cancelled => true,
+        }
+    }
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        if self.0.wanted.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.cancel.cancel();
+        }
+    }
+}
+
+impl OpenContent {
+    pub(super) fn new(
+        site: Arc<Site>,
+        path: RelPath,
+        version: Version,
+        cache: Arc<ContentCache>,
+        content: Content,
+        deadline: Duration,
+        stats: Arc<HydrateStats>,
+    ) -> Arc<Self> {
+        Arc::new(Self { site, path, version, cache, content, deadline, stats, fetches: Mutex::default() })
+    }
+
+    /// The version whose bytes these are.
+    pub fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// The bytes that are here.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// The site that they come from.
+    pub fn site(&self) -> &Arc<Site> {
+        &self.site
+    }
+
+    /// Where they are at the site.
+    pub fn path(&self) -> &RelPath {
+        &self.path
+    }
+
+    /// Returns the spans being fetched now and how far each has come.
+    pub fn in_flight(&self) -> Vec<(Range<u64>, u64)> {
+        let fetches = self.lock();
+        fetches
+            .iter()
+            .map(|f| {
+                let at = match *f.progress.borrow() {
+                    Progress::UpTo(at) => at,
+                    Progress::Failed(_) | Progress::Cancelled => f.span.start,
+                };
+                (f.span.clone(), at)
+            })
+            .collect()
+    }
+
+    /// Returns the bytes of a range, fetching what is missing and waiting for it. The range lies within the content.
+    ///
+    /// # Errors
+    /// See [`HydrateError`]; without progress for the deadline the wait ends.
+    pub async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, HydrateError> {
+        loop {
+            match self.content.read(range.clone()) {
+                Ok(Hit::Full(bytes)) => return Ok(bytes),
+                Ok(Hit::Missing(_)) => {}
+                Err(e) => {
+                    warn!(path = %self.path, error = %e, "the cache can't be read; bytes come past it");
+                    return self.read_past_cache(range).await;
+                }
+            }
+            match self.ensure(range.clone(), Priority::Demand).await {
+                Ok(()) => {}
+                Err(HydrateError::Cache(e)) => {
+                    warn!(path = %self.path, error = %e, "the cache can't hold bytes; they come past it");
+                    return self.read_past_cache(range).await;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Makes a range local and waits for it.
+    ///
+    /// # Errors
+    /// See [`HydrateError`].
+    pub async fn ensure(self: &Arc<Self>, range: Range<u64>, priority: Priority) -> Result<(), HydrateError> {
+        loop {
+            let wanted = self.want(&range, priority)?;
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            for (interest, until) in &wanted {
+                self.wait_for(&interest.0, *until).await?;
+            }
+        }
+    }
+
+    /// Starts fetching what is missing of a range and returns the interest that keeps it going.
+    pub fn fetch_ahead(self: &Arc<Self>, range: Range<u64>, priority: Priority) -> Vec<Interest> {
+        match self.want(&range, priority) {
+            Ok(wanted) => wanted.into_iter().map(|(interest, _)| interest).collect(),
+            Err(e) => {
+                debug!(path = %self.path, error = %e, "not fetched ahead");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Joins the fetches that cover the missing parts of a range and starts those that nobody began. Returns each with
+    /// the offset up to which this range needs it.
+    fn want(self: &Arc<Self>, range: &Range<u64>, priority: Priority) -> Result<Vec<(Interest, u64)>, HydrateError> {
+        let mut fetches = self.lock();
+        // A fetch leaves the list only after its bytes are in the cache, so looking at the cache under this lock never
+        // misses a granule between the two.
+        let missing = self.content.missing(range.clone()).map_err(|e| HydrateError::Cache(Arc::new(e)))?;
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut wanted = Vec::new();
+        let mut gaps = missing;
+        fetches.retain(|fetch| !fetch.cancel.is_cancelled());
+        for fetch in fetches.iter() {
+            let mut left = Vec::with_capacity(gaps.len());
+            let mut until = None;
+            for gap in gaps {
+                let (start, end) = (gap.start.max(fetch.span.start), gap.end.min(fetch.span.end));
+                if start >= end {
+                    left.push(gap);
+                    continue;
+                }
+                until = until.max(Some(end));
+                if gap.start < start {
+                    left.push(gap.start..start);
+                }
+                if end < gap.end {
+                    left.push(end..gap.end);
+                }
+            }
+            gaps = left;
+            if let Some(until) = until {
+                fetch.priority.send_if_modified(|p| {
+                    let rises = *p < priority;
+                    *p = (*p).max(priority);
+                    rises
+                });
+                wanted.push((Self::interest(fetch), until));
+            }
+        }
+        if !gaps.is_empty()
+            && let super::link::LinkState::Down { reason } = self.site.link().state()
+        {
+            return Err(HydrateError::Offline { site: self.site.name().to_string(), reason });
+        }
+        for gap in gaps {
+            let mut at = gap.start;
+            while at < gap.end {
+                let end = (at + MAX_FETCH).min(gap.end);
+                let fetch = Arc::new(Fetch {
+                    span: at..end,
+                    progress: watch::Sender::new(Progress::UpTo(at)),
+                    wanted: AtomicUsize::new(0),
+                    priority: watch::Sender::new(priority),
+                    cancel: CancellationToken::new(),
+                });
+                let interest = Self::interest(&fetch);
+                fetches.push(Arc::clone(&fetch));
+                tokio::spawn(Arc::clone(self).run(fetch));
+                wanted.push((interest, end));
+                at = end;
+            }
+        }
+        Ok(wanted)
+    }
+
+    fn interest(fetch: &Arc<Fetch>) -> Interest {
+        fetch.wanted.fetch_add(1, Ordering::AcqRel);
+        Interest(Arc::clone(fetch))
+    }
+
+    async fn wait_for(&self, fetch: &Fetch, until: u64) -> Result<(), HydrateError> {
+        let mut progress = fetch.progress.subscribe();
+        loop {
+            match &*progress.borrow_and_update() {
+                Progress::UpTo(at) if *at >= until => return Ok(()),
+                Progress::UpTo(_) => {}
+                Progress::Failed(e) => return Err(e.clone()),
+                // It stopped between our joining and our wait; the caller looks again.
+                Progress::Cancelled => return Ok(()),
+            }
+            match timeout(self.deadline, progress.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_gone)) => return Ok(()),
+                Err(_elapsed) => {
+                    let error = ProviderError::new(ErrorKind::TimedOut, Op::Read).at(&self.path);
+                    self.site.link().failed(&error);
+                    return Err(HydrateError::Deadline(self.deadline));
+                }
+            }
+        }
+    }
+
+    /// Fetches one span from the site into the cache.
+    async fn run(self: Arc<Self>, fetch: Arc<Fetch>) {
+        let outcome = tokio::select! {
+            biased;
+            () = fetch.cancel.cancelled() => Err(None),
+            r = self.stream(&fetch) => r.map_err(Some),
+        };
+        let mut fetches = self.lock();
+        fetches.retain(|f| !Arc::ptr_eq(f, &fetch));
+        drop(fetches);
+        match outcome {
+            Ok(()) => {}
+            Err(None) => {
+                self.stats.cancelled.fetch_add(1, Ordering::Relaxed);
+                fetch.progress.send_replace(Progress::Cancelled);
+            }
+            Err(Some(e)) => {
+                self.stats.failed.fetch_add(1, Ordering::Relaxed);
+                debug!(path = %self.path, span = ?fetch.span, error = %e, "fetch failed");
+                fetch.progress.send_replace(Progress::Failed(e));
+            }
+        }
+    }
+
+    async fn stream(&self, fetch: &Fetch) -> Result<(), HydrateError> {
+        let _slot = self.slot(fetch).await;
+        let reserved = self.cache.reserve(fetch.span.end - fetch.span.start);
+        let _reserved = reserved.map_err(|e| HydrateError::Cache(Arc::new(e)))?;
+        self.stats.fetches.fetch_add(1, Ordering::Relaxed);
+        let mut stream = self.site.provider().read(&self.path, &self.version, fetch.span.clone());
+        let mut pending = BytesMut::new();
+        let mut at = fetch.span.start;
+        loop {
+            let chunk = match stream.next().await {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(e)) => {
+                    self.site.link().failed(&e);
+                    return Err(HydrateError::Provider(Arc::new(e)));
+                }
+                None => break,
+            };
+            self.site.link().answered();
+            self.stats.fetched_bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            pending.extend_from_slice(&chunk);
+            let end = at + pending.len() as u64;
+            // Whole granules go to the cache; so does the tail when the span is complete.
+            let ready = if end >= fetch.span.end { pending.len() } else { (pending.len() as u64 / GRANULE * GRANULE) as usize };
+            if ready > 0 {
+                at = self.land(fetch, at, pending.split_to(ready).freeze()).await?;
+            }
+        }
+        if at < fetch.span.end {
+            // The provider ended early without saying why: a file that shrank is its mismatch to report, so this is a
+            // fault of the site or of ours. Either way no byte is made up.
+            let e = ProviderError::new(ErrorKind::Protocol, Op::Read).at(&self.path).because("the stream ended early");
+            return Err(HydrateError::Provider(Arc::new(e)));
+        }
+        Ok(())
+    }
+
+    /// Puts whole granules into the cache and tells those who wait.
+    async fn land(&self, fetch: &Fetch, at: u64, mut bytes: Bytes) -> Result<u64, HydrateError> {
+        let mut at = at;
+        while !bytes.is_empty() {
+            let batch = bytes.split_to(bytes.len().min(FILL_BATCH));
+            let (content, len) = (self.content.clone(), batch.len() as u64);
+            let filled = tokio::task::spawn_blocking(move || content.fill(at, &batch)).await;
+            match filled {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => return Err(HydrateError::Cache(Arc::new(e))),
+                Err(_panicked_or_shutdown) => {
+                    let e = ProviderError::new(ErrorKind::Protocol, Op::Read).at(&self.path).because("shutting down");
+                    return Err(HydrateError::Provider(Arc::new(e)));
+                }
+            }
+            at += len;
+            fetch.progress.send_replace(Progress::UpTo(at));
+        }
+        Ok(at)
+    }
+
+    /// Waits for a slot, moving up when the fetch becomes more urgent.
+    async fn slot(&self, fetch: &Fetch) -> Option<super::schedule::Slot> {
+        let mut urgency = fetch.priority.subscribe();
+        let now = *urgency.borrow_and_update();
+        let mut ticket = self.site.slots().queue(now);
+        loop {
+            tokio::select! {
+                slot = ticket.granted() => return slot,
+                changed = urgency.changed() => {
+                    if changed.is_err() {
+                        return ticket.granted().await;
+                    }
+                    let now = *urgency.borrow_and_update();
+                    self.site.slots().raise(&mut ticket, now);
+                }
+            }
+        }
+    }
+
+    /// Serves a range without the cache: for when the cache's disk is full, read-only or failing. Costs a request each
+    /// time, but a reader gets its bytes.
+    async fn read_past_cache(&self, range: Range<u64>) -> Result<Bytes, HydrateError> {
+        if let super::link::LinkState::Down { reason } = self.site.link().state() {
+            return Err(HydrateError::Offline { site: self.site.name().to_string(), reason });
+        }
+        let want = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let mut out = BytesMut::new();
+        let mut stream = self.site.provider().read(&self.path, &self.version, range);
+        while out.len() < want {
+            match timeout(self.deadline, stream.next()).await {
+                Ok(Some(Ok(chunk))) => out.extend_from_slice(&chunk),
+                Ok(Some(Err(e))) => {
+                    self.site.link().failed(&e);
+                    return Err(HydrateError::Provider(Arc::new(e)));
+                }
+                Ok(None) => {
+                    let e = ProviderError::new(ErrorKind::Protocol, Op::Read);
+                    return Err(HydrateError::Provider(Arc::new(e.at(&self.path).because("the stream ended early"))));
+                }
+                Err(_elapsed) => return Err(HydrateError::Deadline(self.deadline)),
+            }
+        }
+        self.stats.uncached_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
+        Ok(out.freeze())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Fetch>>> {
+        self.fetches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,16 @@
+//! The drive: the whole tree out of the store, bytes hydrated when they are opened, what changed at the sites noticed.
+//!
+//! Owns: [`drive::Drive`], the facade that the daemon's faces use, and [`filesystem::DriveFs`], which hosts mount. Refuses
+//! to know: FUSE, HTTP, the command line. Invariant: metadata never waits for a site.
+
+pub mod drive;
+pub mod filesystem;
+mod handles;
+pub mod hydrate;
+pub mod link;
+mod readahead;
+pub mod report;
+pub mod scan;
+pub mod schedule;
+pub mod site;
+mod xattr;

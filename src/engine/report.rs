@@ -1,0 +1,179 @@
+//! What the drive tells of itself, as plain values that serialise: the answers of the API and of `--json`.
+
+use std::path::{Path, PathBuf};
+
+use backlot_cache::Usage;
+use serde::{Deserialize, Serialize};
+
+use super::drive::Project;
+use super::link::LinkState;
+use super::scan::ScanProgress;
+use super::site::Site;
+use crate::model::{EntryKind, FileState};
+use crate::state::ScanRecord;
+
+/// Everything `backlot status` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The drive's name.
+    pub name: String,
+    /// Where it is mounted, or would be.
+    pub mount_point: PathBuf,
+    /// The daemon's process.
+    pub pid: u32,
+    /// The daemon's version.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Entries in the tree, of all kinds.
+    pub entries: u64,
+    /// Files among them.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The projects.
+    pub projects: Vec<ProjectReport>,
+    /// The sites.
+    pub sites: Vec<SiteReport>,
+    /// The cache.
+    pub cache: CacheReport,
+    /// Bytes on their way.
+    pub hydration: HydrationReport,
+}
+
+/// A project.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProjectReport {
+    /// The key of its section.
+    pub name: String,
+    /// Its folder in the drive.
+    pub folder: String,
+    /// The site its bytes come from.
+    pub site: String,
+    /// Its path under that site's root.
+    pub remote_path: String,
+    /// When the last whole scan ended, milliseconds since 1970.
+    pub scanned_at_ms: Option<i64>,
+    /// The scan that is running.
+    pub scanning: Option<ScanProgress>,
+}
+
+impl ProjectReport {
+    pub(super) fn new(p: &Project, scan: Option<ScanRecord>, running: Option<ScanProgress>) -> Self {
+        Self {
+            name: p.name.0.clone(),
+            folder: p.folder.clone(),
+            site: p.site.name().0.clone(),
+            remote_path: p.remote_path.to_string(),
+            scanned_at_ms: scan.and_then(|s| s.finished_ms),
+            scanning: running,
+        }
+    }
+}
+
+/// A site.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SiteReport {
+    /// The key of its section.
+    pub name: String,
+    /// `unknown`, `up` or `down`.
+    pub link: String,
+    /// Why it is down.
+    pub reason: Option<String>,
+    /// Fetches that run, and that wait.
+    pub fetching: (usize, usize),
+}
+
+impl SiteReport {
+    pub(super) fn new(site: &Site) -> Self {
+        let (link, reason) = match site.link().state() {
+            LinkState::Unknown => ("unknown", None),
+            LinkState::Up => ("up", None),
+            LinkState::Down { reason } => ("down", Some(reason)),
+        };
+        Self { name: site.name().0.clone(), link: link.to_owned(), reason, fetching: site.slots().load() }
+    }
+}
+
+/// The cache.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CacheReport {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Resident bytes.
+    pub bytes: u64,
+    /// The most it may hold.
+    pub max_bytes: u64,
+    /// Contents with resident bytes.
+    pub contents: u64,
+    /// Granules whose checksum was wrong; each was fetched again.
+    pub bad_granules: u64,
+    /// Bytes evicted since the start.
+    pub evicted_bytes: u64,
+}
+
+impl From<(&Usage, &Path)> for CacheReport {
+    fn from((usage, dir): (&Usage, &Path)) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            bytes: usage.bytes,
+            max_bytes: usage.max_bytes,
+            contents: usage.contents,
+            bad_granules: usage.bad_granules,
+            evicted_bytes: usage.evicted_bytes,
+        }
+    }
+}
+
+/// Bytes on their way, and counters since the start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HydrationReport {
+    /// Bytes that arrived from sites.
+    pub fetched_bytes: u64,
+    /// Requests made.
+    pub fetches: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Requests given up since nobody wanted them any more.
+    pub cancelled: u64,
+    /// Bytes served past the cache.
+    pub uncached_bytes: u64,
+    /// Files open through the mount.
+    pub open_handles: usize,
+    /// Open files that bytes arrive for.
+    pub in_flight: Vec<FlightReport>,
+}
+
+/// An open file that bytes arrive for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FlightReport {
+    /// Its path at the site.
+    pub path: String,
+    /// The site.
+    pub site: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Bytes that are here.
+    pub resident_bytes: u64,
+    /// Requests under way.
+    pub requests: usize,
+}
+
+/// A row of `backlot ls`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LsEntry {
+    /// Continues a listing after this row.
+    pub cookie: u64,
+    /// The name; bytes that are not UTF-8 are shown as U+FFFD.
+    pub name: String,
+    /// File, folder or link.
+    pub kind: EntryKind,
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// The word for a file.
+    pub state: Option<FileState>,
+    /// Bytes of a file that are here.
+    pub cached_bytes: Option<u64>,
+}

@@ -1,0 +1,462 @@
+//! Bringing what sites hold into the store: whole scans, and a look at single folders that somebody looks at.
+//!
+//! Owns: the walk, its progress, when to walk again. Refuses to know: the kernel. Invariants: absence is taken only from
+//! a listing that ended whole; an interrupted scan goes on where it stopped; nothing here is in the way of a `readdir`.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, watch};
+use tracing::{debug, info, warn};
+
+use super::drive::{Inner, LookupError, OpenError, Project};
+use crate::model::{EntryKind, Ino, RelPath};
+use crate::providers::{ErrorKind, Listed, ProviderError};
+use crate::state::{ListingDiff, StateError};
+
+/// Folders re-listed at once because somebody looks at them: few, so that browsing never crowds out reading.
+const RECHECKS: usize = 4;
+/// Remembered looks; beyond it the old ones are dropped and at worst a folder is listed once more.
+const REMEMBERED_LOOKS: usize = 10_000;
+/// Failed folders that a scan reports by name.
+const NAMED_FAILURES: usize = 20;
+
+/// Why a scan ended early.
+#[derive(Debug, thiserror::Error)]
+enum ScanError {
+    #[error("{0}")]
+    Provider(#[from] ProviderError),
+    #[error("{0}")]
+    State(#[from] StateError),
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    #[error("the daemon is stopping")]
+    Stopped,
+}
+
+/// How far a scan is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ScanProgress {
+    /// The project.
+    pub project: String,
+    /// The folder it began at, in the drive.
+    pub path: String,
+    /// Folders listed.
+    pub folders: u64,
+    /// Folders that an earlier, interrupted scan had listed already.
+    pub resumed_folders: u64,
+    /// Entries seen.
+    pub entries: u64,
+    /// Entries that are new, gone or different.
+    pub changed: u64,
+    /// Folders waiting to be listed.
+    pub waiting: u64,
+    /// Folders that could not be listed; what was known of them stays.
+    pub failures: Vec<String>,
+    /// How many those are.
+    pub failed: u64,
+    /// It has ended.
+    pub done: bool,
+    /// Why it ended early; run again, it goes on from there.
+    pub error: Option<String>,
+}
+
+/// A scan that runs or has ended.
+#[derive(Debug)]
+pub struct ScanJob {
+    /// Its number, for asking again.
+    pub id: u64,
+    root: Ino,
+    progress: watch::Sender<ScanProgress>,
+}
+
+impl ScanJob {
+    /// Returns how far it is.
+    pub fn progress(&self) -> ScanProgress {
+        self.progress.borrow().clone()
+    }
+
+    /// Returns once it has ended.
+    pub async fn ended(&self) -> ScanProgress {
+        let mut progress = self.progress.subscribe();
+        match progress.wait_for(|p| p.done).await {
+            Ok(p) => p.clone(),
+            Err(_gone) => self.progress(),
+        }
+    }
+}
+
+/// The scans of a drive and the looks at its folders.
+#[derive(Debug)]
+pub(super) struct Scans {
+    next: AtomicU64,
+    jobs: Mutex<Vec<Arc<ScanJob>>>,
+    looks: Mutex<HashMap<Ino, Instant>>,
+    rechecks: Arc<Semaphore>,
+}
+
+impl Default for Scans {
+    fn default() -> Self {
+        Self {
+            next: AtomicU64::new(1),
+            jobs: Mutex::default(),
+            looks: Mutex::default(),
+            rechecks: Arc::new(Semaphore::new(RECHECKS)),
+        }
+    }
+}
+
+impl Scans {
+    /// Returns the scan that runs in a project.
+    pub(super) fn of(&self, root: Ino) -> Option<ScanProgress> {
+        self.jobs().iter().filter(|j| j.root == root).map(|j| j.progress()).find(|p| !p.done)
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, Vec<Arc<ScanJob>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Returns a scan by its number, while it is remembered.
+    pub fn scan_job(&self, id: u64) -> Option<Arc<ScanJob>> {
+        self.scans.jobs().iter().find(|j| j.id == id).cloned()
+    }
+}
+
+/// Begins scanning what a path of the drive covers: all projects for the root, else one project or a folder of it.
+pub(super) fn begin(drive: &Arc<Inner>, path: &RelPath) -> Result<Vec<Arc<ScanJob>>, LookupError> {
+    if path.is_root() {
+        let projects = drive.projects.clone();
+        return Ok(projects.into_iter().map(|p| begin_project(drive, p)).collect());
+    }
+    if let Some(project) = drive.projects.iter().find(|p| p.folder.as_bytes() == path.as_bytes()) {
+        return Ok(vec![begin_project(drive, Arc::clone(project))]);
+    }
+    let node = drive.tree.resolve(path)?.ok_or_else(|| LookupError::NotFound(path.clone()))?;
+    if node.kind != EntryKind::Dir {
+        return Err(LookupError::NotDir(path.clone()));
+    }
+    let Ok((project, remote)) = drive.locate(node.ino) else {
+        return Err(LookupError::NotFound(path.clone()));
+    };
+    let job = add_job(drive, &project, path.to_string());
+    let (drive, walked) = (Arc::clone(drive), Arc::clone(&job));
+    tokio::spawn(async move {
+        let result = walk(&drive, &project, vec![(node.ino, remote)], None, &walked).await;
+        finish(&walked, result);
+    });
+    Ok(vec![job])
+}
+
+/// Begins a whole scan of a project, or joins the one that runs.
+fn begin_project(drive: &Arc<Inner>, project: Arc<Project>) -> Arc<ScanJob> {
+    let running = drive.scans.jobs().iter().find(|j| j.root == project.root && is_whole(j, &project)).cloned();
+    if let Some(job) = running {
+        return job;
+    }
+    let job = add_job(drive, &project, project.folder.clone());
+    let (drive, walked) = (Arc::clone(drive), Arc::clone(&job));
+    tokio::spawn(async move {
+        let result = scan_project(&drive, &project, &walked).await;
+        if result.is_err() && !drive.stop.is_cancelled() {
+            debug!(project = %project.name, "the scan stopped early");
+        }
+        finish(&walked, result);
+    });
+    job
+}
+
+fn is_whole(job: &ScanJob, project: &Project) -> bool {
+    let p = job.progress.borrow();
+    !p.done && p.path == project.folder
+}
+
+fn add_job(drive: &Inner, project: &Project, path: String) -> Arc<ScanJob> {
+    let job = Arc::new(ScanJob {
+        id: drive.scans.next.fetch_add(1, Ordering::Relaxed),
+        root: project.root,
+        progress: watch::Sender::new(ScanProgress::of(project, path)),
+    });
+    let mut jobs = drive.scans.jobs();
+    // The last few ended ones can still be asked about.
+    let ended = jobs.iter().filter(|j| j.progress.borrow().done).count();
+    if ended > 32 {
+        jobs.retain(|j| !j.progress.borrow().done);
+    }
+    jobs.push(Arc::clone(&job));
+    job
+}
+
+fn finish(job: &ScanJob, result: Result<(), ScanError>) {
+    job.progress.send_modify(|p| {
+        p.done = true;
+        p.error = result.err().map(|e| e.to_string());
+        match &p.error {
+            None => info!(project = %p.project, path = %p.path, folders = p.folders, entries = p.entries,
+                changed = p.changed, failed = p.failed, "scanned"),
+            Some(error) => warn!(project = %p.project, path = %p.path, folders = p.folders, %error,
+                "the scan stopped early; the next one goes on from there"),
+        }
+    });
+}
+
+async fn scan_project(drive: &Arc<Inner>, project: &Arc<Project>, job: &ScanJob) -> Result<(), ScanError> {
+    let root = project.root;
+    let epoch = drive.store.write(move |txn| txn.begin_scan(root, now_ms())).await?;
+    walk(drive, project, vec![(root, project.remote_path.clone())], Some(epoch), job).await?;
+    let (folders, entries) = {
+        let p = job.progress.borrow();
+        (p.folders + p.resumed_folders, p.entries)
+    };
+    drive.store.write(move |txn| txn.finish_scan(root, epoch, now_ms(), folders, entries)).await?;
+    Ok(())
+}
+
+/// Lists folders, and those below them, several at a time.
+async fn walk(
+    drive: &Arc<Inner>,
+    project: &Arc<Project>,
+    mut todo: Vec<(Ino, RelPath)>,
+    epoch: Option<u64>,
+    job: &ScanJob,
+) -> Result<(), ScanError> {
+    let mut running = FuturesUnordered::new();
+    let start = todo.first().map(|(ino, _)| *ino);
+    loop {
+        while running.len() < drive.limits.scan_parallel
+            && let Some((dir, path)) = todo.pop()
+        {
+            running.push(visit(drive, project, dir, path, epoch));
+        }
+        let Some(visited) = (tokio::select! {
+            biased;
+            () = drive.stop.cancelled() => return Err(ScanError::Stopped),
+            v = running.next() => v,
+        }) else {
+            return Ok(());
+        };
+        let waiting = (todo.len() + running.len()) as u64;
+        match visited.outcome {
+            Ok(Visit::Listed { entries, changed, folders }) => {
+                todo.extend(folders);
+                job.progress.send_modify(|p| {
+                    p.folders += 1;
+                    p.entries += entries;
+                    p.changed += changed;
+                    p.waiting = waiting;
+                });
+            }
+            Ok(Visit::Done { folders }) => {
+                todo.extend(folders);
+                job.progress.send_modify(|p| {
+                    p.resumed_folders += 1;
+                    p.waiting = waiting;
+                });
+            }
+            // A folder that went away since its own folder was listed: that one's next listing tells.
+            Err(ScanError::Provider(e)) if e.kind == ErrorKind::NotFound && Some(visited.dir) != start => {}
+            Err(ScanError::Provider(e)) if !e.is_link_failure() && e.kind != ErrorKind::Auth && Some(visited.dir) != start => {
+                warn!(path = %visited.path, error = %e, "not listed; what was known of this folder stays");
+                job.progress.send_modify(|p| {
+                    p.failed += 1;
+                    if p.failures.len() < NAMED_FAILURES {
+                        p.failures.push(e.to_string());
+                    }
+                });
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+struct Visited {
+    dir: Ino,
+    path: RelPath,
+    outcome: Result<Visit, ScanError>,
+}
+
+enum Visit {
+    Listed { entries: u64, changed: u64, folders: Vec<(Ino, RelPath)> },
+    /// Listed before, in the same scan.
+    Done { folders: Vec<(Ino, RelPath)> },
+}
+
+async fn visit(drive: &Arc<Inner>, project: &Arc<Project>, dir: Ino, path: RelPath, epoch: Option<u64>) -> Visited {
+    let outcome = visit_inner(drive, project, dir, &path, epoch).await;
+    Visited { dir, path, outcome }
+}
+
+async fn visit_inner(
+    drive: &Arc<Inner>,
+    project: &Arc<Project>,
+    dir: Ino,
+    path: &RelPath,
+    epoch: Option<u64>,
+) -> Result<Visit, ScanError> {
+    if let Some(epoch) = epoch {
+        let done = drive.store.read(|txn| {
+            let node = txn.node(dir)?;
+            if node.is_none_or(|n| n.listed_epoch != Some(epoch)) {
+                return Ok(None);
+            }
+            txn.subfolders(dir).map(Some)
+        })?;
+        if let Some(folders) = done {
+            let folders = folders.into_iter().map(|(name, ino)| (ino, path.join(&name))).collect();
+            return Ok(Visit::Done { folders });
+        }
+    }
+    let (entries, diff) = list_into_store(drive, project, dir, path, epoch).await?;
+    let folders = diff.subfolders.iter().map(|(name, ino)| (*ino, path.join(name))).collect();
+    Ok(Visit::Listed { entries, changed: diff.size(), folders })
+}
+
+/// Lists one folder at its site and, if the listing ended whole, makes the store agree with it.
+async fn list_into_store(
+    drive: &Arc<Inner>,
+    project: &Arc<Project>,
+    dir: Ino,
+    path: &RelPath,
+    epoch: Option<u64>,
+) -> Result<(u64, ListingDiff), ScanError> {
+    let mut listed: Vec<Listed> = Vec::new();
+    let mut stream = project.site.provider().list(path);
+    while let Some(row) = stream.next().await {
+        match row {
+            Ok(row) => listed.push(row),
+            Err(e) => {
+                project.site.link().failed(&e);
+                return Err(e.into());
+            }
+        }
+    }
+    drop(stream);
+    project.site.link().answered();
+    let entries = listed.len() as u64;
+    let diff = drive.store.write(move |txn| txn.apply_listing(dir, listed, epoch, now_ms())).await?;
+    drive.announce(&diff);
+    Ok((entries, diff))
+}
+
+/// Lists a folder again in the background if its listing is older than the settings allow.
+pub(super) fn recheck_if_old(drive: &Arc<Inner>, dir: Ino) {
+    let max_age = drive.limits.recheck_after;
+    {
+        let mut looks = drive.scans.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        if looks.get(&dir).is_some_and(|at| at.elapsed() < max_age) {
+            return;
+        }
+        if looks.len() >= REMEMBERED_LOOKS {
+            looks.retain(|_, at| at.elapsed() < max_age);
+            if looks.len() >= REMEMBERED_LOOKS {
+                return;
+            }
+        }
+        looks.insert(dir, Instant::now());
+    }
+    let drive = Arc::clone(drive);
+    tokio::spawn(async move {
+        if let Err(e) = recheck(&drive, dir, max_age).await {
+            debug!(%dir, error = %e, "the folder was not listed again");
+        }
+    });
+}
+
+async fn recheck(drive: &Arc<Inner>, dir: Ino, max_age: Duration) -> Result<(), ScanError> {
+    let Ok((project, path)) = drive.locate(dir) else { return Ok(()) };
+    if project.site.link().is_down() {
+        return Ok(());
+    }
+    let Some(node) = drive.tree.node(dir)? else { return Ok(()) };
+    let max_age_ms = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
+    if node.listed_at_ms.is_some_and(|at| now_ms().saturating_sub(at) < max_age_ms) {
+        return Ok(());
+    }
+    let _turn = drive.scans.rechecks.acquire().await;
+    let (_, diff) = list_into_store(drive, &project, dir, &path, None).await?;
+    // A folder that is new here has never been listed: go on into it, so that it isn't shown empty.
+    let new: Vec<_> = diff
+        .subfolders
+        .iter()
+        .filter(|(_, ino)| diff.added.iter().any(|(_, added)| added == ino))
+        .map(|(name, ino)| (*ino, path.join(name)))
+        .collect();
+    for (ino, below) in new {
+        let job = ScanJob { id: 0, root: project.root, progress: watch::Sender::new(ScanProgress::of(&project, below.to_string())) };
+        walk(drive, &project, vec![(ino, below)], None, &job).await?;
+    }
+    Ok(())
+}
+
+impl ScanProgress {
+    fn of(project: &Project, path: String) -> Self {
+        Self {
+            project: project.name.0.clone(),
+            path,
+            folders: 0,
+            resumed_folders: 0,
+            entries: 0,
+            changed: 0,
+            waiting: 1,
+            failures: Vec::new(),
+            failed: 0,
+            done: false,
+            error: None,
+        }
+    }
+}
+
+/// Scans a project when it never was, then again and again at its interval, while its site answers.
+pub(super) async fn keep_scanned(drive: Weak<Inner>, project: Arc<Project>) {
+    loop {
+        let wait = {
+            let Some(drive) = drive.upgrade() else { return };
+            if drive.stop.is_cancelled() {
+                return;
+            }
+            match drive.store.read(|txn| txn.scan(project.root)) {
+                Ok(record) => match record.and_then(|r| r.finished_ms) {
+                    Some(at) => {
+                        let age = Duration::from_millis(u64::try_from(now_ms() - at).unwrap_or(0));
+                        project.scan_interval.saturating_sub(age)
+                    }
+                    None => Duration::ZERO,
+                },
+                Err(e) => {
+                    warn!(project = %project.name, error = %e, "can't tell when the project was last scanned");
+                    project.scan_interval
+                }
+            }
+        };
+        let Some(stop) = drive.upgrade().map(|d| d.stop.clone()) else { return };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        let Some(held) = drive.upgrade() else { return };
+        if !project.site.link().is_down() {
+            let ended = begin_project(&held, Arc::clone(&project)).ended().await;
+            if ended.error.is_none() {
+                continue;
+            }
+        }
+        // The site does not answer: wait for it, or for a minute in case it was something else.
+        let mut link = project.site.link().watch();
+        drop(held);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = link.changed() => {}
+            () = tokio::time::sleep(Duration::from_secs(60)) => {}
+        }
+    }
+}
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}

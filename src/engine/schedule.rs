@@ -1,0 +1,174 @@
+//! Who may fetch from a site next: a bounded number of slots, given to the highest priority first.
+//!
+//! Owns: the order of waiting. Refuses to know: what is fetched. Invariants: a demand never waits behind background work;
+//! a priority may rise while waiting, never fall.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// Why bytes are wanted; later is more urgent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Priority {
+    /// A pin, or an admin's `hydrate`: whenever there is room.
+    Pin,
+    /// The bytes that a sequential reader will ask for next.
+    ReadAhead,
+    /// Somebody waits for it in a `read`.
+    Demand,
+}
+
+/// Fetches of one site share its slots. Demands take one at once, up to [`DEMAND_FACTOR`] times the slots.
+#[derive(Debug)]
+pub struct Slots {
+    limit: usize,
+    inner: Mutex<Inner>,
+}
+
+/// Demands may run this many times the slots that background work shares: enough that a reader never queues behind
+/// another one's window, few enough that a thousand readers don't open a thousand requests.
+const DEMAND_FACTOR: usize = 4;
+
+#[derive(Debug, Default)]
+struct Inner {
+    running: usize,
+    next_ticket: u64,
+    waiting: BTreeMap<(Reverse<Priority>, u64), oneshot::Sender<Slot>>,
+}
+
+/// A slot in use; dropping it lets the next one in.
+#[derive(Debug)]
+pub struct Slot {
+    of: Arc<Slots>,
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+pub struct Ticket {
+    key: (Reverse<Priority>, u64),
+    granted: oneshot::Receiver<Slot>,
+}
+
+impl Slots {
+    /// Makes `limit` slots (at least one).
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit: limit.max(1), inner: Mutex::default() })
+    }
+
+    /// Queues for a slot.
+    pub fn queue(self: &Arc<Self>, priority: Priority) -> Ticket {
+        let (tx, rx) = oneshot::channel();
+        let mut inner = self.lock();
+        let key = (Reverse(priority), inner.next_ticket);
+        inner.next_ticket += 1;
+        inner.waiting.insert(key, tx);
+        drop(inner);
+        self.let_in();
+        Ticket { key, granted: rx }
+    }
+
+    /// Raises a waiting ticket to `priority`, keeping its age. Without effect on one that was let in already.
+    pub fn raise(self: &Arc<Self>, ticket: &mut Ticket, priority: Priority) {
+        if ticket.key.0.0 >= priority {
+            return;
+        }
+        let mut inner = self.lock();
+        if let Some(tx) = inner.waiting.remove(&ticket.key) {
+            ticket.key.0 = Reverse(priority);
+            inner.waiting.insert(ticket.key, tx);
+        }
+        drop(inner);
+        self.let_in();
+    }
+
+    /// Returns how many slots are in use and how many tickets wait.
+    pub fn load(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.running, inner.waiting.len())
+    }
+
+    fn let_in(self: &Arc<Self>) {
+        loop {
+            let mut inner = self.lock();
+            let Some((key, _)) = inner.waiting.first_key_value() else { return };
+            let key = *key;
+            let limit = if key.0.0 == Priority::Demand { self.limit * DEMAND_FACTOR } else { self.limit };
+            if inner.running >= limit {
+                return;
+            }
+            let Some(tx) = inner.waiting.remove(&key) else { return };
+            inner.running += 1;
+            drop(inner);
+            // A ticket dropped meanwhile gives its slot back here, through Slot's Drop.
+            drop(tx.send(Slot { of: Arc::clone(self) }));
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket {
+    /// Waits to be let in. `None` only if the slots themselves are gone.
+    pub async fn granted(&mut self) -> Option<Slot> {
+        (&mut self.granted).await.ok()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.of.lock().running -= 1;
+        self.of.let_in();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    fn now(ticket: &mut Ticket) -> Option<Slot> {
+        ticket.granted().now_or_never().flatten()
+    }
+
+    #[test]
+    fn a_demand_never_waits_behind_background_work() {
+        let slots = Slots::new(1);
+        let mut first = slots.queue(Priority::ReadAhead);
+        let running = now(&mut first).expect("a free slot");
+        let mut second = slots.queue(Priority::ReadAhead);
+        assert!(now(&mut second).is_none());
+        let mut demand = slots.queue(Priority::Demand);
+        let demand_slot = now(&mut demand).expect("demands come in over the limit");
+        drop(running);
+        assert!(now(&mut second).is_none(), "the demand's slot counts");
+        drop(demand_slot);
+        assert!(now(&mut second).is_some());
+    }
+
+    #[test]
+    fn a_raised_ticket_overtakes() {
+        let slots = Slots::new(1);
+        let mut holder = slots.queue(Priority::Pin);
+        let slot = now(&mut holder).expect("a free slot");
+        let mut older = slots.queue(Priority::Pin);
+        let mut younger = slots.queue(Priority::Pin);
+        slots.raise(&mut younger, Priority::ReadAhead);
+        drop(slot);
+        assert!(now(&mut older).is_none());
+        assert!(now(&mut younger).is_some());
+    }
+
+    #[test]
+    fn a_dropped_ticket_gives_its_slot_back() {
+        let slots = Slots::new(1);
+        drop(slots.queue(Priority::Pin));
+        let mut next = slots.queue(Priority::Pin);
+        assert!(now(&mut next).is_some());
+        assert_eq!(slots.load(), (0, 0));
+    }
+}

@@ -1,0 +1,74 @@
+//! A site as the engine uses it: its provider, its link, its slots.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use super::link::Link;
+use super::schedule::Slots;
+use crate::model::SiteName;
+use crate::providers::{Provider, SiteSpace};
+
+/// How long a site's answer about its space is good for.
+const SPACE_TTL: Duration = Duration::from_secs(60);
+
+/// One configured site.
+#[derive(Debug)]
+pub struct Site {
+    name: SiteName,
+    provider: Arc<dyn Provider>,
+    link: Arc<Link>,
+    slots: Arc<Slots>,
+    space: Mutex<Space>,
+}
+
+#[derive(Debug, Default)]
+struct Space {
+    known: Option<SiteSpace>,
+    asked: Option<Instant>,
+}
+
+impl Site {
+    /// Makes a site whose background fetches share `slots`.
+    pub fn new(name: SiteName, provider: Arc<dyn Provider>, slots: usize) -> Arc<Self> {
+        let link = Link::new(name.clone(), Arc::clone(&provider));
+        Arc::new(Self { name, provider, link, slots: Slots::new(slots), space: Mutex::default() })
+    }
+
+    /// The key of its section in the settings.
+    pub fn name(&self) -> &SiteName {
+        &self.name
+    }
+
+    /// What speaks to it.
+    pub fn provider(&self) -> &Arc<dyn Provider> {
+        &self.provider
+    }
+
+    /// Whether it answers.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Who may fetch next.
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    /// Returns its space as last told and asks again in the background when that is old: `statfs` never waits.
+    pub fn space(self: &Arc<Self>) -> Option<SiteSpace> {
+        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = space.asked.is_some_and(|at| at.elapsed() < SPACE_TTL);
+        if !fresh && !self.link.is_down() {
+            space.asked = Some(Instant::now());
+            let site = Arc::clone(self);
+            tokio::spawn(async move {
+                if let Ok(known) = site.provider.space().await {
+                    site.space.lock().unwrap_or_else(PoisonError::into_inner).known = known;
+                }
+            });
+        }
+        space.known
+    }
+}

@@ -1,0 +1,53 @@
+//! Virtual extended attributes: facts about a file that scripts and file managers can ask for, never listed, so that no
+//! copy carries them.
+
+use std::ffi::OsStr;
+
+use super::drive::Inner;
+use crate::model::EntryKind;
+use crate::state::Node;
+
+/// Every virtual attribute lives under this prefix.
+const PREFIX: &str = "user.backlot.";
+
+/// A virtual attribute.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Virtual {
+    /// `user.backlot.state`: the word shown for the file.
+    State,
+    /// `user.backlot.cached_bytes`: resident bytes, decimal.
+    CachedBytes,
+    /// `user.backlot.site`: the site that the bytes come from.
+    Site,
+    /// `user.backlot.version`: the identity of the bytes at that site.
+    Version,
+    /// `user.backlot.remote_path`: where the file is under the site's root.
+    RemotePath,
+}
+
+impl Virtual {
+    pub(super) fn from_name(name: &OsStr) -> Option<Self> {
+        match name.to_str()?.strip_prefix(PREFIX)? {
+            "state" => Some(Self::State),
+            "cached_bytes" => Some(Self::CachedBytes),
+            "site" => Some(Self::Site),
+            "version" => Some(Self::Version),
+            "remote_path" => Some(Self::RemotePath),
+            _ => None,
+        }
+    }
+}
+
+/// Returns the value of a virtual attribute, `None` where it has no meaning for the node.
+pub(super) fn value(drive: &Inner, node: &Node, asked: Virtual) -> Option<Vec<u8>> {
+    if node.kind != EntryKind::File {
+        return None;
+    }
+    match asked {
+        Virtual::State => Some(drive.file_state(node).0.to_string().into_bytes()),
+        Virtual::CachedBytes => Some(drive.file_state(node).1.to_string().into_bytes()),
+        Virtual::Version => node.version.as_ref().map(|v| v.as_str().as_bytes().to_vec()),
+        Virtual::Site => drive.locate(node.ino).ok().map(|(project, _)| project.site.name().0.clone().into_bytes()),
+        Virtual::RemotePath => drive.locate(node.ino).ok().map(|(_, path)| path.as_bytes().to_vec()),
+    }
+}
