@@ -505,3 +505,11 @@ impl Inner {
 fn disk_space(dir: &Path) -> (u64, u64) {
     rustix::fs::statvfs(dir).map_or((0, 0), |s| (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize))
 }
+
+/// Asks one site whether it answers, with a connection of its own: for `doctor`, which needs no open drive.
+///
+/// # Errors
+/// What is in the way.
+pub async fn check_site(name: &str, settings: &backlot_config::Site) -> Result<(), ProviderError> {
+    crate::providers::build(&SiteName(name.to_owned()), settings)?.probe().await
+}

@@ -1,0 +1,70 @@
+//! A failed request as `application/problem+json` (RFC 9457), with a `kind` for programs and a `hint` for people.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::drive::LookupError;
+use crate::model::PathError;
+use crate::state::StateError;
+
+/// What went wrong with a request.
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("{title}")]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// A fixed word for programs.
+    pub kind: String,
+    /// What failed and why.
+    pub title: String,
+    /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, kind: &str, title: impl Into<String>) -> Self {
+        Self { status: status.as_u16(), kind: kind.to_owned(), title: title.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: &str) -> Self {
+        self.hint = Some(hint.to_owned());
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self)).into_response();
+        let kind = header::HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
+}
+
+impl From<PathError> for Problem {
+    fn from(e: PathError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-path", e.to_string())
+            .hint("give a path of the drive, relative to its mount point, such as demo/sq010")
+    }
+}
+
+impl From<StateError> for Problem {
+    fn from(e: StateError) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store", e.to_string()).hint("run `backlot doctor`")
+    }
+}
+
+impl From<LookupError> for Problem {
+    fn from(e: LookupError) -> Self {
+        match e {
+            LookupError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not-found", e.to_string())
+                .hint("`backlot ls` shows what is there; `backlot scan` looks at the site again"),
+            LookupError::NotDir(_) => Self::new(StatusCode::CONFLICT, "not-a-folder", e.to_string()),
+            LookupError::State(e) => e.into(),
+        }
+    }
+}

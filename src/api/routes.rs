@@ -1,0 +1,79 @@
+//! The routes, each a few lines over the engine's facade.
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::sync::oneshot;
+
+use super::problem::Problem;
+use super::types::{Health, LsPage, LsQuery, ScanRequest, ScanState, StopOutcome, UnmountRequest};
+use super::{ApiState, StopRequest};
+use crate::engine::report::Status;
+use crate::model::RelPath;
+
+/// The most rows of one answer of `ls`.
+const LS_MAX: usize = 10_000;
+
+pub(super) fn router(state: ApiState) -> Router {
+    Router::new()
+        .route("/v1/health", get(health))
+        .route("/v1/status", get(status))
+        .route("/v1/ls", get(ls))
+        .route("/v1/scans", post(scan))
+        .route("/v1/scans/{id}", get(scan_state))
+        .route("/v1/unmount", post(unmount))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no-such-route", "this daemon has no such route"))
+        .with_state(state)
+}
+
+async fn health() -> Json<Health> {
+    Json(Health { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() })
+}
+
+async fn status(State(api): State<ApiState>) -> Result<Json<Status>, Problem> {
+    Ok(Json(api.drive.status()?))
+}
+
+async fn ls(
+    State(api): State<ApiState>,
+    query: Result<Query<LsQuery>, QueryRejection>,
+) -> Result<Json<LsPage>, Problem> {
+    let Query(query) = query.map_err(|e| bad_request(&e))?;
+    let path = RelPath::new(&query.path)?;
+    let limit = query.limit.unwrap_or(LS_MAX).clamp(1, LS_MAX);
+    let entries = api.drive.ls(&path, query.after, limit)?;
+    let next = (entries.len() == limit).then(|| entries.last().map(|e| e.cookie)).flatten();
+    Ok(Json(LsPage { entries, next }))
+}
+
+async fn scan(
+    State(api): State<ApiState>,
+    body: Result<Json<ScanRequest>, JsonRejection>,
+) -> Result<Json<Vec<ScanState>>, Problem> {
+    let Json(request) = body.map_err(|e| bad_request(&e))?;
+    let jobs = api.drive.scan(&RelPath::new(&request.path)?)?;
+    Ok(Json(jobs.iter().map(|j| ScanState { id: j.id, progress: j.progress() }).collect()))
+}
+
+async fn scan_state(State(api): State<ApiState>, Path(id): Path<u64>) -> Result<Json<ScanState>, Problem> {
+    let job = api.drive.scan_job(id);
+    let job = job.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "not-found", format!("there is no scan {id}")))?;
+    Ok(Json(ScanState { id, progress: job.progress() }))
+}
+
+async fn unmount(
+    State(api): State<ApiState>,
+    body: Result<Json<UnmountRequest>, JsonRejection>,
+) -> Result<Json<StopOutcome>, Problem> {
+    let Json(request) = body.map_err(|e| bad_request(&e))?;
+    let stopping = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the daemon is already stopping");
+    let (reply, outcome) = oneshot::channel();
+    api.stop.try_send(StopRequest { lazy: request.lazy, reply }).map_err(|_full_or_gone| stopping())?;
+    Ok(Json(outcome.await.map_err(|_gone| stopping())?))
+}
+
+fn bad_request(e: &dyn std::error::Error) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad-request", e.to_string())
+}

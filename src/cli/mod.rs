@@ -1,0 +1,128 @@
+//! The command line: one file per verb, each a client of the daemon's API; and the words for what went wrong.
+//!
+//! Owns: arguments, text for people, exit codes. Refuses to know: stores, caches, providers.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program talks to people")]
+
+mod client;
+mod config;
+mod demo;
+mod doctor;
+mod error;
+mod ls;
+mod mount;
+mod scan;
+mod status;
+mod text;
+mod unmount;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use backlot_config::{Loaded, Loader};
+use clap::{Args, Parser, Subcommand};
+
+use error::{CliError, Exit};
+
+/// Mounts a studio's projects as a drive: the whole tree at once, bytes when they are opened.
+#[derive(Debug, Parser)]
+#[command(name = "backlot", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the daemon is not running, \
+4 done in part.\n\nTry `backlot demo` first: it needs nothing but this program and FUSE.";
+
+/// Which settings to use.
+#[derive(Debug, Args)]
+struct Settings {
+    /// Use this settings file instead of the system's and the user's.
+    #[arg(long, short, global = true, env = "BACKLOT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Override one setting, as in `--set cache.max-size=200GiB`. May be given several times.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Demo(demo::Args),
+    Mount(mount::Args),
+    Unmount(unmount::Args),
+    Scan(scan::Args),
+    Status(status::Args),
+    Ls(ls::Args),
+    Config(config::Args),
+    Doctor(doctor::Args),
+}
+
+/// Runs the program and returns its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(exit) => exit.code(),
+        Err(e) => {
+            eprint!("{}", e.shown());
+            e.exit.code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Exit, CliError> {
+    let settings = &cli.settings;
+    match cli.verb {
+        Verb::Demo(args) => block_on(demo::run(args)),
+        Verb::Mount(args) => mount::run(args, settings),
+        Verb::Unmount(args) => block_on(unmount::run(args, &settings.load()?)),
+        Verb::Scan(args) => block_on(scan::run(args, &settings.load()?)),
+        Verb::Status(args) => block_on(status::run(args, &settings.load()?)),
+        Verb::Ls(args) => block_on(ls::run(args, &settings.load()?)),
+        Verb::Config(args) => config::run(args, settings),
+        Verb::Doctor(args) => block_on(doctor::run(args, settings)),
+    }
+}
+
+/// Builds the one runtime of the process and runs a verb on it.
+fn block_on<F: Future<Output = Result<Exit, CliError>>>(verb: F) -> Result<Exit, CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("backlot")
+        .build()
+        .map_err(|e| CliError::failed("start the program's threads", &e))?;
+    let done = runtime.block_on(verb);
+    // What is still blocked in a system call (a dead network mount below a local site) must not keep the program here.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    done
+}
+
+impl Settings {
+    fn loader(&self, more: Vec<(String, String)>) -> Result<Loader, CliError> {
+        let mut overrides = Vec::new();
+        for set in &self.set {
+            let Some((key, value)) = set.split_once('=') else {
+                return Err(CliError::usage(format!("--set {set}: expected KEY=VALUE"))
+                    .hint("for example --set drive.mount-point=/mnt/projects"));
+            };
+            overrides.push((key.to_owned(), value.to_owned()));
+        }
+        overrides.extend(more);
+        let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        Ok(Loader::new().config_file(self.config.clone()).env(env).overrides(overrides))
+    }
+
+    fn load(&self) -> Result<Loaded, CliError> {
+        self.load_with(Vec::new())
+    }
+
+    fn load_with(&self, more: Vec<(String, String)>) -> Result<Loaded, CliError> {
+        self.loader(more)?.load().map_err(|e| {
+            CliError::usage(format!("the settings can't be used:\n{e}"))
+                .hint("`backlot config init` writes a settings file to start from; `backlot config check` checks one")
+        })
+    }
+}

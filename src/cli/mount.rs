@@ -1,0 +1,115 @@
+//! `backlot mount`.
+
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use backlot_config::Config;
+use tokio::sync::watch;
+
+use super::error::{CliError, Exit};
+use super::{Settings, block_on};
+use crate::daemon::{Daemon, DaemonError, Start};
+
+/// Mounts the drive and serves it until it is unmounted.
+///
+/// Stays in the foreground and prints a line that begins with `ready` once files can be opened. Works as a systemd
+/// service of Type=notify. SIGINT and SIGTERM unmount.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where to mount; the settings' `drive.mount-point` if left out.
+    mount_point: Option<PathBuf>,
+    /// Go to the background once the drive is ready; the log goes to `backlot.log` in the data folder.
+    #[arg(long)]
+    daemon: bool,
+    /// Let other users of this machine use the drive.
+    #[arg(long)]
+    allow_other: bool,
+    /// Set by `--daemon` for the process in the background.
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+pub(super) fn run(args: Args, settings: &Settings) -> Result<Exit, CliError> {
+    let mut more = Vec::new();
+    if let Some(mount_point) = &args.mount_point {
+        let absolute = std::path::absolute(mount_point)
+            .map_err(|e| CliError::failed("make sense of the mount point", &e))?;
+        let shown = absolute.to_str().ok_or_else(|| {
+            CliError::usage("the mount point's path is not UTF-8").hint("choose one that is")
+        })?;
+        more.push(("drive.mount-point".to_owned(), shown.to_owned()));
+    }
+    if args.allow_other {
+        more.push(("drive.allow-other".to_owned(), "true".to_owned()));
+    }
+    let config = settings.load_with(more)?.config;
+    if args.daemon {
+        return to_background(&config);
+    }
+    if args.detached {
+        // A session of its own, so that closing the terminal does not end the drive.
+        drop(rustix::process::setsid());
+        // And in no folder that somebody may want to unmount.
+        drop(std::env::set_current_dir("/"));
+    }
+    crate::telemetry::init(&config.log);
+    block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<Exit, CliError> {
+    let mount_point = config.drive.mount_point.clone();
+    let daemon = Daemon::start(Start { config, providers: None, mount: true }).await.map_err(|e| start_error(&e))?;
+    println!("ready: {} (pid {})", mount_point.display(), std::process::id());
+    // Without systemd there is nobody to tell.
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+    let (_never, stop) = watch::channel(false);
+    daemon.run(stop).await.map_err(|e| start_error(&e))?;
+    Ok(Exit::Ok)
+}
+
+pub(super) fn start_error(e: &DaemonError) -> CliError {
+    CliError::failed("start the drive", e)
+}
+
+/// Starts this program again in the background and waits for its word that it is ready.
+fn to_background(config: &Config) -> Result<Exit, CliError> {
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |e: std::io::Error| CliError::failed(&what, &e)
+    };
+    std::fs::create_dir_all(&config.drive.data_dir).map_err(failed("make the data folder"))?;
+    let log_path = config.drive.data_dir.join("backlot.log");
+    let mut log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .read(true)
+        .open(&log_path)
+        .map_err(failed(&format!("open {}", log_path.display())))?;
+    let before = log.seek(SeekFrom::End(0)).map_err(failed("read the log"))?;
+    let program = std::env::current_exe().map_err(failed("find this program"))?;
+    let args = std::env::args_os().skip(1).filter(|a| a != "--daemon");
+    let mut child = Command::new(program)
+        .args(args)
+        .arg("--detached")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log.try_clone().map_err(failed("share the log"))?)
+        .spawn()
+        .map_err(failed("start the program in the background"))?;
+    let mut line = String::new();
+    if let Some(out) = child.stdout.take() {
+        BufReader::new(out).read_line(&mut line).map_err(failed("hear from the background"))?;
+    }
+    if line.starts_with("ready") {
+        print!("{line}");
+        return Ok(Exit::Ok);
+    }
+    let status = child.wait().map_err(failed("hear from the background"))?;
+    let mut said = String::new();
+    log.seek(SeekFrom::Start(before)).map_err(failed("read the log"))?;
+    log.read_to_string(&mut said).map_err(failed("read the log"))?;
+    eprint!("{said}");
+    let exit = if status.code() == Some(2) { Exit::Usage } else { Exit::Failed };
+    Err(CliError::new(exit, "the drive did not start").hint(format!("its log is {}", log_path.display())))
+}

@@ -1,0 +1,256 @@
+//! The process that owns a drive: store, cache, mount and API, put together, and taken apart in the right order.
+//!
+//! Owns: start, readiness, stop. Refuses to know: what the parts do. Invariant: whatever ends the daemon, the kernel side
+//! is let go first, then what is to be kept is made durable, then the lock is given up.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backlot_config::Config;
+use backlot_platform::fuse::{self, Mount, MountError, MountOptions, Unmount};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::api::types::{Holder, StopOutcome};
+use crate::api::{self, StopRequest};
+use crate::engine::drive::{Drive, OpenError};
+use crate::model::SiteName;
+use crate::providers::Provider;
+
+/// How long a stop by signal waits for the mount to be let go before it is detached.
+const BUSY_GRACE: Duration = Duration::from_secs(3);
+/// How long the API may take to finish answers when the daemon ends.
+const API_GRACE: Duration = Duration::from_secs(2);
+/// No request of the kernel outlives the read deadline by more than this.
+const REPLY_MARGIN: Duration = Duration::from_secs(5);
+
+/// Why a daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The drive did not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The drive did not mount.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The API's socket.
+    #[error("can't listen on {path}: {source}", path = path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Signals or threads are not to be had.
+    #[error("the operating system refuses what a daemon needs: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// A daemon that runs.
+#[derive(Debug)]
+pub struct Daemon {
+    drive: Drive,
+    mount: Option<Arc<Mount>>,
+    socket: PathBuf,
+    stop_requests: mpsc::Receiver<StopRequest>,
+    until: CancellationToken,
+    api: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+/// What a daemon is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// The settings.
+    pub config: Config,
+    /// Providers in place of the settings' own: for the demo and for tests.
+    pub providers: Option<BTreeMap<SiteName, Arc<dyn Provider>>>,
+    /// Whether to mount the drive.
+    pub mount: bool,
+}
+
+impl Daemon {
+    /// Opens the drive, mounts it if asked, and answers on the API's socket.
+    ///
+    /// # Errors
+    /// See [`DaemonError`]; nothing stays behind.
+    pub async fn start(start: Start) -> Result<Self, DaemonError> {
+        let Start { config, providers, mount } = start;
+        let drive = match providers {
+            Some(providers) => Drive::open_with(&config, providers).await?,
+            None => Drive::open(&config).await?,
+        };
+        match Self::start_faces(&config, &drive, mount).await {
+            Ok(daemon) => Ok(daemon),
+            Err(e) => {
+                drive.close().await;
+                Err(e)
+            }
+        }
+    }
+
+    async fn start_faces(config: &Config, drive: &Drive, mount: bool) -> Result<Self, DaemonError> {
+        let socket = config.drive.socket_path();
+        let listener =
+            api::bind(&socket).map_err(|source| DaemonError::Socket { path: socket.clone(), source })?;
+        let mounted = if mount { Some(mount_drive(config, drive).await?) } else { None };
+        let (stop, stop_requests) = api::stop_queue();
+        let until = CancellationToken::new();
+        let api = tokio::spawn(api::serve(listener, drive.clone(), stop, until.clone()));
+        if let Some(mount) = &mounted {
+            drive.notify(mount.change_sink());
+            drive.start();
+        }
+        Ok(Self { drive: drive.clone(), mount: mounted, socket, stop_requests, until, api })
+    }
+
+    /// The drive.
+    #[must_use]
+    pub fn drive(&self) -> &Drive {
+        &self.drive
+    }
+
+    /// Runs until a signal, a request over the API or an unmount from outside ends it, or `stop` turns true.
+    ///
+    /// # Errors
+    /// When signals can't be received.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), DaemonError> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        loop {
+            let mount = self.mount.clone();
+            let outside = async {
+                match &mount {
+                    Some(mount) => mount.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = outside => {
+                    info!("the drive was unmounted from outside");
+                    break;
+                }
+                _ = terminate.recv() => break self.let_go(&mut terminate, &mut interrupt).await,
+                _ = interrupt.recv() => break self.let_go(&mut terminate, &mut interrupt).await,
+                _ = stop.wait_for(|s| *s) => break self.let_go(&mut terminate, &mut interrupt).await,
+                Some(request) = self.stop_requests.recv() => {
+                    let outcome = self.unmount(request.lazy).await;
+                    let stopped = matches!(outcome, StopOutcome::Stopped);
+                    drop(request.reply.send(outcome));
+                    if stopped {
+                        break;
+                    }
+                }
+            }
+        }
+        self.end().await;
+        Ok(())
+    }
+
+    /// Unmounts because the process is to end: politely for a while, then by detaching. A second signal doesn't wait.
+    async fn let_go(&self, terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio::signal::unix::Signal) {
+        let polite = async {
+            let give_up = tokio::time::Instant::now() + BUSY_GRACE;
+            loop {
+                match self.unmount(false).await {
+                    StopOutcome::Stopped => return true,
+                    StopOutcome::Busy { holders } if tokio::time::Instant::now() >= give_up => {
+                        for h in holders {
+                            warn!(pid = h.pid, command = %h.command, what = %h.what, "still uses the drive; it is detached");
+                        }
+                        return false;
+                    }
+                    StopOutcome::Busy { .. } => tokio::time::sleep(Duration::from_millis(200)).await,
+                    StopOutcome::Failed { reason } => {
+                        warn!(%reason, "could not unmount; the drive is detached");
+                        return false;
+                    }
+                }
+            }
+        };
+        let done = tokio::select! {
+            done = polite => done,
+            _ = terminate.recv() => false,
+            _ = interrupt.recv() => false,
+        };
+        if !done {
+            drop(self.unmount(true).await);
+        }
+    }
+
+    async fn unmount(&self, lazy: bool) -> StopOutcome {
+        let Some(mount) = self.mount.clone() else { return StopOutcome::Stopped };
+        let how = if lazy { Unmount::Lazy } else { Unmount::Normal };
+        match tokio::task::spawn_blocking(move || mount.unmount(how)).await {
+            Ok(Ok(())) => StopOutcome::Stopped,
+            Ok(Err(e)) if !e.holders().is_empty() => StopOutcome::Busy {
+                holders: e
+                    .holders()
+                    .iter()
+                    .map(|h| Holder { pid: h.pid, command: h.command.clone(), what: h.what.clone() })
+                    .collect(),
+            },
+            Ok(Err(e)) => StopOutcome::Failed { reason: e.to_string() },
+            Err(e) => StopOutcome::Failed { reason: e.to_string() },
+        }
+    }
+
+    /// Ends the faces, then closes the drive.
+    async fn end(self) {
+        self.until.cancel();
+        if tokio::time::timeout(API_GRACE, self.api).await.is_err() {
+            warn!("an answer of the API took too long and was cut off");
+        }
+        if let Err(e) = std::fs::remove_file(&self.socket)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            warn!(error = %e, "the API's socket stays behind; the next start replaces it");
+        }
+        self.drive.close().await;
+        info!("stopped");
+    }
+
+    /// Stops a daemon that nobody runs: unmounts, detaching if need be, and closes.
+    pub async fn stop(self) {
+        if !matches!(self.unmount(false).await, StopOutcome::Stopped) {
+            drop(self.unmount(true).await);
+        }
+        self.end().await;
+    }
+}
+
+async fn mount_drive(config: &Config, drive: &Drive) -> Result<Arc<Mount>, DaemonError> {
+    let options = MountOptions {
+        mount_point: config.drive.mount_point.clone(),
+        fs_name: format!("backlot-{}", config.drive.name),
+        allow_other: config.drive.allow_other,
+        threads: config.fuse.threads.map(|n| n as usize),
+        entry_ttl: config.fuse.entry_ttl.0,
+        dir_ttl: config.scan.recheck_after.0.min(config.fuse.entry_ttl.0),
+        kernel_readahead: config.fuse.kernel_readahead.0,
+        request_deadline: config.hydration.read_deadline.0 * 3 + REPLY_MARGIN,
+    };
+    let fs = Arc::new(drive.filesystem());
+    let rt = tokio::runtime::Handle::current();
+    let mounted = tokio::task::spawn_blocking(move || fuse::mount(fs, rt, options)).await;
+    let mounted = mounted.map_err(std::io::Error::other)?;
+    Ok(Arc::new(mounted?))
+}
+
+/// The switch of a simulated link.
+pub use crate::providers::layers::LinkControl as SlowLink;
+
+/// Makes a site out of a folder of this machine, as if it were behind a slow link that can be cut: for the demo.
+#[must_use]
+pub fn slow_folder(
+    site: &str,
+    root: &std::path::Path,
+    delay: Duration,
+    bytes_per_second: Option<u64>,
+) -> (BTreeMap<SiteName, Arc<dyn Provider>>, Arc<SlowLink>) {
+    let (provider, link) = crate::providers::slow_folder(root, delay, bytes_per_second);
+    (BTreeMap::from([(SiteName(site.to_owned()), provider)]), link)
+}

@@ -1,0 +1,21 @@
+//! The log: where it goes and how it looks. Owns nothing else; what is said is said where it happens.
+
+use std::io::{IsTerminal, stderr};
+
+use backlot_config::{Log, LogFormat};
+use tracing_subscriber::EnvFilter;
+
+/// The variable that overrides the level of the settings, in the syntax of `tracing`'s filters.
+pub const ENV: &str = "BACKLOT_LOG";
+
+/// Sends the log to standard error. Only the first call of a process counts.
+pub fn init(log: &Log) {
+    let filter = EnvFilter::try_from_env(ENV).unwrap_or_else(|_| EnvFilter::new(log.level.as_str()));
+    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
+    let set = match log.format {
+        LogFormat::Json => base.json().try_init(),
+        LogFormat::Text => base.with_ansi(stderr().is_terminal()).try_init(),
+    };
+    // A second daemon in one process (tests, the demo) shares the first one's log.
+    drop(set);
+}
