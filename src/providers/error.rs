@@ -135,6 +135,13 @@ impl ProviderError {
         self
     }
 
+    /// Says that it failed as a step of another operation.
+    #[must_use]
+    pub fn during(mut self, op: Op) -> Self {
+        self.op = op;
+        self
+    }
+
     /// Overrides what follows from the kind.
     #[must_use]
     pub fn with_retry(mut self, retry: Retry) -> Self {

@@ -3,8 +3,13 @@
 //! Owns: speaking to a site. Refuses to know: the state store, the cache, the engine; a provider has no memory of what it
 //! was asked, beyond its connections.
 
+mod build;
 mod capabilities;
 mod error;
+pub mod layers;
+pub mod local;
+pub mod memory;
+mod upload;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -14,6 +19,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub use build::{Controls, build};
 pub use capabilities::{Capabilities, HashKind};
 pub use error::{ErrorKind, Op, ProviderError, Retry};
 
@@ -58,6 +64,7 @@ pub struct SiteSpace {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct UploadPlan {
     /// The final name.
+    #[serde(with = "upload::exact_path")]
     pub path: RelPath,
     /// Length in bytes.
     pub size: u64,

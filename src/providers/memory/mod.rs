@@ -1,0 +1,285 @@
+//! A site in memory, for tests: a tree that the test can change behind the provider's back.
+//!
+//! Owns: the tree and the uploads under way. Refuses to know: time and disks; its clock ticks once per change.
+//! Invariant: each change of a file's bytes gives it a version that was never there before.
+
+mod tree;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
+use self::tree::Tree;
+use super::layers::{Meter, MeterSnapshot};
+use super::upload::check_expect;
+use super::{
+    Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan, UploadToken,
+};
+use crate::model::{RelPath, Version};
+
+/// Bytes a chunk of a read: small, so that tests get to act between two.
+const CHUNK: usize = 64 << 10;
+/// What the site says that it holds.
+const TOTAL: u64 = 1 << 40;
+
+/// A site in memory. Clones are the same site: keep one to act behind the back of the code that is tested.
+#[derive(Clone, Debug, Default)]
+pub struct MemorySite {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    meter: Meter,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    tree: Tree,
+    /// Parts that have arrived, by nonce.
+    uploads: HashMap<String, BTreeMap<u32, Bytes>>,
+    /// What a commit answered, by nonce: asked again, it answers the same.
+    committed: HashMap<String, Version>,
+}
+
+impl MemorySite {
+    /// Makes an empty site.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts a file, with the folders above it, as another user of the site would. Returns its version.
+    ///
+    /// # Errors
+    /// `WrongKind` when a folder is at the path or a file where a folder is needed.
+    pub fn put(&self, path: &RelPath, bytes: impl Into<Bytes>) -> Result<Version, ProviderError> {
+        self.lock().tree.put(path, bytes.into(), None, None)
+    }
+
+    /// Puts a symbolic link, with the folders above it.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub fn put_link(&self, path: &RelPath, target: impl Into<Vec<u8>>) -> Result<(), ProviderError> {
+        self.lock().tree.put_link(path, target.into())
+    }
+
+    /// Makes a folder, and those above it.
+    ///
+    /// # Errors
+    /// `WrongKind` where a file is in the way.
+    pub fn put_dir(&self, path: &RelPath) -> Result<(), ProviderError> {
+        self.lock().tree.make_dir(path)
+    }
+
+    /// Removes whatever is at the path, a folder with all that is in it.
+    pub fn remove(&self, path: &RelPath) {
+        self.lock().tree.remove(path);
+    }
+
+    /// Makes the site refuse everything at and below a path, or stop refusing.
+    pub fn deny(&self, path: &RelPath, deny: bool) {
+        self.lock().tree.deny(path, deny);
+    }
+
+    /// Returns the bytes of the file at the path, if it is one.
+    #[must_use]
+    pub fn get(&self, path: &RelPath) -> Option<Bytes> {
+        self.lock().tree.file(path).map(|f| f.bytes.clone())
+    }
+
+    /// Returns how many uploads have begun and not ended.
+    #[must_use]
+    pub fn uploads_under_way(&self) -> usize {
+        self.lock().uploads.len()
+    }
+
+    /// Returns the counters of calls and bytes, since the start.
+    #[must_use]
+    pub fn counters(&self) -> MeterSnapshot {
+        self.shared.meter.snapshot()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count<T>(&self, op: Op, run: impl FnOnce(&mut State) -> Result<T, ProviderError>) -> Result<T, ProviderError> {
+        self.shared.meter.begin(op).note(run(&mut self.lock()))
+    }
+
+    /// Returns the next chunk of a range of a file that must still be `at`.
+    fn chunk(&self, path: &RelPath, at: &Version, range: &Range<u64>) -> Result<Bytes, ProviderError> {
+        let mismatch = |why: &str| {
+            ProviderError::new(ErrorKind::VersionMismatch, Op::Read)
+                .at(path)
+                .because(why.to_owned())
+        };
+        let state = self.lock();
+        state.tree.entry(path, Op::Read)?;
+        let file = state
+            .tree
+            .file(path)
+            .ok_or_else(|| ProviderError::new(ErrorKind::WrongKind, Op::Read).at(path))?;
+        if file.version != *at {
+            return Err(mismatch("another version is there"));
+        }
+        if range.end > file.bytes.len() as u64 {
+            return Err(mismatch("the file is shorter than the range"));
+        }
+        let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end)) else {
+            return Err(ProviderError::new(ErrorKind::Invalid, Op::Read).at(path));
+        };
+        Ok(file.bytes.slice(start..end.min(start + CHUNK).max(start)))
+    }
+}
+
+#[async_trait]
+impl Provider for MemorySite {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            atomic_replace: true,
+            ranged_read: true,
+            resume_upload: true,
+            conditional_commit: true,
+            symlinks: true,
+            byte_names: true,
+            mtime_step_ns: 1,
+            hash: None,
+            parallel_reads: 16,
+        }
+    }
+
+    async fn probe(&self) -> Result<(), ProviderError> {
+        self.count(Op::Probe, |_| Ok(()))
+    }
+
+    async fn stat(&self, path: &RelPath) -> Result<Entry, ProviderError> {
+        self.count(Op::Stat, |s| s.tree.entry(path, Op::Stat))
+    }
+
+    fn list<'a>(&'a self, dir: &'a RelPath) -> BoxStream<'a, Result<Listed, ProviderError>> {
+        match self.count(Op::List, |s| s.tree.list(dir)) {
+            Ok(rows) => stream::iter(rows.into_iter().map(Ok)).boxed(),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
+    }
+
+    fn read<'a>(
+        &'a self,
+        path: &'a RelPath,
+        at: &'a Version,
+        range: Range<u64>,
+    ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
+        let flight = self.shared.meter.begin(Op::Read);
+        stream::unfold(Some((range, flight)), move |state| async move {
+            let (mut range, flight) = state?;
+            match flight.note(self.chunk(path, at, &range)) {
+                Err(error) => Some((Err(error), None)),
+                Ok(chunk) if chunk.is_empty() => None,
+                Ok(chunk) => {
+                    flight.bytes_in(chunk.len());
+                    range.start += chunk.len() as u64;
+                    let rest = (!range.is_empty()).then_some((range, flight));
+                    Some((Ok(chunk), rest))
+                }
+            }
+        })
+        .boxed()
+    }
+
+    async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError> {
+        self.count(Op::Upload, |s| {
+            let (dir, _) = plan.begin()?;
+            s.tree.make_dir(&dir).map_err(|e| e.during(Op::Upload))?;
+            s.uploads.insert(plan.nonce.clone(), BTreeMap::new());
+            Ok(UploadToken {
+                plan: plan.clone(),
+                state: plan.nonce.clone(),
+            })
+        })
+    }
+
+    async fn upload_part(&self, token: &UploadToken, index: u32, part: Bytes) -> Result<PartDone, ProviderError> {
+        token.plan.check_part(index, part.len())?;
+        let flight = self.shared.meter.begin(Op::Upload);
+        flight.bytes_out(part.len());
+        let size = part.len() as u64;
+        let gone = || ProviderError::new(ErrorKind::NotFound, Op::Upload).at(&token.plan.path);
+        let mut state = self.lock();
+        let parts = state.uploads.get_mut(&token.state).ok_or_else(gone);
+        flight.note(parts)?.insert(index, part);
+        Ok(PartDone {
+            index,
+            size,
+            receipt: String::new(),
+        })
+    }
+
+    async fn commit(
+        &self,
+        token: UploadToken,
+        parts: &[PartDone],
+        expect: Option<Option<&Version>>,
+    ) -> Result<Version, ProviderError> {
+        self.count(Op::Commit, |s| {
+            let plan = &token.plan;
+            plan.check_parts(parts)?;
+            if let Some(version) = s.committed.get(&token.state) {
+                return Ok(version.clone());
+            }
+            let arrived = s.uploads.get(&token.state);
+            let arrived = arrived.ok_or_else(|| ProviderError::new(ErrorKind::NotFound, Op::Commit).at(&plan.path))?;
+            let whole: Vec<u8> = arrived.values().flatten().copied().collect();
+            if whole.len() as u64 != plan.size {
+                let why = format!("{} bytes arrived of {}", whole.len(), plan.size);
+                return Err(ProviderError::new(ErrorKind::Invalid, Op::Commit)
+                    .at(&plan.path)
+                    .because(why));
+            }
+            let found = s.tree.file(&plan.path).map(|f| f.version.clone());
+            check_expect(&plan.path, expect, found.as_ref())?;
+            let version = s.tree.put(&plan.path, whole.into(), Some(plan.mtime_ns), plan.perm);
+            let version = version.map_err(|e| e.during(Op::Commit))?;
+            s.uploads.remove(&token.state);
+            s.committed.insert(token.state.clone(), version.clone());
+            Ok(version)
+        })
+    }
+
+    async fn abort(&self, token: UploadToken) -> Result<(), ProviderError> {
+        self.count(Op::Abort, |s| {
+            s.uploads.remove(&token.state);
+            Ok(())
+        })
+    }
+
+    async fn make_dir(&self, path: &RelPath) -> Result<(), ProviderError> {
+        self.count(Op::MakeDir, |s| s.tree.make_dir(path))
+    }
+
+    async fn rename(&self, from: &RelPath, to: &RelPath) -> Result<(), ProviderError> {
+        self.count(Op::Rename, |s| s.tree.rename(from, to))
+    }
+
+    async fn delete(&self, path: &RelPath) -> Result<(), ProviderError> {
+        self.count(Op::Delete, |s| s.tree.delete(path))
+    }
+
+    async fn space(&self) -> Result<Option<SiteSpace>, ProviderError> {
+        self.count(Op::Space, |s| {
+            let used = s.tree.bytes();
+            Ok(Some(SiteSpace {
+                total: TOTAL,
+                available: TOTAL.saturating_sub(used),
+            }))
+        })
+    }
+}
