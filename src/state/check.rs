@@ -1,0 +1,77 @@
+//! The whole database against its invariants: for `doctor`, and for tests after crashes. Reads everything.
+
+use std::fmt;
+
+use super::StateError;
+use super::error::Db;
+use super::read::ReadTxn;
+
+/// Rows named for each broken invariant; the first ones tell enough.
+const SHOWN: i64 = 20;
+
+/// An invariant that does not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem(pub String);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Each query returns what is wrong, as text.
+const INVARIANTS: &[&str] = &[
+    "SELECT 'name ' || quote(name) || ' in folder ' || parent || ' leads to ' || ino || ', which is not there'
+     FROM dirent AS d WHERE NOT EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = d.ino)",
+    "SELECT 'name ' || quote(name) || ' lies in ' || parent || ', which is no folder'
+     FROM dirent AS d WHERE NOT EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = d.parent AND i.kind = 1)",
+    "SELECT 'number ' || ino || ' has ' || nlink || ' names and ' || found || ' are there' FROM
+       (SELECT ino, nlink, (SELECT count(*) FROM dirent AS d WHERE d.ino = i.ino) AS found FROM inode AS i WHERE ino > 2)
+     WHERE found <> nlink OR found = 0",
+    "SELECT 'folder ' || i.ino || ' has several names'
+     FROM inode AS i WHERE kind = 1 AND (SELECT count(*) FROM dirent AS d WHERE d.ino = i.ino) > 1",
+    "SELECT 'number ' || ino || ' has kind ' || kind || ' and size ' || size
+     FROM inode WHERE kind NOT IN (0, 1, 2) OR size < 0",
+    "SELECT 'folder ' || i.ino || ' belongs to project ' || ifnull(i.project, 'none') || ' and lies in one of ' ||
+       ifnull(p.project, 'none')
+     FROM inode AS i JOIN dirent AS d ON d.ino = i.ino JOIN inode AS p ON p.ino = d.parent
+     WHERE i.kind = 1 AND i.project IS NOT iif(d.parent > 2, p.project, i.ino)",
+    "SELECT 'number ' || ino || ' is no folder and bears a project' FROM inode WHERE kind <> 1 AND project IS NOT NULL",
+    "SELECT 'project ' || quote(name) || ' has its folder elsewhere' FROM project AS p WHERE NOT EXISTS
+       (SELECT 1 FROM dirent AS d WHERE d.ino = p.root AND d.parent = iif(p.hidden, 2, 1)
+          AND d.name = iif(p.hidden, CAST(p.name AS BLOB), p.folder))",
+    "SELECT 'cookie ' || cookie || ' is used ' || count(*) || ' times' FROM dirent GROUP BY cookie HAVING count(*) > 1",
+    "SELECT 'the next number is ' || value || ', and it is taken' FROM meta WHERE key = 'next_id' AND value <= max(
+       (SELECT max(ino) FROM inode), (SELECT ifnull(max(cookie), 0) FROM dirent))",
+    "SELECT 'counters say ' || group_concat(key || ' ' || value, ', ' ORDER BY key) || '; there are ' || bytes ||
+       ' bytes in ' || files || ' files, ' || folders || ' folders, ' || symlinks || ' links'
+     FROM meta, (SELECT total(kind = 0) AS files, total(kind = 1) - 2 AS folders, total(kind = 2) AS symlinks,
+                   total(iif(kind = 0, size, 0)) AS bytes FROM inode)
+     WHERE key IN ('files', 'folders', 'symlinks', 'bytes')
+     HAVING sum(value = iif(key = 'files', files, iif(key = 'folders', folders,
+                  iif(key = 'symlinks', symlinks, bytes)))) <> 4",
+    "SELECT 'a state at site ' || quote(site) || ' of ' || ino || ', which is not there or a folder'
+     FROM site_state AS s WHERE NOT EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = s.ino AND i.kind <> 1)",
+    "SELECT 'scan ' || epoch || ' of ' || root || ', which is no project'
+     FROM scan WHERE root NOT IN (SELECT root FROM project)",
+    // Each folder has one parent, so what can't be reached from the two roots runs in a circle.
+    "WITH RECURSIVE seen (ino) AS (VALUES (1), (2) UNION
+       SELECT d.ino FROM seen JOIN dirent AS d ON d.parent = seen.ino JOIN inode AS i ON i.ino = d.ino AND i.kind = 1)
+     SELECT 'folder ' || ino || ' can''t be reached' FROM inode WHERE kind = 1 AND ino NOT IN (SELECT ino FROM seen)",
+];
+
+impl ReadTxn<'_> {
+    /// Returns what is wrong with the database, at most a few rows of each kind. Takes seconds for a million entries.
+    pub(super) fn check(&self) -> Result<Vec<Problem>, StateError> {
+        let damage = format!("PRAGMA integrity_check({SHOWN})");
+        let mut found = self.many(&damage, [], |row| Ok(Problem(row.get(0).db()?)))?;
+        if found == [Problem("ok".to_owned())] {
+            found.clear();
+        }
+        for invariant in INVARIANTS {
+            let sql = format!("SELECT * FROM ({invariant}) LIMIT {SHOWN}");
+            found.extend(self.many(&sql, [], |row| Ok(Problem(row.get(0).db()?)))?);
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,137 @@
+//! The one error of the state store. No type of the database crosses it.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::ErrorCode;
+
+use crate::model::{Ino, ProjectName};
+
+/// The database's own account, shared by all writes that one failed commit took down.
+type Cause = Arc<dyn StdError + Send + Sync>;
+
+/// Why the state store could not do as asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another process has the drive's state open.
+    #[error("the drive's state in {} is in use{}", .path.display(), by(*.pid))]
+    InUse {
+        /// The other process, where it has told.
+        pid: Option<u32>,
+        /// The state folder.
+        path: PathBuf,
+    },
+    /// The database is damaged. It was left as it is.
+    #[error(
+        "the state database {} is damaged ({detail}); it was left as it is: stop the drive, move the file aside (with \
+         its -wal and -shm), and start again to list the projects anew; `backlot doctor` says more", .path.display()
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// The file is no database of ours.
+    #[error("{} is not a state database of backlot; it was left as it is: move it aside", .0.display())]
+    NotADatabase(PathBuf),
+    /// A newer program made the database.
+    #[error("the state database {} has version {found}, and this program knows versions up to {known}: update it", .path.display())]
+    TooNew {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest version this program knows.
+        known: u32,
+    },
+    /// A file operation failed.
+    #[error("can't {what} {}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: Arc<io::Error>,
+    },
+    /// The disk with the state folder is full; nothing of the write was kept.
+    #[error("no room left on the disk of the state database")]
+    Full(#[source] Cause),
+    /// The store was opened for reading, or its disk is read-only.
+    #[error("the state database can't be written: it is open for reading, or its disk is read-only")]
+    ReadOnly,
+    /// The store was closed.
+    #[error("the state store is closed")]
+    Closed,
+    /// A write panicked; nothing of it was kept.
+    #[error("a write to the state store panicked; nothing of it was kept")]
+    Panicked,
+    /// Nothing has this number, or no longer.
+    #[error("nothing has the number {0}, or no longer")]
+    NoSuchNode(Ino),
+    /// The number is not that of a folder inside a project.
+    #[error("the number {0} is not that of a folder inside a project")]
+    NotAFolder(Ino),
+    /// No project has this name.
+    #[error("no project is called {0}")]
+    NoSuchProject(ProjectName),
+    /// A value makes no sense where it was given or found.
+    #[error("{0}")]
+    Invalid(String),
+    /// The database failed in another way.
+    #[error("the state database failed: {0}")]
+    Database(#[source] Cause),
+}
+
+fn by(pid: Option<u32>) -> String {
+    pid.map_or_else(|| " by another process".to_owned(), |pid| format!(" by process {pid}"))
+}
+
+impl StateError {
+    pub(super) fn io(what: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self::Io {
+            what,
+            path: path.to_owned(),
+            source: Arc::new(source.into()),
+        }
+    }
+
+    /// Names the database in errors made where only the connection was known.
+    pub(super) fn at(self, database: &Path) -> Self {
+        match self {
+            Self::Damaged { path, detail } if path.as_os_str().is_empty() => Self::Damaged {
+                path: database.to_owned(),
+                detail,
+            },
+            Self::NotADatabase(path) if path.as_os_str().is_empty() => Self::NotADatabase(database.to_owned()),
+            other => other,
+        }
+    }
+
+    pub(super) fn damaged(detail: impl Into<String>) -> Self {
+        Self::Damaged {
+            path: PathBuf::new(),
+            detail: detail.into(),
+        }
+    }
+}
+
+/// Turns the database's errors into ours where they arise.
+pub(super) trait Db<T> {
+    fn db(self) -> Result<T, StateError>;
+}
+
+impl<T> Db<T> for rusqlite::Result<T> {
+    fn db(self) -> Result<T, StateError> {
+        self.map_err(|e| match e.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt) => StateError::damaged(e.to_string()),
+            Some(ErrorCode::NotADatabase) => StateError::NotADatabase(PathBuf::new()),
+            Some(ErrorCode::DiskFull) => StateError::Full(Arc::new(e)),
+            Some(ErrorCode::ReadOnly) => StateError::ReadOnly,
+            _ => StateError::Database(Arc::new(e)),
+        })
+    }
+}

@@ -1,0 +1,376 @@
+//! The plain values that go in and out of the store, and how rows become them.
+
+use rusqlite::Row;
+use rusqlite::types::ValueRef;
+
+use super::StateError;
+use super::error::Db;
+use crate::model::{EntryKind, Ino, Name, ProjectName, RelPath, SiteName, Version};
+
+/// A file, folder or link of the drive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// Its number.
+    pub ino: Ino,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Last change of content or attributes, nanoseconds since 1970.
+    pub ctime_ns: i64,
+    /// Permission bits, where the site has them.
+    pub perm: Option<u16>,
+    /// Names that lead here (1 for folders).
+    pub nlink: u32,
+    /// Identity of the bytes at the project's remote site; `None` for folders, and where none is known.
+    pub version: Option<Version>,
+    /// Folders: when last listed whole, milliseconds since 1970.
+    pub listed_at_ms: Option<i64>,
+    /// Folders: the scan that has dealt with it last.
+    pub listed_epoch: Option<u64>,
+}
+
+/// One row of a folder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Child {
+    /// Its place in the folder: grows along the listing, survives changes around it, is never used again.
+    pub cookie: u64,
+    /// Its name.
+    pub name: Name,
+    /// What it is.
+    pub node: Node,
+}
+
+/// An entry as a remote site shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Remote {
+    /// The name in its folder.
+    pub name: Name,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Permission bits, where the site has them.
+    pub perm: Option<u16>,
+    /// Identity of the bytes (not kept for folders).
+    pub version: Version,
+    /// Target of a symbolic link.
+    pub target: Option<Vec<u8>>,
+}
+
+/// What a project is to the drive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewProject {
+    /// Its name in the configuration.
+    pub name: ProjectName,
+    /// Its folder in the drive.
+    pub folder: Name,
+    /// The site its bytes come from.
+    pub remote_site: SiteName,
+    /// Its path at that site.
+    pub remote_path: RelPath,
+}
+
+/// A project that the store knows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Project {
+    /// As configured, now or when it was last seen.
+    pub spec: NewProject,
+    /// Its root folder.
+    pub root: Ino,
+    /// No longer in the configuration: kept, out of sight.
+    pub hidden: bool,
+}
+
+/// Entries of the whole drive, projects out of sight included, as of the last commit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// All of them.
+    pub entries: u64,
+    /// Regular files.
+    pub files: u64,
+    /// Folders, projects' roots included.
+    pub folders: u64,
+    /// Symbolic links.
+    pub symlinks: u64,
+    /// Bytes of all regular files.
+    pub bytes: u64,
+}
+
+/// One walk over a project's remote tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScanRecord {
+    /// Its number, unique in the store and growing.
+    pub epoch: u64,
+    /// When it began, milliseconds since 1970.
+    pub started_ms: i64,
+    /// When it was done; `None` while it runs or waits to be resumed.
+    pub finished_ms: Option<i64>,
+    /// Folders listed so far.
+    pub folders: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// Folders that could not be listed and were passed over.
+    pub skipped: u64,
+}
+
+/// What a change did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChangeKind {
+    /// A folder was listed for the first time: all of its entries are new.
+    Listed,
+    /// An entry is new.
+    Added,
+    /// The bytes of a file changed, or the target of a link.
+    Content,
+    /// Attributes changed.
+    Attributes,
+    /// An entry is gone, with all that was in it.
+    Removed,
+    /// An entry has a new name or folder, which the row tells.
+    Moved,
+}
+
+/// One row of the change log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// Its number; grows.
+    pub seq: u64,
+    /// When, milliseconds since 1970.
+    pub at_ms: i64,
+    /// What it did.
+    pub what: ChangeKind,
+    /// To whom.
+    pub ino: Ino,
+    /// In which folder.
+    pub parent: Ino,
+    /// Under which name.
+    pub name: Name,
+}
+
+/// A page of the change log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Changes {
+    /// Rows after the one asked for have been trimmed: the reader has to start over from the tree itself.
+    pub missed: bool,
+    /// The rows, oldest first.
+    pub rows: Vec<Change>,
+}
+
+/// Where a file stands at a site; the numbers are AYON's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(i8)]
+pub enum SiteStatus {
+    /// Not there.
+    NotAvailable = -1,
+    /// On its way.
+    InProgress = 0,
+    /// Waiting for its turn.
+    Queued = 1,
+    /// Given up for now.
+    Failed = 2,
+    /// Held back.
+    Paused = 3,
+    /// There.
+    Synced = 4,
+}
+
+/// Where one file stands at one site.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SiteState {
+    /// The site.
+    pub site: SiteName,
+    /// Where the file stands.
+    pub status: SiteStatus,
+    /// The version there, or on its way there.
+    pub version: Option<Version>,
+    /// Bytes that have arrived.
+    pub done_bytes: u64,
+    /// Attempts that failed.
+    pub retries: u32,
+    /// Why the last one did.
+    pub error: Option<String>,
+    /// When the row was written, milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// What was applied to a folder changed this.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListingDiff {
+    /// The folder.
+    pub dir: Ino,
+    /// It had never been listed before.
+    pub first: bool,
+    /// Entries that are new.
+    pub added: Vec<(Name, Ino)>,
+    /// Entries that are not what they were, and whether their bytes changed (the target, of a link), not attributes alone.
+    pub changed: Vec<(Ino, bool)>,
+    /// Entries that are gone, with all that was in them.
+    pub removed: Vec<(Name, Ino)>,
+    /// All folders in the listing, new or not (of a single entry: that one, if it is a folder).
+    pub subfolders: Vec<(Name, Ino)>,
+}
+
+impl ListingDiff {
+    pub(super) fn new(dir: Ino, first: bool) -> Self {
+        let (added, changed, removed, subfolders) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self {
+            dir,
+            first,
+            added,
+            changed,
+            removed,
+            subfolders,
+        }
+    }
+
+    /// Returns how many entries are new, different or gone.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        (self.added.len() + self.changed.len() + self.removed.len()) as u64
+    }
+}
+
+/// The columns of [`node_at`], for `inode AS i`.
+macro_rules! node_columns {
+    () => {
+        "i.ino, i.kind, i.size, i.mtime_ns, i.ctime_ns, i.perm, i.nlink, i.version, i.listed_at_ms, i.listed_epoch"
+    };
+}
+pub(super) use node_columns;
+
+/// How many columns [`node_at`] takes.
+pub(super) const NODE_WIDTH: usize = 10;
+
+/// Reads the node whose columns begin at `at`.
+pub(super) fn node_at(row: &Row<'_>, at: usize) -> Result<Node, StateError> {
+    Ok(Node {
+        ino: ino_at(row, at)?,
+        kind: kind_at(row, at + 1)?,
+        size: count_at(row, at + 2)?,
+        mtime_ns: row.get(at + 3).db()?,
+        ctime_ns: row.get(at + 4).db()?,
+        perm: row.get(at + 5).db()?,
+        nlink: row.get(at + 6).db()?,
+        version: version_at(row, at + 7)?,
+        listed_at_ms: row.get(at + 8).db()?,
+        listed_epoch: Some(count_at(row, at + 9)?).filter(|epoch| *epoch > 0),
+    })
+}
+
+pub(super) fn ino_at(row: &Row<'_>, at: usize) -> Result<Ino, StateError> {
+    count_at(row, at).map(Ino)
+}
+
+/// Reads a number that is never negative.
+pub(super) fn count_at(row: &Row<'_>, at: usize) -> Result<u64, StateError> {
+    let value: i64 = row.get(at).db()?;
+    u64::try_from(value).map_err(|_| StateError::damaged(format!("{value} where no number below 0 can be")))
+}
+
+pub(super) fn kind_at(row: &Row<'_>, at: usize) -> Result<EntryKind, StateError> {
+    match row.get::<_, i64>(at).db()? {
+        0 => Ok(EntryKind::File),
+        1 => Ok(EntryKind::Dir),
+        2 => Ok(EntryKind::Symlink),
+        other => Err(StateError::damaged(format!("an entry of kind {other}"))),
+    }
+}
+
+pub(super) fn kind_code(kind: EntryKind) -> i64 {
+    match kind {
+        EntryKind::File => 0,
+        EntryKind::Dir => 1,
+        EntryKind::Symlink => 2,
+    }
+}
+
+pub(super) fn version_at(row: &Row<'_>, at: usize) -> Result<Option<Version>, StateError> {
+    Ok(text_at(row, at)?.map(Version::new))
+}
+
+/// Reads text in place, without a copy.
+pub(super) fn text_at<'r>(row: &'r Row<'_>, at: usize) -> Result<Option<&'r str>, StateError> {
+    match row.get_ref(at).db()? {
+        ValueRef::Null => Ok(None),
+        value => value.as_str().map(Some).map_err(|e| StateError::damaged(e.to_string())),
+    }
+}
+
+/// Reads bytes in place, without a copy.
+pub(super) fn bytes_at<'r>(row: &'r Row<'_>, at: usize) -> Result<Option<&'r [u8]>, StateError> {
+    match row.get_ref(at).db()? {
+        ValueRef::Null => Ok(None),
+        value => value
+            .as_bytes()
+            .map(Some)
+            .map_err(|e| StateError::damaged(e.to_string())),
+    }
+}
+
+pub(super) fn name_at(row: &Row<'_>, at: usize) -> Result<Name, StateError> {
+    Name::new(bytes_at(row, at)?.unwrap_or_default()).map_err(|e| StateError::damaged(e.to_string()))
+}
+
+pub(super) fn path_at(row: &Row<'_>, at: usize) -> Result<RelPath, StateError> {
+    RelPath::new(bytes_at(row, at)?.unwrap_or_default()).map_err(|e| StateError::damaged(e.to_string()))
+}
+
+/// A size, count or number as the database holds it; what exceeds 2^63 - 1 becomes that.
+pub(super) fn as_i64(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl ChangeKind {
+    pub(super) fn code(self) -> i64 {
+        match self {
+            Self::Listed => 0,
+            Self::Added => 1,
+            Self::Content => 2,
+            Self::Attributes => 3,
+            Self::Removed => 4,
+            Self::Moved => 5,
+        }
+    }
+
+    pub(super) fn from_code(code: i64) -> Result<Self, StateError> {
+        [
+            Self::Listed,
+            Self::Added,
+            Self::Content,
+            Self::Attributes,
+            Self::Removed,
+            Self::Moved,
+        ]
+        .into_iter()
+        .find(|kind| kind.code() == code)
+        .ok_or_else(|| StateError::damaged(format!("a change of kind {code}")))
+    }
+}
+
+impl SiteStatus {
+    /// Returns AYON's number for it.
+    #[must_use]
+    pub fn code(self) -> i8 {
+        self as i8
+    }
+
+    /// Returns what AYON's number means.
+    #[must_use]
+    pub fn from_code(code: i8) -> Option<Self> {
+        [
+            Self::NotAvailable,
+            Self::InProgress,
+            Self::Queued,
+            Self::Failed,
+            Self::Paused,
+            Self::Synced,
+        ]
+        .into_iter()
+        .find(|status| status.code() == code)
+    }
+}

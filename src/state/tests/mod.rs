@@ -1,0 +1,117 @@
+//! The store from outside, against real files.
+
+mod basics;
+
+use std::path::Path;
+
+use futures::FutureExt;
+use tempfile::TempDir;
+
+use super::{ListingDiff, NewProject, Remote, StateError, StateStore, WriteTxn};
+use crate::model::{EntryKind, Ino, Name, ProjectName, RelPath, SiteName, Version};
+
+/// A moment, milliseconds since 1970.
+const NOW: i64 = 1_795_000_000_000;
+
+fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).unwrap()
+}
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text).unwrap()
+}
+
+fn file(text: &str, size: u64) -> Remote {
+    let (name, version) = (name(text), Version::from_size_mtime(size, 7));
+    Remote {
+        name,
+        kind: EntryKind::File,
+        size,
+        mtime_ns: 7,
+        perm: Some(0o644),
+        version,
+        target: None,
+    }
+}
+
+fn dir(text: &str) -> Remote {
+    Remote {
+        kind: EntryKind::Dir,
+        perm: Some(0o755),
+        ..file(text, 0)
+    }
+}
+
+fn link(text: &str, target: &str) -> Remote {
+    Remote {
+        kind: EntryKind::Symlink,
+        target: Some(target.into()),
+        ..file(text, target.len() as u64)
+    }
+}
+
+fn project(name: &str, folder: &str) -> NewProject {
+    NewProject {
+        name: ProjectName(name.to_owned()),
+        folder: Name::new(folder.as_bytes()).unwrap(),
+        remote_site: SiteName("studio".to_owned()),
+        remote_path: path(folder),
+    }
+}
+
+/// A store in a folder of its own with one project.
+struct Fixture {
+    store: StateStore,
+    root: Ino,
+    home: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let home = TempDir::new().unwrap();
+        let store = StateStore::open(home.path()).unwrap();
+        let root = write(&store, |txn| txn.set_projects(&[project("demo", "demo")], NOW)).unwrap()[0];
+        Self { store, root, home }
+    }
+
+    fn list(&self, dir: Ino, entries: &[Remote]) -> ListingDiff {
+        let entries = entries.to_vec();
+        write(&self.store, move |txn| txn.apply_listing(dir, &entries, None, NOW)).unwrap()
+    }
+
+    fn reopen(self) -> Self {
+        let Self { store, root, home } = self;
+        store.close();
+        Self {
+            store: StateStore::open(home.path()).unwrap(),
+            root,
+            home,
+        }
+    }
+
+    fn database(&self) -> std::path::PathBuf {
+        database(self.home.path())
+    }
+
+    fn check(&self) {
+        assert_eq!(self.store.check().unwrap(), []);
+    }
+}
+
+fn database(home: &Path) -> std::path::PathBuf {
+    home.join(super::schema::FILE_NAME)
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+fn write<T: Send + 'static>(
+    store: &StateStore,
+    f: impl FnOnce(&WriteTxn<'_>) -> Result<T, StateError> + Send + 'static,
+) -> Result<T, StateError> {
+    block_on(store.write(f).boxed())
+}

@@ -1,0 +1,99 @@
+//! [`Tree`]: the questions that a file system asks, each by itself, what is asked most answered from memory.
+//!
+//! Invariant: listings go to the database by key, past what is held in memory, so that a walk over the whole drive drives
+//! out nothing.
+
+use super::{Child, Counts, Node, StateError, StateStore};
+use crate::model::{Ino, Name, RelPath};
+
+/// The tree of one drive, for questions one at a time. Each sees the store as it is when asked.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    store: StateStore,
+}
+
+impl Tree {
+    /// Returns the tree of a store; all trees of a store share what is held in memory.
+    #[must_use]
+    pub fn new(store: StateStore) -> Self {
+        Self { store }
+    }
+
+    /// Returns a node by its number.
+    pub fn node(&self, ino: Ino) -> Result<Option<Node>, StateError> {
+        let cache = self.store.cache();
+        if let Some(node) = cache.node(ino) {
+            return Ok(Some(node));
+        }
+        let seq = cache.seq();
+        let node = self.store.read(|txn| txn.node(ino))?;
+        if let Some(node) = &node {
+            cache.put_node(seq, node);
+        }
+        Ok(node)
+    }
+
+    /// Returns the entry `name` of a folder. That it is missing is held in memory too.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Node>, StateError> {
+        let cache = self.store.cache();
+        match cache.name(parent, name) {
+            Some(None) => return Ok(None),
+            Some(Some(ino)) => {
+                if let Some(node) = cache.node(ino) {
+                    return Ok(Some(node));
+                }
+            }
+            None => {}
+        }
+        let seq = cache.seq();
+        let (node, sure) = self.store.read(|txn| {
+            let node = txn.lookup(parent, name)?;
+            // A folder that was never listed is about to get many names at once: that it lacks one is not held, so that
+            // a first listing has nothing to take out.
+            let sure = node.is_some() || txn.node(parent)?.is_some_and(|parent| parent.listed_at_ms.is_some());
+            Ok((node, sure))
+        })?;
+        if sure {
+            cache.put_name(seq, parent, name, node.as_ref().map(|node| node.ino));
+        }
+        if let Some(node) = &node {
+            cache.put_node(seq, node);
+        }
+        Ok(node)
+    }
+
+    /// Returns up to `limit` entries of a folder that come after a cookie (0: from the start), in the order of cookies.
+    pub fn children(&self, parent: Ino, after_cookie: u64, limit: usize) -> Result<Vec<Child>, StateError> {
+        self.store.read(|txn| txn.children(parent, after_cookie, limit))
+    }
+
+    /// Returns the target of a symbolic link.
+    pub fn link_target(&self, ino: Ino) -> Result<Option<Vec<u8>>, StateError> {
+        self.store.read(|txn| txn.link_target(ino))
+    }
+
+    /// Returns the folder of a node and its name there; `None` for the root, and for what is gone.
+    pub fn parent_of(&self, ino: Ino) -> Result<Option<(Ino, Name)>, StateError> {
+        self.store.read(|txn| txn.parent_of(ino))
+    }
+
+    /// Returns the path of a node from the drive's root; `None` for what is gone or out of sight.
+    pub fn path_of(&self, ino: Ino) -> Result<Option<RelPath>, StateError> {
+        self.store.read(|txn| txn.path_of(ino))
+    }
+
+    /// Returns the node at a path from the drive's root.
+    pub fn resolve(&self, path: &RelPath) -> Result<Option<Node>, StateError> {
+        let mut node = self.node(Ino::ROOT)?;
+        for name in path.components() {
+            let Some(folder) = node else { return Ok(None) };
+            node = self.lookup(folder.ino, name)?;
+        }
+        Ok(node)
+    }
+
+    /// Returns how much the store holds.
+    pub fn counts(&self) -> Result<Counts, StateError> {
+        self.store.read(|txn| txn.counts())
+    }
+}
