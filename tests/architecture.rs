@@ -23,9 +23,9 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "state",
-        may_use: &["model", "providers"],
-        never: &["tokio", "backlot_cache", "backlot_platform", "fuser", "axum", "clap", "russh", "reqwest"],
-        why: "the store knows rows; of providers only the plain values that a listing consists of, and it runs no task",
+        may_use: &["model"],
+        never: &["backlot_config", "backlot_cache", "backlot_platform", "fuser", "axum", "clap", "russh", "reqwest"],
+        why: "the store knows rows and nothing of where they come from",
     },
     Rule {
         module: "providers",

@@ -61,7 +61,7 @@ fn show(settings: &Settings, origin: bool, json: bool) -> Result<Exit, CliError>
     if json {
         let rows: Vec<_> = rows
             .iter()
-            .map(|r| serde_json::json!({ "key": r.key, "value": r.value, "origin": r.origin }))
+            .map(|r| serde_json::json!({ "key": r.key, "value": r.value, "origin": r.origin.to_string() }))
             .collect();
         text::json(&rows)?;
         return Ok(Exit::Ok);
@@ -84,7 +84,7 @@ fn init(settings: &Settings, file: Option<PathBuf>, force: bool) -> Result<Exit,
     }
     let file = match file.or_else(|| settings.config.clone()) {
         Some(file) => file,
-        None => backlot_config::user_config_file(std::env::vars_os())
+        None => settings.loader(Vec::new())?.user_file()
             .ok_or_else(|| CliError::usage("there is no home folder to write settings to").hint("name a file"))?,
     };
     if let Some(dir) = file.parent() {

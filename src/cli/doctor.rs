@@ -177,7 +177,7 @@ fn space(config: &Config, found: &mut Findings) {
         match rustix::fs::statvfs(there) {
             Ok(s) => {
                 let free = s.f_bavail * s.f_frsize;
-                let need = if what == "cache" { config.cache.min_free.0.max(LOW_SPACE) } else { LOW_SPACE };
+                let need = if what == "cache" { config.cache.min_free.bytes().max(LOW_SPACE) } else { LOW_SPACE };
                 if free < need {
                     found.bad(what, format!("{} has {} free", dir.display(), text::bytes(free)), format!("make room: {} are to stay free", text::bytes(need)));
                 } else {

@@ -69,7 +69,11 @@ async fn serve(config: Config) -> Result<Exit, CliError> {
 }
 
 pub(super) fn start_error(e: &DaemonError) -> CliError {
-    CliError::failed("start the drive", e)
+    let error = CliError::failed("start the drive", e);
+    match e {
+        DaemonError::Mount(m) => error.hint(m.hint()),
+        DaemonError::Open(_) | DaemonError::Socket { .. } | DaemonError::System(_) => error,
+    }
 }
 
 /// Starts this program again in the background and waits for its word that it is ready.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use backlot_config::Loaded;
-use backlot_platform::fuse;
+use backlot_platform::fuse::{self, Unmount};
 
 use super::client::Client;
 use super::error::{CliError, Exit};
@@ -36,23 +36,19 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
             }
         };
     }
-    match fuse::unmount_path(asked, args.lazy) {
+    let how = if args.lazy { Unmount::Lazy } else { Unmount::Normal };
+    match fuse::unmount_path(asked, how) {
         Ok(()) => {
             println!("unmounted {} (its daemon was not running)", asked.display());
             Ok(Exit::Ok)
         }
-        Err(e) if e.holders().is_empty() => Err(CliError::failed(&format!("unmount {}", asked.display()), &e)),
-        Err(e) => Err(busy(
-            &e.holders()
-                .iter()
-                .map(|h| Holder { pid: h.pid, command: h.command.clone(), what: h.what.clone() })
-                .collect::<Vec<_>>(),
-        )),
+        Err(e) if e.is_busy() => Err(busy(&crate::daemon::holders(&e))),
+        Err(e) => Err(CliError::failed(&format!("unmount {}", asked.display()), &e).hint(e.hint())),
     }
 }
 
 fn busy(holders: &[Holder]) -> CliError {
-    let who: Vec<_> = holders.iter().map(|h| format!("\n  {} (pid {}) holds {}", h.command, h.pid, h.what)).collect();
+    let who: Vec<_> = holders.iter().map(|h| format!("\n  {} (pid {}): {}", h.command, h.pid, h.what)).collect();
     CliError::new(Exit::Failed, format!("the drive is in use:{}", who.concat()))
         .hint("close those, or run `backlot unmount --lazy`")
 }

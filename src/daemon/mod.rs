@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backlot_config::Config;
+use backlot_config::{Config, LocalSite, ProviderSettings, Site};
 use backlot_platform::fuse::{self, Mount, MountError, MountOptions, Unmount};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -19,12 +19,14 @@ use crate::api::types::{Holder, StopOutcome};
 use crate::api::{self, StopRequest};
 use crate::engine::drive::{Drive, OpenError};
 use crate::model::SiteName;
-use crate::providers::Provider;
+use crate::providers::{self, Controls, Provider, ProviderError};
 
 /// How long a stop by signal waits for the mount to be let go before it is detached.
 const BUSY_GRACE: Duration = Duration::from_secs(3);
 /// How long the API may take to finish answers when the daemon ends.
 const API_GRACE: Duration = Duration::from_secs(2);
+/// How long the demo's site waits for a dead link before it says so: less than the demo's read deadline.
+const SLOW_FOLDER_PATIENCE: Duration = Duration::from_secs(2);
 /// No request of the kernel outlives the read deadline by more than this.
 const REPLY_MARGIN: Duration = Duration::from_secs(5);
 
@@ -186,13 +188,7 @@ impl Daemon {
         let how = if lazy { Unmount::Lazy } else { Unmount::Normal };
         match tokio::task::spawn_blocking(move || mount.unmount(how)).await {
             Ok(Ok(())) => StopOutcome::Stopped,
-            Ok(Err(e)) if !e.holders().is_empty() => StopOutcome::Busy {
-                holders: e
-                    .holders()
-                    .iter()
-                    .map(|h| Holder { pid: h.pid, command: h.command.clone(), what: h.what.clone() })
-                    .collect(),
-            },
+            Ok(Err(e)) if e.is_busy() => StopOutcome::Busy { holders: holders(&e) },
             Ok(Err(e)) => StopOutcome::Failed { reason: e.to_string() },
             Err(e) => StopOutcome::Failed { reason: e.to_string() },
         }
@@ -222,17 +218,24 @@ impl Daemon {
     }
 }
 
+/// Returns who keeps a mount busy.
+pub(crate) fn holders(e: &fuse::UnmountError) -> Vec<Holder> {
+    let shown = |h: &fuse::Holder| Holder { pid: h.pid, command: h.command.clone(), what: h.what.to_string() };
+    e.busy.iter().map(shown).collect()
+}
+
 async fn mount_drive(config: &Config, drive: &Drive) -> Result<Arc<Mount>, DaemonError> {
-    let options = MountOptions {
-        mount_point: config.drive.mount_point.clone(),
-        fs_name: format!("backlot-{}", config.drive.name),
-        allow_other: config.drive.allow_other,
-        threads: config.fuse.threads.map(|n| n as usize),
-        entry_ttl: config.fuse.entry_ttl.0,
-        dir_ttl: config.scan.recheck_after.0.min(config.fuse.entry_ttl.0),
-        kernel_readahead: config.fuse.kernel_readahead.0,
-        request_deadline: config.hydration.read_deadline.0 * 3 + REPLY_MARGIN,
-    };
+    let mut options = MountOptions::new(&config.drive.mount_point, format!("backlot-{}", config.drive.name));
+    let deadline: Duration = config.hydration.read_deadline.into();
+    let entry_ttl: Duration = config.fuse.entry_ttl.into();
+    options.allow_other = config.drive.allow_other;
+    options.threads = config.fuse.threads.count(std::thread::available_parallelism().map_or(2, usize::from));
+    options.entry_ttl = entry_ttl;
+    options.negative_ttl = entry_ttl;
+    // Folders are asked about again this often, which is how the drive knows what somebody looks at.
+    options.dir_ttl = entry_ttl.min(config.scan.recheck_after.into());
+    options.kernel_readahead = config.fuse.kernel_readahead.bytes();
+    options.request_deadline = deadline * 3 + REPLY_MARGIN;
     let fs = Arc::new(drive.filesystem());
     let rt = tokio::runtime::Handle::current();
     let mounted = tokio::task::spawn_blocking(move || fuse::mount(fs, rt, options)).await;
@@ -244,13 +247,19 @@ async fn mount_drive(config: &Config, drive: &Drive) -> Result<Arc<Mount>, Daemo
 pub use crate::providers::layers::LinkControl as SlowLink;
 
 /// Makes a site out of a folder of this machine, as if it were behind a slow link that can be cut: for the demo.
-#[must_use]
+///
+/// # Errors
+/// When the folder can't be a site.
 pub fn slow_folder(
     site: &str,
     root: &std::path::Path,
     delay: Duration,
     bytes_per_second: Option<u64>,
-) -> (BTreeMap<SiteName, Arc<dyn Provider>>, Arc<SlowLink>) {
-    let (provider, link) = crate::providers::slow_folder(root, delay, bytes_per_second);
-    (BTreeMap::from([(SiteName(site.to_owned()), provider)]), link)
+) -> Result<(BTreeMap<SiteName, Arc<dyn Provider>>, Arc<SlowLink>), ProviderError> {
+    let link = Arc::new(SlowLink::new(delay, bytes_per_second, SLOW_FOLDER_PATIENCE));
+    let controls = Controls { link: Some(Arc::clone(&link)), ..Controls::default() };
+    let local = LocalSite { root: root.to_owned(), ..LocalSite::default() };
+    let name = SiteName(site.to_owned());
+    let provider = providers::build(&name, &Site::new(ProviderSettings::Local(local)), &controls)?;
+    Ok((BTreeMap::from([(name, provider)]), link))
 }

@@ -4,6 +4,7 @@
 //! the command line. Invariant: a change is in the store before the kernel is told of it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -23,9 +24,9 @@ use super::hydrate::{HydrateStats, OpenContent};
 use super::report::{FlightReport, HydrationReport, LsEntry, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
 use super::site::Site;
-use crate::model::{EntryKind, FileState, Ino, PathError, ProjectName, RelPath, Residency, SiteName, Version};
-use crate::providers::{ErrorKind, Provider, ProviderError};
-use crate::state::{ListingDiff, NewProject, Node, StateError, StateStore, Tree};
+use crate::model::{EntryKind, FileState, Ino, Name, PathError, ProjectName, RelPath, Residency, SiteName, Version};
+use crate::providers::{Controls, ErrorKind, Listed, Provider, ProviderError};
+use crate::state::{ListingDiff, NewProject, Node, Remote, StateError, StateStore, Tree};
 
 /// Files that the cache keeps open at most.
 const CACHE_OPEN_FILES: usize = 512;
@@ -84,13 +85,13 @@ pub struct Project {
 pub struct Drive(Arc<Inner>);
 
 /// What the engine's parts share.
-#[derive(Debug)]
 pub struct Inner {
     pub(super) name: String,
     pub(super) mount_point: PathBuf,
     pub(super) store: StateStore,
     pub(super) tree: Tree,
     pub(super) cache: Arc<ContentCache>,
+    cache_dir: PathBuf,
     pub(super) sites: BTreeMap<SiteName, Arc<Site>>,
     pub(super) projects: Vec<Arc<Project>>,
     pub(super) limits: Limits,
@@ -107,6 +108,12 @@ pub struct Inner {
     started: Instant,
 }
 
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drive").field("name", &self.name).field("mount_point", &self.mount_point).finish_non_exhaustive()
+    }
+}
+
 impl Deref for Drive {
     type Target = Inner;
     fn deref(&self) -> &Inner {
@@ -120,7 +127,13 @@ impl Drive {
     /// # Errors
     /// See [`OpenError`]; nothing was changed but the folders made.
     pub async fn open(config: &Config) -> Result<Self, OpenError> {
-        let sites = crate::providers::build_all(config).map_err(|(name, e)| OpenError::Site(name, e))?;
+        let mut sites = BTreeMap::new();
+        for (name, settings) in &config.sites {
+            let name = SiteName(name.clone());
+            let built = crate::providers::build(&name, settings, &controls(config, settings));
+            let provider = built.map_err(|e| OpenError::Site(name.clone(), e))?;
+            sites.insert(name, provider);
+        }
         Self::open_with(config, sites).await
     }
 
@@ -135,8 +148,8 @@ impl Drive {
         let store = StateStore::open(&config.drive.data_dir)?;
         let cache = ContentCache::open(CacheOptions {
             dir: config.drive.cache_dir.clone(),
-            max_bytes: config.cache.max_size.0,
-            min_free_bytes: config.cache.min_free.0,
+            max_bytes: config.cache.max_size.bytes(),
+            min_free_bytes: config.cache.min_free.bytes(),
             max_open_files: CACHE_OPEN_FILES,
             flush_interval: CACHE_FLUSH,
         })?;
@@ -144,20 +157,20 @@ impl Drive {
         let sites: BTreeMap<_, _> =
             providers.into_iter().map(|(name, p)| (name.clone(), Site::new(name, p, slots))).collect();
         let projects = open_projects(config, &store, &sites).await?;
-        let tree = Tree::new(store.clone());
         let inner = Inner {
             name: config.drive.name.clone(),
             mount_point: config.drive.mount_point.clone(),
+            tree: Tree::new(store.clone()),
             store,
-            tree,
             cache: Arc::new(cache),
+            cache_dir: config.drive.cache_dir.clone(),
             sites,
             projects,
             limits: Limits {
-                readahead_max: config.hydration.readahead_max.0,
-                small_file: config.hydration.small_file.0,
-                read_deadline: config.hydration.read_deadline.0,
-                recheck_after: config.scan.recheck_after.0,
+                readahead_max: config.hydration.readahead_max.bytes(),
+                small_file: config.hydration.small_file.bytes(),
+                read_deadline: config.hydration.read_deadline.into(),
+                recheck_after: config.scan.recheck_after.into(),
                 scan_parallel: config.scan.parallel as usize,
             },
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
@@ -237,15 +250,11 @@ async fn open_projects(
             // The settings are validated: a project's site exists. Providers given by hand may lack one.
             continue;
         };
-        wanted.push(NewProject {
-            name: name.clone(),
-            folder: p.folder.clone(),
-            remote_site: site_name,
-            remote_path: remote_path.clone(),
-        });
+        let folder = Name::new(p.folder.as_bytes()).map_err(|e| OpenError::Path(name.clone(), "folder", e))?;
+        wanted.push(NewProject { name: name.clone(), folder, remote_site: site_name, remote_path: remote_path.clone() });
         handles.push((name, p, site, remote_path));
     }
-    let roots = store.write(move |txn| txn.set_projects(&wanted)).await?;
+    let roots = store.write(move |txn| txn.set_projects(&wanted, now_ms())).await?;
     Ok(handles
         .into_iter()
         .zip(roots)
@@ -256,7 +265,7 @@ async fn open_projects(
                 root,
                 site,
                 remote_path,
-                scan_interval: p.scan_interval.0,
+                scan_interval: p.scan_interval.into(),
             })
         })
         .collect())
@@ -357,7 +366,7 @@ impl Inner {
 
     /// Looks at one file at its site and takes over what it finds: the way out of a version mismatch.
     pub(super) async fn refresh(self: &Arc<Self>, ino: Ino) {
-        let parent = match self.tree.parent_of(ino) {
+        let (dir, name) = match self.tree.parent_of(ino) {
             Ok(Some(parent)) => parent,
             Ok(None) => return,
             Err(e) => return warn!(%ino, error = %e, "can't look for the file's folder"),
@@ -366,12 +375,11 @@ impl Inner {
         let looked = tokio::time::timeout(self.limits.read_deadline, project.site.provider().stat(&path)).await;
         let written = match looked {
             Ok(Ok(entry)) => {
-                let (dir, name) = parent;
-                self.store.write(move |txn| txn.apply_entry(dir, &name, &entry)).await
+                let remote = remote(Listed { name, entry });
+                self.store.write(move |txn| txn.apply_entry(dir, &remote, now_ms())).await
             }
             Ok(Err(e)) if e.kind == ErrorKind::NotFound => {
-                let (dir, name) = parent;
-                self.store.write(move |txn| txn.apply_absent(dir, &name)).await
+                self.store.write(move |txn| txn.apply_absent(dir, &name, now_ms())).await
             }
             Ok(Err(e)) => {
                 project.site.link().failed(&e);
@@ -418,7 +426,7 @@ impl Inner {
     /// Returns total and free bytes: of the first site that tells, else of the cache's disk.
     pub(super) fn space(&self) -> (u64, u64) {
         let told = self.projects.iter().find_map(|p| p.site.space());
-        told.map_or_else(|| disk_space(self.cache.dir()), |s| (s.total, s.available))
+        told.map_or_else(|| disk_space(&self.cache_dir), |s| (s.total, s.available))
     }
 
     /// Returns the drive's name and folders, its projects, sites, cache and counters.
@@ -429,7 +437,7 @@ impl Inner {
         let counts = self.tree.counts()?;
         let usage = self.cache.usage();
         let projects = self.projects.iter().map(|p| {
-            let scan = self.store.read(|txn| txn.scan(p.root))?;
+            let scan = self.store.read(|txn| txn.finished_scan(p.root))?;
             Ok(ProjectReport::new(p, scan, self.scans.of(p.root)))
         });
         Ok(Status {
@@ -443,7 +451,7 @@ impl Inner {
             bytes: counts.bytes,
             projects: projects.collect::<Result<_, StateError>>()?,
             sites: self.sites.values().map(|s| SiteReport::new(s)).collect(),
-            cache: (&usage, self.cache.dir()).into(),
+            cache: (&usage, self.cache_dir.as_path()).into(),
             hydration: HydrationReport {
                 fetched_bytes: self.stats.fetched_bytes.load(Ordering::Relaxed),
                 fetches: self.stats.fetches.load(Ordering::Relaxed),
@@ -511,5 +519,31 @@ fn disk_space(dir: &Path) -> (u64, u64) {
 /// # Errors
 /// What is in the way.
 pub async fn check_site(name: &str, settings: &backlot_config::Site) -> Result<(), ProviderError> {
-    crate::providers::build(&SiteName(name.to_owned()), settings)?.probe().await
+    crate::providers::build(&SiteName(name.to_owned()), settings, &Controls::of(settings))?.probe().await
+}
+
+/// The controls of a site whose errors come before a reader's patience ends, so that the reader hears the site's reason.
+fn controls(config: &Config, settings: &backlot_config::Site) -> Controls {
+    let mut controls = Controls::of(settings);
+    let deadline: Duration = config.hydration.read_deadline.into();
+    controls.idle_timeout = controls.idle_timeout.min(deadline * 3 / 4);
+    controls
+}
+
+/// What a provider lists, as the store takes it.
+pub(super) fn remote(listed: Listed) -> Remote {
+    let Listed { name, entry } = listed;
+    Remote {
+        name,
+        kind: entry.kind,
+        size: entry.size,
+        mtime_ns: entry.mtime_ns,
+        perm: entry.perm,
+        version: entry.version,
+        target: entry.target,
+    }
+}
+
+pub(super) fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
 }

@@ -3,7 +3,7 @@
 //! Owns: the walk, its progress, when to walk again. Refuses to know: the kernel. Invariants: absence is taken only from
 //! a listing that ended whole; an interrupted scan goes on where it stopped; nothing here is in the way of a `readdir`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
-use super::drive::{Inner, LookupError, OpenError, Project};
+use super::drive::{Inner, LookupError, OpenError, Project, now_ms, remote};
 use crate::model::{EntryKind, Ino, RelPath};
-use crate::providers::{ErrorKind, Listed, ProviderError};
-use crate::state::{ListingDiff, StateError};
+use crate::providers::{ErrorKind, ProviderError};
+use crate::state::{ListingDiff, Remote, StateError};
 
 /// Folders re-listed at once because somebody looks at them: few, so that browsing never crowds out reading.
 const RECHECKS: usize = 4;
@@ -142,13 +142,14 @@ pub(super) fn begin(drive: &Arc<Inner>, path: &RelPath) -> Result<Vec<Arc<ScanJo
     if node.kind != EntryKind::Dir {
         return Err(LookupError::NotDir(path.clone()));
     }
-    let Ok((project, remote)) = drive.locate(node.ino) else {
+    let shown = path.to_string();
+    let Ok((project, path)) = drive.locate(node.ino) else {
         return Err(LookupError::NotFound(path.clone()));
     };
-    let job = add_job(drive, &project, path.to_string());
+    let job = add_job(drive, &project, shown);
     let (drive, walked) = (Arc::clone(drive), Arc::clone(&job));
     tokio::spawn(async move {
-        let result = walk(&drive, &project, vec![(node.ino, remote)], None, &walked).await;
+        let result = walk(&drive, &project, (node.ino, path), &walked).await;
         finish(&walked, result);
     });
     Ok(vec![job])
@@ -206,73 +207,110 @@ fn finish(job: &ScanJob, result: Result<(), ScanError>) {
     });
 }
 
+/// Scans a whole project. Which folders are left is asked of the store, so an interrupted scan goes on by itself.
 async fn scan_project(drive: &Arc<Inner>, project: &Arc<Project>, job: &ScanJob) -> Result<(), ScanError> {
     let root = project.root;
-    let epoch = drive.store.write(move |txn| txn.begin_scan(root, now_ms())).await?;
-    walk(drive, project, vec![(root, project.remote_path.clone())], Some(epoch), job).await?;
-    let (folders, entries) = {
-        let p = job.progress.borrow();
-        (p.folders + p.resumed_folders, p.entries)
-    };
-    drive.store.write(move |txn| txn.finish_scan(root, epoch, now_ms(), folders, entries)).await?;
-    Ok(())
+    let scan = drive.store.write(move |txn| txn.begin_scan(root, now_ms())).await?;
+    let epoch = scan.epoch;
+    job.progress.send_modify(|p| p.resumed_folders = scan.folders);
+    let mut running = FuturesUnordered::new();
+    let mut under_way = HashSet::new();
+    loop {
+        if running.len() < drive.limits.scan_parallel {
+            let ask = drive.limits.scan_parallel + running.len();
+            let left = drive.store.read(|txn| txn.next_to_scan(root, epoch, ask))?;
+            for dir in left {
+                if running.len() < drive.limits.scan_parallel && under_way.insert(dir) {
+                    running.push(visit(drive, project, dir, None, Some(epoch)));
+                }
+            }
+        }
+        let Some(visited) = next(drive, &mut running).await? else {
+            if drive.store.write(move |txn| txn.finish_scan(root, epoch, now_ms())).await? {
+                return Ok(());
+            }
+            continue;
+        };
+        under_way.remove(&visited.dir);
+        let dir = visited.dir;
+        if !take_in(visited, job, dir == root)?.listed {
+            drive.store.write(move |txn| txn.skip_folder(dir, epoch)).await?;
+        }
+        job.progress.send_modify(|p| p.waiting = running.len() as u64);
+    }
 }
 
-/// Lists folders, and those below them, several at a time.
+/// Lists a folder and those below it, several at a time.
 async fn walk(
     drive: &Arc<Inner>,
     project: &Arc<Project>,
-    mut todo: Vec<(Ino, RelPath)>,
-    epoch: Option<u64>,
+    start: (Ino, RelPath),
     job: &ScanJob,
 ) -> Result<(), ScanError> {
+    let first = start.0;
+    let mut todo = vec![start];
     let mut running = FuturesUnordered::new();
-    let start = todo.first().map(|(ino, _)| *ino);
     loop {
         while running.len() < drive.limits.scan_parallel
             && let Some((dir, path)) = todo.pop()
         {
-            running.push(visit(drive, project, dir, path, epoch));
+            running.push(visit(drive, project, dir, Some(path), None));
         }
-        let Some(visited) = (tokio::select! {
-            biased;
-            () = drive.stop.cancelled() => return Err(ScanError::Stopped),
-            v = running.next() => v,
-        }) else {
-            return Ok(());
-        };
-        let waiting = (todo.len() + running.len()) as u64;
-        match visited.outcome {
-            Ok(Visit::Listed { entries, changed, folders }) => {
-                todo.extend(folders);
-                job.progress.send_modify(|p| {
-                    p.folders += 1;
-                    p.entries += entries;
-                    p.changed += changed;
-                    p.waiting = waiting;
-                });
-            }
-            Ok(Visit::Done { folders }) => {
-                todo.extend(folders);
-                job.progress.send_modify(|p| {
-                    p.resumed_folders += 1;
-                    p.waiting = waiting;
-                });
-            }
-            // A folder that went away since its own folder was listed: that one's next listing tells.
-            Err(ScanError::Provider(e)) if e.kind == ErrorKind::NotFound && Some(visited.dir) != start => {}
-            Err(ScanError::Provider(e)) if !e.is_link_failure() && e.kind != ErrorKind::Auth && Some(visited.dir) != start => {
-                warn!(path = %visited.path, error = %e, "not listed; what was known of this folder stays");
-                job.progress.send_modify(|p| {
-                    p.failed += 1;
-                    if p.failures.len() < NAMED_FAILURES {
-                        p.failures.push(e.to_string());
-                    }
-                });
-            }
-            Err(e) => return Err(e),
-        }
+        let Some(visited) = next(drive, &mut running).await? else { return Ok(()) };
+        let whole = visited.dir == first;
+        todo.extend(take_in(visited, job, whole)?.folders);
+        job.progress.send_modify(|p| p.waiting = (todo.len() + running.len()) as u64);
     }
+}
+
+/// Waits for the next folder, or for the daemon's end.
+async fn next<F: Future<Output = Visited>>(
+    drive: &Inner,
+    running: &mut FuturesUnordered<F>,
+) -> Result<Option<Visited>, ScanError> {
+    tokio::select! {
+        biased;
+        () = drive.stop.cancelled() => Err(ScanError::Stopped),
+        v = running.next() => Ok(v),
+    }
+}
+
+/// Counts a folder. One that can't be listed alone is named and passed over; what speaks for the whole site, or for the
+/// folder that the scan began at, ends the scan.
+fn take_in(visited: Visited, job: &ScanJob, is_start: bool) -> Result<Taken, ScanError> {
+    match visited.outcome {
+        Ok(visit) => {
+            job.progress.send_modify(|p| {
+                p.folders += 1;
+                p.entries += visit.entries;
+                p.changed += visit.changed;
+            });
+            Ok(Taken { listed: true, folders: visit.folders })
+        }
+        Err(e) if is_start => Err(e),
+        // A folder that went away since its own folder was listed: that one's next listing tells.
+        Err(ScanError::Provider(e)) if e.kind == ErrorKind::NotFound => Ok(Taken::default()),
+        Err(ScanError::State(StateError::NoSuchNode(_))) | Err(ScanError::Open(OpenError::NoProject(_))) => {
+            Ok(Taken::default())
+        }
+        Err(ScanError::Provider(e)) if !e.is_link_failure() && e.kind != ErrorKind::Auth => {
+            warn!(path = %visited.path, error = %e, "not listed; what was known of this folder stays");
+            job.progress.send_modify(|p| {
+                p.failed += 1;
+                if p.failures.len() < NAMED_FAILURES {
+                    p.failures.push(e.to_string());
+                }
+            });
+            Ok(Taken::default())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+#[derive(Default)]
+struct Taken {
+    listed: bool,
+    folders: Vec<(Ino, RelPath)>,
 }
 
 struct Visited {
@@ -281,40 +319,29 @@ struct Visited {
     outcome: Result<Visit, ScanError>,
 }
 
-enum Visit {
-    Listed { entries: u64, changed: u64, folders: Vec<(Ino, RelPath)> },
-    /// Listed before, in the same scan.
-    Done { folders: Vec<(Ino, RelPath)> },
+struct Visit {
+    entries: u64,
+    changed: u64,
+    folders: Vec<(Ino, RelPath)>,
 }
 
-async fn visit(drive: &Arc<Inner>, project: &Arc<Project>, dir: Ino, path: RelPath, epoch: Option<u64>) -> Visited {
-    let outcome = visit_inner(drive, project, dir, &path, epoch).await;
-    Visited { dir, path, outcome }
-}
-
-async fn visit_inner(
+async fn visit(
     drive: &Arc<Inner>,
     project: &Arc<Project>,
     dir: Ino,
-    path: &RelPath,
+    path: Option<RelPath>,
     epoch: Option<u64>,
-) -> Result<Visit, ScanError> {
-    if let Some(epoch) = epoch {
-        let done = drive.store.read(|txn| {
-            let node = txn.node(dir)?;
-            if node.is_none_or(|n| n.listed_epoch != Some(epoch)) {
-                return Ok(None);
-            }
-            txn.subfolders(dir).map(Some)
-        })?;
-        if let Some(folders) = done {
-            let folders = folders.into_iter().map(|(name, ino)| (ino, path.join(&name))).collect();
-            return Ok(Visit::Done { folders });
-        }
-    }
-    let (entries, diff) = list_into_store(drive, project, dir, path, epoch).await?;
-    let folders = diff.subfolders.iter().map(|(name, ino)| (*ino, path.join(name))).collect();
-    Ok(Visit::Listed { entries, changed: diff.size(), folders })
+) -> Visited {
+    let path = match path.map_or_else(|| drive.locate(dir).map(|(_, path)| path), Ok) {
+        Ok(path) => path,
+        Err(e) => return Visited { dir, path: RelPath::root(), outcome: Err(e.into()) },
+    };
+    let outcome = list_into_store(drive, project, dir, &path, epoch).await.map(|(entries, diff)| Visit {
+        entries,
+        changed: diff.size(),
+        folders: diff.subfolders.iter().map(|(name, ino)| (*ino, path.join(name))).collect(),
+    });
+    Visited { dir, path, outcome }
 }
 
 /// Lists one folder at its site and, if the listing ended whole, makes the store agree with it.
@@ -325,11 +352,11 @@ async fn list_into_store(
     path: &RelPath,
     epoch: Option<u64>,
 ) -> Result<(u64, ListingDiff), ScanError> {
-    let mut listed: Vec<Listed> = Vec::new();
+    let mut listed: Vec<Remote> = Vec::new();
     let mut stream = project.site.provider().list(path);
     while let Some(row) = stream.next().await {
         match row {
-            Ok(row) => listed.push(row),
+            Ok(row) => listed.push(remote(row)),
             Err(e) => {
                 project.site.link().failed(&e);
                 return Err(e.into());
@@ -339,7 +366,7 @@ async fn list_into_store(
     drop(stream);
     project.site.link().answered();
     let entries = listed.len() as u64;
-    let diff = drive.store.write(move |txn| txn.apply_listing(dir, listed, epoch, now_ms())).await?;
+    let diff = drive.store.write(move |txn| txn.apply_listing(dir, &listed, epoch, now_ms())).await?;
     drive.announce(&diff);
     Ok((entries, diff))
 }
@@ -389,7 +416,7 @@ async fn recheck(drive: &Arc<Inner>, dir: Ino, max_age: Duration) -> Result<(), 
         .collect();
     for (ino, below) in new {
         let job = ScanJob { id: 0, root: project.root, progress: watch::Sender::new(ScanProgress::of(&project, below.to_string())) };
-        walk(drive, &project, vec![(ino, below)], None, &job).await?;
+        walk(drive, &project, (ino, below), &job).await?;
     }
     Ok(())
 }
@@ -420,7 +447,7 @@ pub(super) async fn keep_scanned(drive: Weak<Inner>, project: Arc<Project>) {
             if drive.stop.is_cancelled() {
                 return;
             }
-            match drive.store.read(|txn| txn.scan(project.root)) {
+            match drive.store.read(|txn| txn.finished_scan(project.root)) {
                 Ok(record) => match record.and_then(|r| r.finished_ms) {
                     Some(at) => {
                         let age = Duration::from_millis(u64::try_from(now_ms() - at).unwrap_or(0));
@@ -455,8 +482,4 @@ pub(super) async fn keep_scanned(drive: Weak<Inner>, project: Arc<Project>) {
             () = tokio::time::sleep(Duration::from_secs(60)) => {}
         }
     }
-}
-
-fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
 }

@@ -9,6 +9,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
+use backlot_config::Period;
+
 use super::super::client::Client;
 use super::super::error::{CliError, Exit};
 use super::super::text;
@@ -18,7 +20,7 @@ use crate::api::types::{ScanRequest, ScanState, StopOutcome, UnmountRequest};
 use crate::engine::report::Status;
 
 /// The read deadline of the demo's drive: short, so that a dead link is shown in seconds.
-pub(super) const DEADLINE: Duration = Duration::from_secs(3);
+pub(super) const DEADLINE: Period = Period::from_secs(3);
 /// A step that takes longer has failed: nothing may hang.
 const STEP: Duration = Duration::from_secs(120);
 
@@ -190,7 +192,7 @@ fn fails_in_time(place: &Place, path: &Path) -> Outcome {
     let took = begun.elapsed();
     match read {
         Ok(n) => Err(format!("{n} bytes of {} came from nowhere", path.display())),
-        Err(e) if took > DEADLINE + Duration::from_secs(1) => Err(format!("{e}, but only after {took:.1?}")),
+        Err(e) if took > Duration::from(DEADLINE) + Duration::from_secs(1) => Err(format!("{e}, but only after {took:.1?}")),
         Err(e) => Ok(format!("{e} after {:.1} s, as it should", took.as_secs_f64())),
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backlot_config::{ByteSize, Config, LocalSite, Period, Project, ProviderSettings, Site};
+use backlot_config::{ByteSize, Config, LocalSite, Project, ProviderSettings, Site};
 use backlot_platform::fuse::{self, MountHealth};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::watch;
@@ -96,9 +96,9 @@ impl Place {
         config.drive.mount_point.clone_from(&mount);
         config.drive.data_dir = dir.join("data");
         config.drive.cache_dir = dir.join("cache");
-        config.cache.max_size = ByteSize(2 << 30);
-        config.cache.min_free = ByteSize(64 << 20);
-        config.hydration.read_deadline = Period(check::DEADLINE);
+        config.cache.max_size = ByteSize::gib(2);
+        config.cache.min_free = ByteSize::mib(64);
+        config.hydration.read_deadline = check::DEADLINE;
         let local = LocalSite { root: remote.clone(), ..LocalSite::default() };
         config.sites.insert(SITE.to_owned(), Site::new(ProviderSettings::Local(local)));
         config.projects.insert(studio::PROJECT.to_owned(), Project::new(studio::PROJECT, SITE));
@@ -123,7 +123,8 @@ impl Place {
 
     async fn start(&self) -> Result<(Daemon, Arc<SlowLink>), CliError> {
         crate::telemetry::init(&self.config.log);
-        let (providers, link) = daemon::slow_folder(SITE, &self.remote, DELAY, Some(RATE));
+        let (providers, link) = daemon::slow_folder(SITE, &self.remote, DELAY, Some(RATE))
+            .map_err(|e| CliError::failed("make a slow site of the demo's folder", &e))?;
         let start = Start { config: self.config.clone(), providers: Some(providers), mount: true };
         Ok((Daemon::start(start).await.map_err(|e| start_error(&e))?, link))
     }
