@@ -63,28 +63,28 @@ impl FsErrorKind {
     #[must_use]
     pub fn errno(self) -> i32 {
         match self {
-            Self::NotFound => 2,                                          // ENOENT
-            Self::Io | Self::Offline | Self::TimedOut => 5,               // EIO
-            Self::PastEnd => 6,                                           // ENXIO
-            Self::BadHandle => 9,                                         // EBADF
-            Self::Denied => 13,                                           // EACCES
-            Self::NotPermitted => 1,                                      // EPERM
-            Self::Busy => 16,                                             // EBUSY
-            Self::Exists => 17,                                           // EEXIST
-            Self::CrossDevice => 18,                                      // EXDEV
-            Self::NotDir => 20,                                           // ENOTDIR
-            Self::IsDir => 21,                                            // EISDIR
-            Self::Invalid => 22,                                          // EINVAL
-            Self::CacheFull => 28,                                        // ENOSPC
-            Self::ReadOnly => 30,                                         // EROFS
-            Self::Range => 34,                                            // ERANGE
-            Self::NameTooLong => 36,                                      // ENAMETOOLONG
-            Self::NotEmpty => 39,                                         // ENOTEMPTY
-            Self::NoAttr => 61,                                           // ENODATA
-            Self::Unsupported => 95,                                      // EOPNOTSUPP
-            Self::RemoteChanged => 116,                                   // ESTALE
-            Self::RemoteQuota => 122,                                     // EDQUOT
-            Self::Interrupted => 4,                                       // EINTR
+            Self::NotFound => 2,                            // ENOENT
+            Self::Io | Self::Offline | Self::TimedOut => 5, // EIO
+            Self::PastEnd => 6,                             // ENXIO
+            Self::BadHandle => 9,                           // EBADF
+            Self::Denied => 13,                             // EACCES
+            Self::NotPermitted => 1,                        // EPERM
+            Self::Busy => 16,                               // EBUSY
+            Self::Exists => 17,                             // EEXIST
+            Self::CrossDevice => 18,                        // EXDEV
+            Self::NotDir => 20,                             // ENOTDIR
+            Self::IsDir => 21,                              // EISDIR
+            Self::Invalid => 22,                            // EINVAL
+            Self::CacheFull => 28,                          // ENOSPC
+            Self::ReadOnly => 30,                           // EROFS
+            Self::Range => 34,                              // ERANGE
+            Self::NameTooLong => 36,                        // ENAMETOOLONG
+            Self::NotEmpty => 39,                           // ENOTEMPTY
+            Self::NoAttr => 61,                             // ENODATA
+            Self::Unsupported => 95,                        // EOPNOTSUPP
+            Self::RemoteChanged => 116,                     // ESTALE
+            Self::RemoteQuota => 122,                       // EDQUOT
+            Self::Interrupted => 4,                         // EINTR
         }
     }
 }
@@ -131,7 +131,10 @@ pub struct FsError {
 impl FsError {
     /// Makes an error with its cause.
     pub fn new(kind: FsErrorKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { kind, source: Some(source.into()) }
+        Self {
+            kind,
+            source: Some(source.into()),
+        }
     }
 }
 

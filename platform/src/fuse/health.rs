@@ -1,0 +1,80 @@
+//! What may be said of a mount, or of the chance of one, without touching it: for a doctor who must not catch it.
+//!
+//! Invariant: only the kernel's tables, /dev and /sys are read; no path below a mount point is.
+
+use std::path::Path;
+
+use rustix::fs::{Access, access};
+
+use super::device;
+use super::error::MountError;
+use super::mountinfo::MountTable;
+use super::point::{self, Life};
+use super::unmount::CONNECTIONS;
+
+/// The state of a mount point.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MountHealth {
+    /// Nothing is mounted there.
+    NotMounted,
+    /// A drive of ours is, and its daemon is alive as far as the kernel knows.
+    Ours {
+        /// Requests that wait for an answer; 0 too where this user may not know.
+        waiting: u64,
+    },
+    /// A drive of ours whose daemon is gone.
+    Dead,
+    /// Something else is mounted there.
+    Other {
+        /// Its file system type.
+        fs_type: String,
+    },
+}
+
+/// Looks at a mount point.
+#[must_use]
+pub fn mount_health(mount_point: &Path) -> MountHealth {
+    let Ok(table) = MountTable::read() else {
+        return MountHealth::NotMounted;
+    };
+    let Ok(point) = table.resolve(mount_point) else {
+        return MountHealth::NotMounted;
+    };
+    let Some(mount) = table.at(&point) else {
+        return MountHealth::NotMounted;
+    };
+    if !mount.is_ours() {
+        return MountHealth::Other {
+            fs_type: mount.fs_type.clone(),
+        };
+    }
+    if matches!(point::probe(&point), Life::Dead) {
+        return MountHealth::Dead;
+    }
+    let waiting = std::fs::read_to_string(format!("{CONNECTIONS}/{}/waiting", mount.minor));
+    MountHealth::Ours {
+        waiting: waiting.ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0),
+    }
+}
+
+/// Says whether this user could mount a drive on this machine.
+///
+/// # Errors
+/// What is in the way.
+pub fn preflight(allow_other: bool) -> Result<(), MountError> {
+    let device = Path::new("/dev/fuse");
+    if let Err(e) = rustix::fs::stat(device) {
+        return Err(MountError::NoDevice(e.into()));
+    }
+    if rustix::process::geteuid().is_root() {
+        return access(device, Access::READ_OK | Access::WRITE_OK).map_err(|e| MountError::DeviceDenied(e.into()));
+    }
+    if device::helper().is_none() {
+        return Err(MountError::HelperMissing);
+    }
+    let allowed = std::fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
+    if allow_other && !allowed.lines().any(|line| line.trim() == "user_allow_other") {
+        return Err(MountError::AllowOtherDenied);
+    }
+    Ok(())
+}

@@ -1,0 +1,816 @@
+//! [`FuseHost`]: every FUSE request as a call of [`VirtualFs`], answered through the bridge.
+//!
+//! Owns: capabilities asked of the kernel, the shape of each reply, what is refused without asking the engine. Refuses to
+//! know: mounting, unmounting, who is told about changes.
+//!
+//! Invariant: no handler blocks and no lock is held across a reply, so a notification (notify.rs) can wait for a handler
+//! but never the reverse.
+
+use std::ffi::{OsStr, OsString};
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+
+use super::convert::{self, errno, file_attr, op_cx};
+use super::listing::{self, PageHint};
+use super::shared::Shared;
+use crate::bridge::{Asked, Bridge};
+use crate::error::{FsError, FsErrorKind};
+use crate::types::{Attr, CaseMode, Entry, HandleId, NewNode, NodeId, NodeKind, OpCx, OpenOptions, Opened, SetAttr};
+use crate::vfs::VirtualFs;
+
+/// Node ids are never reused, so one generation does.
+const GENERATION: Generation = Generation(0);
+
+/// Largest write request, in bytes: the kernel's own limit unless `fs.fuse.max_pages_limit` was raised.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// Requests that the kernel may have in flight on its own account (read-ahead): what a window of 8 MiB needs at 128 KiB
+/// each.
+const MAX_BACKGROUND: u16 = 64;
+
+/// What we ask of the kernel, each with what is lost where an older one has it not. Not here: WRITEBACK_CACHE (excludes
+/// passthrough), AUTO_INVAL_DATA (a new mtime would drop the page cache), POSIX_LOCKS and FLOCK_LOCKS (the kernel's
+/// local locks are right for one machine), NO_OPEN_SUPPORT (excludes passthrough), SETXATTR_EXT (fuser parses it wrong).
+/// PASSTHROUGH with a stack depth of 1 belongs here once the engine hands out backing files.
+const CAPABILITIES: [(InitFlags, &str); 8] = [
+    (InitFlags::FUSE_DO_READDIRPLUS, "listings bring no attributes"),
+    (InitFlags::FUSE_PARALLEL_DIROPS, "look-ups in one folder go one by one"),
+    (InitFlags::FUSE_CACHE_SYMLINKS, "links are read again at each use"),
+    (InitFlags::FUSE_EXPLICIT_INVAL_DATA, "a new mtime may drop cached bytes"),
+    (
+        InitFlags::FUSE_ATOMIC_O_TRUNC,
+        "an open that truncates takes two requests",
+    ),
+    (InitFlags::FUSE_ASYNC_DIO, "direct I/O goes one request at a time"),
+    (
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        "each write asks for file capabilities first",
+    ),
+    (
+        InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+        "each listing opens its folder first",
+    ),
+];
+
+/// How long the kernel may remember names and attributes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ttls {
+    pub(super) entry: Duration,
+    pub(super) dir: Duration,
+    pub(super) negative: Duration,
+}
+
+impl Ttls {
+    fn of(&self, attr: &Attr) -> &Duration {
+        if attr.kind == NodeKind::Dir {
+            &self.dir
+        } else {
+            &self.entry
+        }
+    }
+}
+
+pub(super) struct FuseHost {
+    fs: Arc<dyn VirtualFs>,
+    bridge: Arc<Bridge>,
+    shared: Arc<Shared>,
+    ttls: Ttls,
+    no_opendir: bool,
+    plain_page: Arc<PageHint>,
+    plus_page: Arc<PageHint>,
+}
+
+impl FuseHost {
+    pub(super) fn new(fs: Arc<dyn VirtualFs>, bridge: Arc<Bridge>, shared: Arc<Shared>, ttls: Ttls) -> Self {
+        Self {
+            fs,
+            bridge,
+            shared,
+            ttls,
+            no_opendir: false,
+            plain_page: Arc::new(PageHint::plain()),
+            plus_page: Arc::new(PageHint::plus()),
+        }
+    }
+
+    fn answer<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        node: INodeNo,
+        fut: impl Future<Output = Result<T, FsError>> + Send + 'static,
+        reply: impl FnOnce(Result<T, FsError>) + Send + 'static,
+    ) {
+        self.bridge.answer(Asked { op, node: node.0 }, fut, reply);
+    }
+
+    fn answer_empty(
+        &self,
+        op: &'static str,
+        node: INodeNo,
+        fut: impl Future<Output = Result<(), FsError>> + Send + 'static,
+        reply: ReplyEmpty,
+    ) {
+        self.answer(op, node, fut, move |out| match out {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    /// Answers a request whose result is an entry that exists.
+    fn answer_entry(
+        &self,
+        op: &'static str,
+        node: INodeNo,
+        fut: impl Future<Output = Result<Entry, FsError>> + Send + 'static,
+        reply: ReplyEntry,
+    ) {
+        let ttls = self.ttls;
+        self.answer(op, node, fut, move |out| match out {
+            Ok(entry) => reply.entry(ttls.of(&entry.attr), &file_attr(&entry.attr), GENERATION),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    /// Makes a folder or a link, or a file that nobody opened.
+    fn make(
+        &self,
+        op: &'static str,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new: NewNode,
+        perm: u16,
+        reply: ReplyEntry,
+    ) {
+        let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
+        let fut = async move {
+            convert::check_name(&name)?;
+            let (entry, opened) = fs
+                .create(&cx, NodeId(parent.0), &name, new, perm, OpenOptions::default())
+                .await?;
+            if let Some(opened) = opened {
+                fs.cleanup(&cx, opened.handle).await?;
+                fs.release(opened.handle);
+            }
+            Ok(entry)
+        };
+        self.answer_entry(op, parent, fut, reply);
+    }
+
+    fn remove(&self, op: &'static str, req: &Request, parent: INodeNo, name: &OsStr, dir: bool, reply: ReplyEmpty) {
+        let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
+        let fut = async move { fs.remove(&cx, NodeId(parent.0), &name, dir).await };
+        self.answer_empty(op, parent, fut, reply);
+    }
+
+    /// Answers `getxattr` and `listxattr`: the kernel first asks for the size (0), then for the bytes.
+    fn answer_xattr(
+        &self,
+        op: &'static str,
+        node: INodeNo,
+        size: u32,
+        fut: impl Future<Output = Result<Bytes, FsError>> + Send + 'static,
+        reply: ReplyXattr,
+    ) {
+        let sized = async move {
+            let value = fut.await?;
+            let len = u32::try_from(value.len()).map_err(|_| FsError::from(FsErrorKind::Range))?;
+            if size != 0 && len > size {
+                Err(FsErrorKind::Range.into())
+            } else {
+                Ok((len, value))
+            }
+        };
+        self.answer(op, node, sized, move |out| match out {
+            Ok((len, _)) if size == 0 => reply.size(len),
+            Ok((_, value)) => reply.data(&value),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+}
+
+impl Filesystem for FuseHost {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for (flag, loss) in CAPABILITIES {
+            if config.add_capabilities(flag).is_err() {
+                tracing::info!(capability = ?flag, loss, "this kernel's FUSE is older than we like");
+            } else if flag == InitFlags::FUSE_NO_OPENDIR_SUPPORT {
+                self.no_opendir = true;
+            }
+        }
+        // The nearest value is taken where ours is refused.
+        if let Err(nearest) = config.set_max_write(MAX_WRITE) {
+            config
+                .set_max_write(nearest)
+                .map_err(|_| io::Error::other("no write size suits this kernel"))?;
+        }
+        if config.set_max_background(MAX_BACKGROUND).is_err()
+            || config.set_congestion_threshold(MAX_BACKGROUND).is_err()
+        {
+            tracing::debug!("the kernel's limit of background requests stays as it is");
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        // After an abort the kernel sends no release: the engine must not wait for one.
+        for handle in self.shared.take_handles() {
+            self.bridge
+                .run(Asked { op: "release", node: 0 }, || self.fs.release(handle));
+        }
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
+        let fut = async move {
+            convert::check_name(&name)?;
+            match fs.lookup(&cx, NodeId(parent.0), &name, CaseMode::Exact).await {
+                Ok(entry) => Ok(Some(entry)),
+                Err(e) if e.kind == FsErrorKind::NotFound => Ok(None),
+                Err(e) => Err(e),
+            }
+        };
+        let ttls = self.ttls;
+        let can_forget_all = self.shared.can_forget_all.load(Ordering::Relaxed);
+        let negative_ttl = convert::negative_ttl(NodeId(parent.0), self.ttls.negative, can_forget_all);
+        self.answer("lookup", parent, fut, move |out| match out {
+            Ok(Some(entry)) => reply.entry(ttls.of(&entry.attr), &file_attr(&entry.attr), GENERATION),
+            Ok(None) if negative_ttl.is_zero() => reply.error(Errno::ENOENT),
+            Ok(None) => reply.entry(&negative_ttl, &convert::negative(), GENERATION),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.bridge.run(
+            Asked {
+                op: "forget",
+                node: ino.0,
+            },
+            || self.fs.forget(NodeId(ino.0), nlookup),
+        );
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let ttls = self.ttls;
+        let fut = async move { fs.getattr(&cx, NodeId(ino.0), fh.map(handle_id)).await };
+        self.answer("getattr", ino, fut, move |out| match out {
+            Ok(attr) => reply.attr(ttls.of(&attr), &file_attr(&attr)),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let ttls = self.ttls;
+        let set = SetAttr {
+            size,
+            perm: mode.map(convert::perm),
+            uid,
+            gid,
+            atime: atime.map(convert::time),
+            mtime: mtime.map(convert::time),
+        };
+        let fut = async move { fs.setattr(&cx, NodeId(ino.0), fh.map(handle_id), set).await };
+        self.answer("setattr", ino, fut, move |out| match out {
+            Ok(attr) => reply.attr(ttls.of(&attr), &file_attr(&attr)),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let fut = async move { fs.readlink(&cx, NodeId(ino.0)).await };
+        self.answer("readlink", ino, fut, move |out| match out {
+            Ok(target) => reply.data(target.as_encoded_bytes()),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        if convert::is_regular(mode) {
+            self.make("mknod", req, parent, name, NewNode::File, convert::perm(mode), reply);
+        } else {
+            reply.error(Errno::EOPNOTSUPP);
+        }
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        self.make("mkdir", req, parent, name, NewNode::Dir, convert::perm(mode), reply);
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let new = NewNode::Symlink(target.as_os_str().to_owned());
+        self.make("symlink", req, parent, link_name, new, 0o777, reply);
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.remove("unlink", req, parent, name, false, reply);
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.remove("rmdir", req, parent, name, true, reply);
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let (name, newname) = (name.to_owned(), newname.to_owned());
+        let fut = async move {
+            convert::check_name(&newname)?;
+            let options = convert::rename_options(flags)?;
+            fs.rename(&cx, (NodeId(parent.0), &name), (NodeId(newparent.0), &newname), options)
+                .await
+        };
+        self.answer_empty("rename", parent, fut, reply);
+    }
+
+    fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), newname.to_owned());
+        let fut = async move {
+            convert::check_name(&name)?;
+            fs.link(&cx, NodeId(ino.0), NodeId(newparent.0), &name).await
+        };
+        self.answer_entry("link", ino, fut, reply);
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, cx, shared) = (Arc::clone(&self.fs), op_cx(req), Arc::clone(&self.shared));
+        let options = convert::open_options(flags.0);
+        let fut = async move { fs.open(&cx, NodeId(ino.0), options).await };
+        self.answer("open", ino, fut, move |out| match out {
+            Ok(opened) => {
+                let may_keep = shared.opened(NodeId(ino.0), opened.handle);
+                reply.opened(
+                    FileHandle(opened.handle.0),
+                    convert::fopen_flags(options, opened, may_keep),
+                );
+            }
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
+        let shared = Arc::clone(&self.shared);
+        let (options, perm, ttl) = (convert::open_options(flags), convert::perm(mode), self.ttls.entry);
+        let exclusive = convert::is_exclusive(flags);
+        let fut = async move {
+            convert::check_name(&name)?;
+            create_or_open(&*fs, &cx, NodeId(parent.0), &name, perm, options, exclusive).await
+        };
+        self.answer("create", parent, fut, move |out| match out {
+            Ok((entry, opened)) => {
+                let may_keep = shared.opened(entry.attr.node, opened.handle);
+                let flags = convert::fopen_flags(options, opened, may_keep);
+                reply.created(
+                    &ttl,
+                    &file_attr(&entry.attr),
+                    GENERATION,
+                    FileHandle(opened.handle.0),
+                    flags,
+                );
+            }
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let range = offset..offset.saturating_add(u64::from(size));
+        let fut = async move { fs.read(&cx, handle_id(fh), range).await };
+        self.answer("read", ino, fut, move |out| match out {
+            // The kernel fails a reply that is longer than asked.
+            Ok(bytes) => reply.data(bytes.get(..size as usize).unwrap_or(&bytes)),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        // The event loop's buffer takes the next request as soon as we return.
+        let data = Bytes::copy_from_slice(data);
+        let fut = async move { fs.write(&cx, handle_id(fh), offset, data).await };
+        self.answer("write", ino, fut, move |out| match out {
+            Ok(written) => reply.written(written),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        // Never ENOSYS: that would silence every close of this mount, and `close` is how a save is noticed.
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let fut = async move {
+            match fs.flush(&cx, handle_id(fh)).await {
+                Err(e) if e.kind == FsErrorKind::Unsupported => Ok(()),
+                out => out,
+            }
+        };
+        self.answer_empty("flush", ino, fut, reply);
+    }
+
+    fn release(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, cx, shared) = (Arc::clone(&self.fs), op_cx(req), Arc::clone(&self.shared));
+        let last = Arc::clone(&self.fs);
+        let fut = async move { fs.cleanup(&cx, handle_id(fh)).await };
+        // Whatever became of the cleanup, the handle is gone.
+        self.answer("release", ino, fut, move |out| {
+            shared.released(handle_id(fh));
+            last.release(handle_id(fh));
+            match out {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let fut = async move { fs.fsync(&cx, handle_id(fh), datasync).await };
+        self.answer_empty("fsync", ino, fut, reply);
+    }
+
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.no_opendir {
+            // Latches: the kernel opens no folder here again, and caches listings by itself.
+            reply.error(Errno::ENOSYS);
+        } else {
+            reply.opened(
+                FileHandle(0),
+                FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+            );
+        }
+    }
+
+    fn readdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let (fs, cx, hint) = (Arc::clone(&self.fs), op_cx(req), Arc::clone(&self.plain_page));
+        let fut = async move {
+            let failed = listing::fill(&*fs, &cx, NodeId(ino.0), offset, &hint, |row| {
+                reply.add(
+                    INodeNo(row.node().0),
+                    row.offset(),
+                    convert::file_type(row.kind()),
+                    row.name(),
+                )
+            })
+            .await;
+            Ok((reply, failed))
+        };
+        self.answer("readdir", ino, fut, |out| match out {
+            Ok((reply, Some(e))) => reply.error(errno(&e)),
+            Ok((reply, None)) => reply.ok(),
+            // The reply went down with the future and answered EIO.
+            Err(_) => {}
+        });
+    }
+
+    fn readdirplus(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let (fs, cx, hint) = (Arc::clone(&self.fs), op_cx(req), Arc::clone(&self.plus_page));
+        let ttls = self.ttls;
+        let fut = async move {
+            let failed = listing::fill(&*fs, &cx, NodeId(ino.0), offset, &hint, |row| {
+                let ttl = if row.kind() == NodeKind::Dir {
+                    &ttls.dir
+                } else {
+                    &ttls.entry
+                };
+                reply.add(
+                    INodeNo(row.node().0),
+                    row.offset(),
+                    row.name(),
+                    ttl,
+                    &row.attr(),
+                    GENERATION,
+                )
+            })
+            .await;
+            Ok((reply, failed))
+        };
+        self.answer("readdirplus", ino, fut, |out| match out {
+            Ok((reply, Some(e))) => reply.error(errno(&e)),
+            Ok((reply, None)) => reply.ok(),
+            Err(_) => {}
+        });
+    }
+
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let fut = async move { fs.statfs(&cx).await };
+        self.answer("statfs", ino, fut, move |out| match out {
+            Ok(space) => {
+                let s = convert::statfs(&space);
+                let (files, free) = (space.files.saturating_add(space.free_files), space.free_files);
+                reply.statfs(
+                    s.blocks,
+                    s.free,
+                    s.available,
+                    files,
+                    free,
+                    s.block,
+                    space.name_max,
+                    s.block,
+                );
+            }
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        if convert::is_never_present(name) {
+            reply.error(Errno::EOPNOTSUPP);
+            return;
+        }
+        let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
+        let value = Bytes::copy_from_slice(value);
+        let fut = async move {
+            let node = NodeId(ino.0);
+            // XATTR_CREATE is 1 and XATTR_REPLACE is 2; without either there is nothing to find out first.
+            if flags != 0 {
+                match fs.getxattr(&cx, node, &name).await {
+                    Ok(_) if flags & 1 != 0 => return Err(FsErrorKind::Exists.into()),
+                    Err(e) if flags & 2 != 0 || e.kind != FsErrorKind::NoAttr => return Err(e),
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            fs.setxattr(&cx, node, &name, value).await
+        };
+        self.answer_empty("setxattr", ino, fut, reply);
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if convert::is_never_present(name) {
+            reply.error(Errno::ENODATA);
+            return;
+        }
+        let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
+        let fut = async move { fs.getxattr(&cx, NodeId(ino.0), &name).await };
+        self.answer_xattr("getxattr", ino, size, fut, reply);
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let fut = async move { Ok(join_names(fs.listxattr(&cx, NodeId(ino.0)).await?)) };
+        self.answer_xattr("listxattr", ino, size, fut, reply);
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if convert::is_never_present(name) {
+            reply.error(Errno::ENODATA);
+            return;
+        }
+        let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
+        let fut = async move { fs.removexattr(&cx, NodeId(ino.0), &name).await };
+        self.answer_empty("removexattr", ino, fut, reply);
+    }
+
+    fn lseek(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let fut = async move {
+            let to = convert::seek_to(whence)?;
+            let from = u64::try_from(offset).map_err(|_| FsError::from(FsErrorKind::PastEnd))?;
+            let at = fs.seek(&cx, handle_id(fh), from, to).await?;
+            i64::try_from(at).map_err(|e| FsError::new(FsErrorKind::Io, e))
+        };
+        self.answer("lseek", ino, fut, move |out| match out {
+            Ok(at) => reply.offset(at),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    // From here on: latched off by one ENOSYS each, which makes the kernel do the right thing by itself.
+
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // Mounted with default_permissions: the kernel judges by mode and owner.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        // Names are durable once their call returned, so the kernel may say "done" for ever.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        // EOPNOTSUPP to the caller; libc then writes the bytes instead.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The kernel copies through its page cache.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getlk(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        _start: u64,
+        _end: u64,
+        _typ: i32,
+        _pid: u32,
+        reply: ReplyLock,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn setlk(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        _start: u64,
+        _end: u64,
+        _typ: i32,
+        _pid: u32,
+        _sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn poll(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _ph: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+fn handle_id(fh: FileHandle) -> HandleId {
+    HandleId(fh.0)
+}
+
+/// The kernel asks to create what its caches say is missing; where another site was faster and the caller did not insist
+/// on being first (O_EXCL), its `open` must find the file that is there.
+async fn create_or_open(
+    fs: &dyn VirtualFs,
+    cx: &OpCx,
+    parent: NodeId,
+    name: &OsStr,
+    perm: u16,
+    options: OpenOptions,
+    exclusive: bool,
+) -> Result<(Entry, Opened), FsError> {
+    match fs.create(cx, parent, name, NewNode::File, perm, options).await {
+        Ok((entry, Some(opened))) => Ok((entry, opened)),
+        Ok((_, None)) => Err(FsError::new(FsErrorKind::Io, "a new file came without a handle")),
+        Err(e) if e.kind == FsErrorKind::Exists && !exclusive => {
+            let entry = fs.lookup(cx, parent, name, CaseMode::Exact).await?;
+            let opened = fs.open(cx, entry.attr.node, options).await?;
+            Ok((entry, opened))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn join_names(names: Vec<OsString>) -> Bytes {
+    let mut joined = Vec::new();
+    for name in names {
+        joined.extend_from_slice(name.as_encoded_bytes());
+        joined.push(0);
+    }
+    joined.into()
+}

@@ -1,0 +1,225 @@
+//! The life of one mount: from its start to the end that we, its users or the kernel give it.
+//!
+//! Owns: the threads that serve and notify. Invariant: however a session ends, nothing dead stays behind in the tree, the
+//! engine gets every handle back, and whoever waits for the end is told last.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use fuser::{Config, Session, SessionACL};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::device::{self, Shown};
+use super::error::{MountError, UnmountError};
+use super::host::{FuseHost, Ttls};
+use super::mountinfo::{MountEntry, MountTable};
+use super::notify::{self, ChangeQueue, FuseKernel, Kernel};
+use super::shared::Shared;
+use super::unmount::{self, Unmount};
+use super::{MountOptions, point};
+use crate::bridge::{Bridge, BridgeCounters};
+use crate::vfs::{ChangeSink, VirtualFs};
+
+/// A drive that is mounted. Dropping it unmounts lazily.
+#[derive(Debug)]
+pub struct Mount {
+    entry: MountEntry,
+    queue: Arc<ChangeQueue>,
+    bridge: Arc<Bridge>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Mount {
+    /// Returns where changes are to be reported.
+    #[must_use]
+    pub fn change_sink(&self) -> Arc<dyn ChangeSink> {
+        Arc::clone(&self.queue) as Arc<dyn ChangeSink>
+    }
+
+    /// Returns the folder that it is mounted on, absolute and free of links.
+    #[must_use]
+    pub fn mount_point(&self) -> &Path {
+        &self.entry.point
+    }
+
+    /// Returns the name of its connection under /sys/fs/fuse/connections.
+    #[must_use]
+    pub fn connection_id(&self) -> u32 {
+        self.entry.minor
+    }
+
+    /// Returns how many requests panicked or ran into the deadline.
+    #[must_use]
+    pub fn counters(&self) -> BridgeCounters {
+        self.bridge.counters()
+    }
+
+    /// Unmounts; nothing to do is success. In use, [`Unmount::Normal`] changes nothing and says by whom. Blocks until the
+    /// kernel is done, which may take requests of this very mount: not to be called from an async task.
+    pub fn unmount(&self, how: Unmount) -> Result<(), UnmountError> {
+        if !self.is_in_tree() {
+            return Ok(());
+        }
+        unmount::unmount_entry(&self.entry, how)
+    }
+
+    /// Ends the mount at once, failing every request in flight; see [`unmount::abort_path`].
+    pub fn abort(&self) -> Result<(), UnmountError> {
+        if *self.ended.borrow() {
+            return Ok(());
+        }
+        unmount::abort_entry(&self.entry)
+    }
+
+    /// Returns whether the kernel side has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    /// Returns a future that resolves when the kernel side has ended: unmounted by us or by anybody, or aborted. After a
+    /// lazy unmount that is when the last user is gone.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut ended = self.ended.clone();
+        async move {
+            // A sender that is gone ended too.
+            drop(ended.wait_for(|ended| *ended).await);
+        }
+    }
+
+    fn is_in_tree(&self) -> bool {
+        // Without a table the kernel itself decides.
+        !*self.ended.borrow() && MountTable::read().map_or(true, |table| table.contains(&self.entry))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Err(error) = self.unmount(Unmount::Lazy) {
+            tracing::warn!(%error, cause = %error.source, "a mount stays behind");
+        }
+    }
+}
+
+pub(super) fn start(fs: Arc<dyn VirtualFs>, rt: Handle, options: MountOptions) -> Result<Mount, MountError> {
+    let point = point::prepare(&options.mount_point)?;
+    let failed = |step| {
+        let point = point.clone();
+        move |source| MountError::Failed { point, step, source }
+    };
+    let shown = Shown {
+        fs_name: &options.fs_name,
+        allow_other: options.allow_other,
+    };
+    let device = device::mount(&point, &shown)?;
+    let mut guard = Mounted(Some(point.clone()));
+    let entry = mounted_at(&point).map_err(failed("the new mount cannot be found in the kernel's table"))?;
+    let raw = device
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(failed("the connection cannot be duplicated"))?;
+
+    let shared = Arc::new(Shared::default());
+    let bridge = Bridge::new(rt.clone(), options.request_deadline);
+    let ttls = Ttls {
+        entry: options.entry_ttl,
+        dir: options.dir_ttl,
+        negative: options.negative_ttl,
+    };
+    let host = FuseHost::new(Arc::clone(&fs), Arc::clone(&bridge), Arc::clone(&shared), ttls);
+    let session = serve(host, device, &options).map_err(failed("the kernel and we do not agree on a protocol"))?;
+
+    let kernel = FuseKernel {
+        notifier: session.notifier(),
+        device: raw,
+    };
+    // Also the question whether the kernel knows it at all; nothing is cached yet.
+    shared.set_can_forget_all(kernel.doubt_all_names().is_ok());
+    let queue = ChangeQueue::new(options.change_backlog.max(1));
+    let (tell_ended, ended) = watch::channel(false);
+
+    let notifying = Arc::clone(&queue);
+    thread::Builder::new()
+        .name("backlot-notify".into())
+        .spawn(move || notify::run(&notifying, &kernel, &*fs, &shared, &rt))
+        .map_err(failed("no thread for notifications"))?;
+    let (serving, mounted) = (Arc::clone(&queue), entry.clone());
+    thread::Builder::new()
+        .name("backlot-fuse".into())
+        .spawn(move || {
+            let result = session.run();
+            serving.close();
+            after_end(&mounted, result);
+            tell_ended.send_replace(true);
+        })
+        .map_err(failed("no thread to serve the mount"))
+        .inspect_err(|_| queue.close())?;
+
+    guard.0 = None;
+    set_readahead(entry.minor, options.kernel_readahead);
+    tracing::info!(mount_point = %point.display(), connection = entry.minor, "mounted");
+    Ok(Mount {
+        entry,
+        queue,
+        bridge,
+        ended,
+    })
+}
+
+/// Takes a mount away again unless it came to live.
+struct Mounted(Option<PathBuf>);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Some(point) = &self.0
+            && let Err(error) = unmount::detach(point)
+        {
+            tracing::warn!(%error, mount_point = %point.display(), "a failed mount stays behind");
+        }
+    }
+}
+
+fn mounted_at(point: &Path) -> io::Result<MountEntry> {
+    let mount = MountTable::read()?.at(point).filter(|m| m.is_ours()).cloned();
+    mount.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Shakes hands with the kernel. The device of a connection that failed is closed, and with it the mount is dead.
+fn serve(host: FuseHost, device: OwnedFd, options: &MountOptions) -> io::Result<Session<FuseHost>> {
+    let acl = if options.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    let mut config = Config::default();
+    config.n_threads = Some(options.threads.max(1));
+    config.acl = acl;
+    Session::from_fd(host, device, acl, config)
+}
+
+/// Cleans up after a session. One that was unmounted left nothing. One that was aborted, or that failed, left its mount in
+/// the tree, where it would answer nobody.
+fn after_end(mount: &MountEntry, result: io::Result<()>) {
+    let point = mount.point.display();
+    match result {
+        Ok(()) => tracing::info!(mount_point = %point, "the mount has ended"),
+        Err(error) => tracing::error!(mount_point = %point, %error, "the mount has ended with an error"),
+    }
+    if MountTable::read().is_ok_and(|table| table.at(&mount.point) == Some(mount))
+        && let Err(error) = unmount::abort_entry(mount)
+    {
+        tracing::warn!(mount_point = %point, cause = %error.source, "a dead mount stays behind");
+    }
+}
+
+/// The kernel offers a connection 128 KiB of read-ahead at most; more is a matter of the system's settings.
+fn set_readahead(minor: u32, bytes: u64) {
+    let file = format!("/sys/class/bdi/0:{minor}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&file, (bytes / 1024).to_string()) {
+        tracing::debug!(%file, %error, "the kernel's read-ahead stays as it is");
+    }
+}

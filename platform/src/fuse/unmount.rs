@@ -1,0 +1,111 @@
+//! Ending a mount by its path, from any process: in order, at once, or by force.
+//!
+//! Invariant: the mount itself is never asked anything; its identity comes from the kernel's table, the force from
+//! /sys/fs/fuse/connections.
+
+use std::io;
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::device;
+use super::error::UnmountError;
+use super::holders;
+use super::mountinfo::{MountEntry, MountTable};
+
+pub(super) const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+
+/// How to unmount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unmount {
+    /// Only if nobody uses it.
+    Normal,
+    /// Vanishes from the tree at once; ends when its last user does.
+    Lazy,
+}
+
+/// Unmounts the FUSE mount at `mount_point` on behalf of a daemon that is gone or does not listen. Nothing mounted there
+/// is an error of kind `NotFound`.
+pub fn unmount_path(mount_point: &Path, how: Unmount) -> Result<(), UnmountError> {
+    let mount = find(mount_point).map_err(|source| error(mount_point, source))?;
+    unmount_entry(&mount, how)
+}
+
+/// Cuts the FUSE connection of the mount at `mount_point`: every request in flight fails, hung readers wake up, whoever
+/// maps a file of it gets SIGBUS for what was not read yet; then takes the dead mount out of the tree.
+pub fn abort_path(mount_point: &Path) -> Result<(), UnmountError> {
+    let mount = find(mount_point).map_err(|source| error(mount_point, source))?;
+    abort_entry(&mount)
+}
+
+fn find(path: &Path) -> io::Result<MountEntry> {
+    let table = MountTable::read()?;
+    let point = table.resolve(path)?;
+    let mount = table.at(&point).filter(|m| m.is_fuse()).cloned();
+    mount.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no FUSE file system is mounted there"))
+}
+
+fn error(point: &Path, source: io::Error) -> UnmountError {
+    UnmountError {
+        mount_point: point.to_owned(),
+        busy: Vec::new(),
+        source,
+    }
+}
+
+pub(super) fn unmount_entry(mount: &MountEntry, how: Unmount) -> Result<(), UnmountError> {
+    let flags = match how {
+        Unmount::Normal => UnmountFlags::NOFOLLOW,
+        Unmount::Lazy => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
+    };
+    unmount(&mount.point, flags).map_err(|source| {
+        let busy = if source.kind() == io::ErrorKind::ResourceBusy {
+            holders::holders(&mount.point)
+        } else {
+            Vec::new()
+        };
+        UnmountError {
+            mount_point: mount.point.clone(),
+            busy,
+            source,
+        }
+    })
+}
+
+pub(super) fn abort_entry(mount: &MountEntry) -> Result<(), UnmountError> {
+    let aborted = abort_connection(mount.minor);
+    // A mount whose connection could not be cut may still be taken away; its users then wait on, out of sight.
+    let detached = detach(&mount.point);
+    aborted.and(detached).map_err(|source| error(&mount.point, source))
+}
+
+/// Takes a mount out of the tree, whoever uses it.
+pub(super) fn detach(point: &Path) -> io::Result<()> {
+    unmount(point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+}
+
+fn unmount(point: &Path, flags: UnmountFlags) -> io::Result<()> {
+    match rustix::mount::unmount(point, flags) {
+        Err(Errno::PERM) => device::unmount_by_helper(point, flags.contains(UnmountFlags::DETACH)),
+        result => Ok(result?),
+    }
+}
+
+/// Cuts a connection through fusectl, which is mounted first where root finds it missing.
+fn abort_connection(minor: u32) -> io::Result<()> {
+    if MountTable::read()?.at(Path::new(CONNECTIONS)).is_none() {
+        rustix::mount::mount(
+            "fusectl",
+            CONNECTIONS,
+            "fusectl",
+            MountFlags::NOSUID | MountFlags::NODEV,
+            None,
+        )?;
+    }
+    match std::fs::write(format!("{CONNECTIONS}/{minor}/abort"), b"1") {
+        // Gone is as cut as it gets.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
