@@ -1,0 +1,130 @@
+//! What the kernel remembers, and that it forgets when told.
+
+use std::fs;
+
+use crate::rig::{eventually, list, with_mount};
+
+#[test]
+fn a_missing_name_is_remembered_until_told() {
+    with_mount("", |rig| {
+        let path = rig.path("rw/later");
+        assert!(!path.exists());
+        let lookups = rig.calls("lookup");
+        assert!(!path.exists());
+        assert_eq!(rig.calls("lookup"), lookups, "the kernel remembers that there is none");
+        rig.tell("put rw later x");
+        assert!(!path.exists(), "and keeps believing it");
+        rig.tell("entry rw later");
+        eventually("the new name", || path.exists());
+    });
+}
+
+#[test]
+fn a_new_name_appears_in_a_cached_listing_when_told() {
+    with_mount("", |rig| {
+        let dir = rig.path("rw");
+        assert_eq!(list(&dir), [""; 0]);
+        rig.tell("put rw unheard-of x");
+        assert_eq!(list(&dir), [""; 0], "the listing is cached");
+        // The kernel knows no such name, not even as a missing one, and must drop the listing all the same.
+        rig.tell("entry rw unheard-of");
+        eventually("the new row", || list(&dir) == ["unheard-of"]);
+        rig.tell("del rw unheard-of");
+        rig.tell("entry rw unheard-of");
+        eventually("its end", || list(&dir).is_empty() && !dir.join("unheard-of").exists());
+    });
+}
+
+#[test]
+fn new_bytes_become_visible_when_told() {
+    with_mount("", |rig| {
+        let path = rig.path("hello");
+        let held = fs::File::open(&path).expect("opened");
+        assert_eq!(fs::read(&path).expect("read"), b"hello world\n");
+        rig.tell("put / hello changed-and-longer");
+        assert_eq!(
+            fs::read(&path).expect("read"),
+            b"hello world\n",
+            "the kernel keeps the bytes over opens"
+        );
+        rig.tell("content hello");
+        eventually("the new bytes", || {
+            fs::read(&path).expect("read") == b"changed-and-longer"
+        });
+        assert_eq!(held.metadata().expect("known").len(), 18);
+    });
+}
+
+#[test]
+fn new_attributes_become_visible_when_told_without_costing_the_bytes() {
+    with_mount("", |rig| {
+        let path = rig.path("hello");
+        let before = fs::metadata(&path).expect("found").modified().expect("known");
+        fs::read(&path).expect("read");
+        rig.tell("put / hello HELLO");
+        rig.tell("put / hello hello-world-");
+        assert_eq!(
+            fs::metadata(&path).expect("found").modified().expect("known"),
+            before,
+            "attributes are cached"
+        );
+        let reads = rig.calls("read");
+        rig.tell("attr hello");
+        eventually("the new mtime", || {
+            fs::metadata(&path).expect("found").modified().expect("known") != before
+        });
+        assert_eq!(fs::read(&path).expect("read").len(), 12);
+        assert_eq!(rig.calls("read"), reads, "the cached bytes survived");
+    });
+}
+
+#[test]
+fn more_changes_than_the_backlog_holds_are_not_lost() {
+    with_mount("backlog=16", |rig| {
+        let (name, dir) = (rig.path("rw/later"), rig.path("rw"));
+        assert!(!name.exists());
+        assert_eq!(list(&dir), [""; 0]);
+        let held = fs::File::open(rig.path("hello")).expect("opened");
+        for file in ["hello", "sparse"] {
+            fs::read(rig.path(file)).expect("read");
+        }
+        rig.tell("put rw later x");
+        rig.tell("put / hello new-content!");
+        rig.tell("put / sparse new-content!");
+        assert!(!name.exists(), "the kernel believes in its caches");
+        assert_eq!(fs::read(rig.path("hello")).expect("read"), b"hello world\n");
+        rig.tell("flood rw later");
+        eventually("the new name", || name.exists());
+        eventually("its row", || list(&dir) == ["later"]);
+        eventually("bytes of an open file", || {
+            fs::read(rig.path("hello")).expect("read") == b"new-content!"
+        });
+        eventually("bytes of a closed file", || {
+            fs::read(rig.path("sparse")).expect("read") == b"new-content!"
+        });
+        drop(held);
+        let reads = rig.calls("read");
+        fs::read(rig.path("hello")).expect("read");
+        assert_eq!(rig.calls("read"), reads, "the distrust does not last");
+    });
+}
+
+#[test]
+fn a_change_is_told_while_a_read_of_the_same_file_hangs() {
+    with_mount("deadline_ms=1500", |rig| {
+        let stuck = rig.path("stuck");
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| fs::read(&stuck));
+            eventually("the hanging read", || rig.ask("handles") == "1");
+            let path = rig.path("rw/later");
+            assert!(!path.exists());
+            rig.tell("put rw later x");
+            // The notifying thread may have to wait for the read; nobody else may.
+            rig.tell("content stuck");
+            rig.tell("entry rw later");
+            assert_eq!(fs::read(rig.path("hello")).expect("read"), b"hello world\n");
+            eventually("the new name", || path.exists());
+            reader.join().expect("no panic").expect_err("the deadline passed");
+        });
+    });
+}

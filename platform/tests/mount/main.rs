@@ -1,0 +1,14 @@
+//! The FUSE host against the real kernel, with the drive served by a process of its own: a mount used by the process that
+//! serves it can deadlock.
+#![cfg(target_os = "linux")]
+
+mod caches;
+mod checks;
+mod ending;
+mod faults;
+mod files;
+mod listing;
+mod memfs;
+mod rig;
+mod served;
+mod user;

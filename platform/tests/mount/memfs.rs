@@ -1,0 +1,499 @@
+//! A drive in memory: a complete, naive `VirtualFs`, with files that misbehave on purpose.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::ops::Range;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use backlot_platform::error::{FsError, FsErrorKind};
+use backlot_platform::types::{
+    Attr, CaseMode, DirEntry, Entry, HandleId, NewNode, NodeId, NodeKind, OpCx, OpenOptions, Opened, RenameOptions,
+    SeekTo, SetAttr, Space,
+};
+use backlot_platform::vfs::VirtualFs;
+use bytes::Bytes;
+use tokio::sync::Barrier;
+
+pub(crate) const BIG_ENTRIES: u64 = 10_000;
+pub(crate) const SLOW: Duration = Duration::from_millis(300);
+pub(crate) const LONG_NAME: usize = 255;
+pub(crate) const RAW_NAME: &[u8] = b"caf\xe9-\xff\xfe.exr";
+
+struct Node {
+    attr: Attr,
+    data: Vec<u8>,
+    target: OsString,
+    parent: NodeId,
+    /// By cookie, which only grows.
+    entries: BTreeMap<u64, (OsString, NodeId)>,
+    xattrs: HashMap<OsString, Bytes>,
+    readonly: bool,
+}
+
+#[derive(Default)]
+struct Tree {
+    nodes: HashMap<NodeId, Node>,
+    handles: HashMap<HandleId, NodeId>,
+    last: u64,
+    calls: HashMap<&'static str, u64>,
+}
+
+pub(crate) struct MemFs {
+    tree: Mutex<Tree>,
+    pair: Arc<Barrier>,
+}
+
+fn fail<T>(kind: FsErrorKind) -> Result<T, FsError> {
+    Err(kind.into())
+}
+
+impl Tree {
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn node(&mut self, node: NodeId) -> Result<&mut Node, FsError> {
+        self.nodes.get_mut(&node).ok_or(FsErrorKind::NotFound.into())
+    }
+
+    fn dir(&mut self, node: NodeId) -> Result<&mut Node, FsError> {
+        let node = self.node(node)?;
+        if node.attr.kind == NodeKind::Dir {
+            Ok(node)
+        } else {
+            fail(FsErrorKind::NotDir)
+        }
+    }
+
+    fn opened(&mut self, handle: HandleId) -> Result<&mut Node, FsError> {
+        let node = *self.handles.get(&handle).ok_or(FsErrorKind::BadHandle)?;
+        self.node(node)
+    }
+
+    fn find(&mut self, dir: NodeId, name: &OsStr) -> Result<(u64, NodeId), FsError> {
+        let found = self.dir(dir)?.entries.iter().find(|(_, (n, _))| n == name);
+        found
+            .map(|(cookie, (_, node))| (*cookie, *node))
+            .ok_or(FsErrorKind::NotFound.into())
+    }
+
+    fn writable(&mut self, dir: NodeId) -> Result<(), FsError> {
+        if self.node(dir)?.readonly {
+            fail(FsErrorKind::ReadOnly)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn add(&mut self, dir: NodeId, name: &OsStr, kind: NodeKind, data: &[u8], perm: u16) -> NodeId {
+        let (node, cookie) = (NodeId(self.next()), self.next());
+        let now = SystemTime::now();
+        let readonly = self.nodes.get(&dir).is_some_and(|d| d.readonly);
+        let attr = Attr {
+            node,
+            kind,
+            size: data.len() as u64,
+            allocated: (data.len() as u64).next_multiple_of(4096),
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            perm,
+            nlink: if kind == NodeKind::Dir { 2 } else { 1 },
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        };
+        let new = Node {
+            attr,
+            data: data.to_vec(),
+            target: OsString::new(),
+            parent: dir,
+            entries: BTreeMap::new(),
+            xattrs: HashMap::new(),
+            readonly,
+        };
+        self.nodes.insert(node, new);
+        if let Some(dir) = self.nodes.get_mut(&dir) {
+            dir.entries.insert(cookie, (name.to_owned(), node));
+            dir.attr.mtime = now;
+        }
+        node
+    }
+
+    fn open(&mut self, node: NodeId, options: OpenOptions) -> Result<Opened, FsError> {
+        let handle = HandleId(self.next());
+        let file = self.node(node)?;
+        if file.attr.kind == NodeKind::Dir {
+            return fail(FsErrorKind::IsDir);
+        }
+        if options.write && file.readonly {
+            return fail(FsErrorKind::ReadOnly);
+        }
+        if options.truncate {
+            file.data.clear();
+            file.attr.size = 0;
+        }
+        self.handles.insert(handle, node);
+        Ok(Opened {
+            handle,
+            keep_cache: true,
+        })
+    }
+
+    fn entry(&mut self, node: NodeId) -> Result<Entry, FsError> {
+        Ok(Entry {
+            attr: self.node(node)?.attr.clone(),
+            stored_name: None,
+        })
+    }
+}
+
+impl MemFs {
+    pub(crate) fn new() -> Self {
+        let mut tree = Tree::default();
+        let root = tree.add(NodeId(0), OsStr::new(""), NodeKind::Dir, b"", 0o755);
+        assert_eq!(root, NodeId::ROOT);
+        tree.nodes.get_mut(&root).expect("just made").parent = root;
+        let mut file = |dir, name: &str, data: &[u8]| tree.add(dir, OsStr::new(name), NodeKind::File, data, 0o644);
+        file(root, "hello", b"hello world\n");
+        for name in [
+            "slow-a",
+            "slow-b",
+            "pair-a",
+            "pair-b",
+            "stuck",
+            "panic",
+            "panic-late",
+            "late",
+        ] {
+            file(root, name, &[7; 4096]);
+        }
+        file(root, "sparse", &[0; 1 << 20]);
+        let link = tree.add(root, OsStr::new("link"), NodeKind::Symlink, b"hello", 0o777);
+        tree.nodes.get_mut(&link).expect("just made").target = "hello".into();
+        let names = tree.add(root, OsStr::new("names"), NodeKind::Dir, b"", 0o755);
+        for name in [vec![b'n'; LONG_NAME], RAW_NAME.to_vec()] {
+            tree.add(names, &OsString::from_vec(name.clone()), NodeKind::File, &name, 0o644);
+        }
+        tree.add(root, OsStr::new("rw"), NodeKind::Dir, b"", 0o755);
+        let ro = tree.add(root, OsStr::new("ro"), NodeKind::Dir, b"", 0o755);
+        tree.nodes.get_mut(&ro).expect("just made").readonly = true;
+        tree.add(ro, OsStr::new("file"), NodeKind::File, b"read me", 0o644);
+        let big = tree.add(root, OsStr::new("big"), NodeKind::Dir, b"", 0o755);
+        for i in 0..BIG_ENTRIES {
+            tree.add(big, OsStr::new(&format!("f{i:05}")), NodeKind::File, b"", 0o644);
+        }
+        Self {
+            tree: Mutex::new(tree),
+            pair: Arc::new(Barrier::new(2)),
+        }
+    }
+
+    fn tree(&self, call: &'static str) -> MutexGuard<'_, Tree> {
+        let mut tree = self.tree.lock().expect("no panic under the lock");
+        *tree.calls.entry(call).or_default() += 1;
+        tree
+    }
+
+    // What happens behind the kernel's back.
+
+    pub(crate) fn at(&self, path: &str) -> Option<NodeId> {
+        let mut tree = self.tree("-");
+        let names = path.split('/').filter(|name| !name.is_empty());
+        names.into_iter().try_fold(NodeId::ROOT, |dir, name| {
+            tree.find(dir, OsStr::new(name)).ok().map(|(_, n)| n)
+        })
+    }
+
+    pub(crate) fn put(&self, dir: NodeId, name: &str, data: &[u8]) {
+        let mut tree = self.tree("-");
+        match tree.find(dir, OsStr::new(name)) {
+            Ok((_, node)) => {
+                let file = tree.node(node).expect("found");
+                file.data = data.to_vec();
+                file.attr.size = data.len() as u64;
+                file.attr.mtime = SystemTime::now();
+            }
+            Err(_) => {
+                tree.add(dir, OsStr::new(name), NodeKind::File, data, 0o644);
+            }
+        }
+    }
+
+    pub(crate) fn del(&self, dir: NodeId, name: &str) {
+        let mut tree = self.tree("-");
+        let (cookie, _) = tree.find(dir, OsStr::new(name)).expect("it is there");
+        tree.dir(dir).expect("a folder").entries.remove(&cookie);
+    }
+
+    pub(crate) fn calls(&self, op: &str) -> u64 {
+        self.tree("-").calls.get(op).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn open_handles(&self) -> usize {
+        self.tree("-").handles.len()
+    }
+
+    fn name_of(&self, handle: HandleId) -> Result<String, FsError> {
+        let mut tree = self.tree("-");
+        let node = tree.opened(handle)?.attr.node;
+        let names = tree.nodes.get(&NodeId::ROOT).expect("the root").entries.values();
+        Ok(names
+            .into_iter()
+            .find(|(_, n)| *n == node)
+            .map(|(s, _)| s.to_string_lossy().into_owned())
+            .unwrap_or_default())
+    }
+}
+
+#[async_trait]
+impl VirtualFs for MemFs {
+    async fn lookup(&self, _: &OpCx, parent: NodeId, name: &OsStr, _: CaseMode) -> Result<Entry, FsError> {
+        let mut tree = self.tree("lookup");
+        let (_, node) = tree.find(parent, name)?;
+        tree.entry(node)
+    }
+
+    fn forget(&self, _: NodeId, _: u64) {
+        drop(self.tree("forget"));
+    }
+
+    async fn getattr(&self, _: &OpCx, node: NodeId, _: Option<HandleId>) -> Result<Attr, FsError> {
+        Ok(self.tree("getattr").node(node)?.attr.clone())
+    }
+
+    async fn setattr(&self, _: &OpCx, node: NodeId, _: Option<HandleId>, set: SetAttr) -> Result<Attr, FsError> {
+        let mut tree = self.tree("setattr");
+        tree.writable(node)?;
+        let file = tree.node(node)?;
+        if let Some(size) = set.size {
+            file.data.resize(usize::try_from(size).expect("small"), 0);
+            file.attr.size = size;
+        }
+        file.attr.perm = set.perm.unwrap_or(file.attr.perm);
+        file.attr.mtime = set.mtime.unwrap_or(file.attr.mtime);
+        file.attr.atime = set.atime.unwrap_or(file.attr.atime);
+        Ok(file.attr.clone())
+    }
+
+    async fn readlink(&self, _: &OpCx, node: NodeId) -> Result<OsString, FsError> {
+        Ok(self.tree("readlink").node(node)?.target.clone())
+    }
+
+    async fn readdir(&self, _: &OpCx, dir: NodeId, after: u64, max: usize) -> Result<Vec<DirEntry>, FsError> {
+        let mut tree = self.tree("readdir");
+        let rows: Vec<_> = tree
+            .dir(dir)?
+            .entries
+            .range(after + 1..)
+            .take(max)
+            .map(|(c, (n, id))| (*c, n.clone(), *id))
+            .collect();
+        *tree.calls.entry("entries").or_default() += rows.len() as u64;
+        rows.into_iter()
+            .map(|(cookie, name, id)| {
+                Ok(DirEntry {
+                    cookie,
+                    name,
+                    attr: tree.node(id)?.attr.clone(),
+                })
+            })
+            .collect()
+    }
+
+    async fn parent(&self, _: &OpCx, dir: NodeId) -> Result<NodeId, FsError> {
+        Ok(self.tree("parent").dir(dir)?.parent)
+    }
+
+    async fn open(&self, _: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError> {
+        self.tree("open").open(node, options)
+    }
+
+    async fn read(&self, _: &OpCx, handle: HandleId, range: Range<u64>) -> Result<Bytes, FsError> {
+        match self.name_of(handle)?.as_str() {
+            "slow-a" | "slow-b" => tokio::time::sleep(SLOW).await,
+            "late" => tokio::task::yield_now().await,
+            "pair-a" | "pair-b" => drop(self.pair.wait().await),
+            "stuck" => std::future::pending().await,
+            "panic" => panic!("asked to panic at once"),
+            "panic-late" => {
+                tokio::task::yield_now().await;
+                panic!("asked to panic later");
+            }
+            _ => {}
+        }
+        let mut tree = self.tree("read");
+        let data = &tree.opened(handle)?.data;
+        let end = usize::try_from(range.end).expect("small").min(data.len());
+        let start = usize::try_from(range.start).expect("small").min(end);
+        Ok(Bytes::copy_from_slice(&data[start..end]))
+    }
+
+    async fn write(&self, _: &OpCx, handle: HandleId, at: u64, data: Bytes) -> Result<u32, FsError> {
+        let mut tree = self.tree("write");
+        let file = tree.opened(handle)?;
+        let at = usize::try_from(at).expect("small");
+        if file.data.len() < at + data.len() {
+            file.data.resize(at + data.len(), 0);
+        }
+        file.data[at..at + data.len()].copy_from_slice(&data);
+        file.attr.size = file.data.len() as u64;
+        Ok(u32::try_from(data.len()).expect("small"))
+    }
+
+    async fn flush(&self, _: &OpCx, _: HandleId) -> Result<(), FsError> {
+        drop(self.tree("flush"));
+        fail(FsErrorKind::Unsupported)
+    }
+
+    async fn fsync(&self, _: &OpCx, _: HandleId, _: bool) -> Result<(), FsError> {
+        drop(self.tree("fsync"));
+        Ok(())
+    }
+
+    async fn cleanup(&self, _: &OpCx, _: HandleId) -> Result<(), FsError> {
+        drop(self.tree("cleanup"));
+        Ok(())
+    }
+
+    fn release(&self, handle: HandleId) {
+        let known = self.tree("release").handles.remove(&handle).is_some();
+        assert!(known, "a handle is released once");
+    }
+
+    async fn create(
+        &self,
+        _: &OpCx,
+        parent: NodeId,
+        name: &OsStr,
+        new: NewNode,
+        perm: u16,
+        options: OpenOptions,
+    ) -> Result<(Entry, Option<Opened>), FsError> {
+        let mut tree = self.tree("create");
+        if tree.find(parent, name).is_ok() {
+            return fail(FsErrorKind::Exists);
+        }
+        tree.writable(parent)?;
+        let node = match &new {
+            NewNode::File => tree.add(parent, name, NodeKind::File, b"", perm),
+            NewNode::Dir => tree.add(parent, name, NodeKind::Dir, b"", perm),
+            NewNode::Symlink(target) => {
+                let node = tree.add(parent, name, NodeKind::Symlink, target.as_encoded_bytes(), perm);
+                tree.node(node)?.target = target.clone();
+                node
+            }
+        };
+        let opened = if new == NewNode::File {
+            Some(tree.open(node, options)?)
+        } else {
+            None
+        };
+        Ok((tree.entry(node)?, opened))
+    }
+
+    async fn link(&self, _: &OpCx, node: NodeId, parent: NodeId, name: &OsStr) -> Result<Entry, FsError> {
+        let mut tree = self.tree("link");
+        let cookie = tree.next();
+        tree.dir(parent)?.entries.insert(cookie, (name.to_owned(), node));
+        tree.node(node)?.attr.nlink += 1;
+        tree.entry(node)
+    }
+
+    async fn can_remove(&self, _: &OpCx, _: NodeId) -> Result<(), FsError> {
+        Ok(())
+    }
+
+    async fn remove(&self, _: &OpCx, parent: NodeId, name: &OsStr, dir: bool) -> Result<(), FsError> {
+        let mut tree = self.tree("remove");
+        tree.writable(parent)?;
+        let (cookie, node) = tree.find(parent, name)?;
+        if dir && !tree.dir(node)?.entries.is_empty() {
+            return fail(FsErrorKind::NotEmpty);
+        }
+        tree.dir(parent)?.entries.remove(&cookie);
+        tree.node(node)?.attr.nlink -= 1;
+        Ok(())
+    }
+
+    async fn rename(
+        &self,
+        _: &OpCx,
+        from: (NodeId, &OsStr),
+        to: (NodeId, &OsStr),
+        options: RenameOptions,
+    ) -> Result<(), FsError> {
+        let mut tree = self.tree("rename");
+        let (cookie, node) = tree.find(from.0, from.1)?;
+        if let Ok((taken, other)) = tree.find(to.0, to.1) {
+            if options.no_replace {
+                return fail(FsErrorKind::Exists);
+            }
+            if options.exchange {
+                tree.dir(from.0)?.entries.insert(cookie, (from.1.to_owned(), other));
+                tree.dir(to.0)?.entries.insert(taken, (to.1.to_owned(), node));
+                return Ok(());
+            }
+            tree.dir(to.0)?.entries.remove(&taken);
+        }
+        tree.dir(from.0)?.entries.remove(&cookie);
+        let cookie = tree.next();
+        tree.dir(to.0)?.entries.insert(cookie, (to.1.to_owned(), node));
+        Ok(())
+    }
+
+    async fn statfs(&self, _: &OpCx) -> Result<Space, FsError> {
+        Ok(Space {
+            total_bytes: 100 << 30,
+            free_bytes: 60 << 30,
+            available_bytes: 50 << 30,
+            files: 1000,
+            free_files: 9000,
+            name_max: 255,
+        })
+    }
+
+    async fn seek(&self, _: &OpCx, handle: HandleId, offset: u64, to: SeekTo) -> Result<u64, FsError> {
+        let mut tree = self.tree("seek");
+        let size = tree.opened(handle)?.attr.size;
+        match to {
+            _ if offset >= size => fail(FsErrorKind::PastEnd),
+            SeekTo::Data => Ok(offset),
+            SeekTo::Hole => Ok(size),
+        }
+    }
+
+    async fn getxattr(&self, _: &OpCx, node: NodeId, name: &OsStr) -> Result<Bytes, FsError> {
+        let mut tree = self.tree("getxattr");
+        if name == "user.backlot.state" {
+            return Ok(Bytes::from_static(b"online"));
+        }
+        tree.node(node)?
+            .xattrs
+            .get(name)
+            .cloned()
+            .ok_or(FsErrorKind::NoAttr.into())
+    }
+
+    async fn listxattr(&self, _: &OpCx, node: NodeId) -> Result<Vec<OsString>, FsError> {
+        Ok(self.tree("listxattr").node(node)?.xattrs.keys().cloned().collect())
+    }
+
+    async fn setxattr(&self, _: &OpCx, node: NodeId, name: &OsStr, value: Bytes) -> Result<(), FsError> {
+        self.tree("setxattr").node(node)?.xattrs.insert(name.to_owned(), value);
+        Ok(())
+    }
+
+    async fn removexattr(&self, _: &OpCx, node: NodeId, name: &OsStr) -> Result<(), FsError> {
+        self.tree("removexattr")
+            .node(node)?
+            .xattrs
+            .remove(name)
+            .map(drop)
+            .ok_or(FsErrorKind::NoAttr.into())
+    }
+}
