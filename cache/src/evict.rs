@@ -1,0 +1,395 @@
+//! The books: what every content takes, what is promised, what the index does not know yet; and who has to go when it is full.
+//!
+//! Owns: [`Books`] (all contents, about 80 bytes each), [`Reservation`], the choice of victims. Refuses to know: bits, file
+//! descriptors. Invariant: `bytes` is the sum of `resident` over all contents; a content with a live handle is never a victim.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::free_bytes;
+use crate::files;
+use crate::index::Batch;
+use crate::segments::{Layout, Segment, SegmentKey};
+use crate::sync::lock;
+use crate::{CacheError, ContentId, GRANULE, Shared};
+
+/// Over the limit, eviction goes on down to 95 % of it, so that not every fill has to evict.
+const LOW_WATER_PERCENT: u64 = 95;
+/// The books are kept in memory: this many contents take some 100 MB there. More than that evicts, whatever their size.
+const MAX_CONTENTS: usize = 1_000_000;
+/// Segments in one transaction of the index: 4 MiB at most.
+const BATCH_SEGMENTS: usize = 512;
+
+/// What is known of a content without opening it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Summary {
+    /// Names this incarnation of the content; see [`SegmentKey`].
+    pub(crate) key: u64,
+    pub(crate) len: u64,
+    pub(crate) resident: u64,
+    /// Microseconds since 1970, made strictly increasing.
+    pub(crate) last_use: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Books {
+    contents: HashMap<ContentId, Summary>,
+    pub(crate) bytes: u64,
+    pub(crate) granules: u64,
+    pub(crate) reserved: u64,
+    last_use: u64,
+    dirty_rows: HashSet<ContentId>,
+    dirty_segments: HashMap<SegmentKey, (Layout, Arc<Segment>)>,
+    dead: Vec<u64>,
+}
+
+impl Books {
+    pub(crate) fn new(contents: Vec<(ContentId, Summary)>) -> Self {
+        let mut books = Self::default();
+        for (id, summary) in contents {
+            books.bytes += summary.resident;
+            books.granules += summary.resident.div_ceil(GRANULE);
+            books.last_use = books.last_use.max(summary.last_use);
+            books.contents.insert(id, summary);
+        }
+        books
+    }
+
+    /// Forgets all contents and all that was to be written; promises stay.
+    pub(crate) fn clear(&mut self) {
+        *self = Self {
+            reserved: self.reserved,
+            last_use: self.last_use,
+            ..Self::default()
+        };
+    }
+
+    pub(crate) fn get(&self, id: ContentId) -> Option<&Summary> {
+        self.contents.get(&id)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.contents.len()
+    }
+
+    fn now(&mut self) -> u64 {
+        let clock = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_micros();
+        self.last_use = u64::try_from(clock).unwrap_or(u64::MAX).max(self.last_use + 1);
+        self.last_use
+    }
+
+    pub(crate) fn touch(&mut self, id: ContentId) {
+        let now = self.now();
+        if let Some(summary) = self.contents.get_mut(&id) {
+            summary.last_use = now;
+            self.dirty_rows.insert(id);
+        }
+    }
+
+    /// Books granules that have become readable. Those of an incarnation that is over by now are not.
+    pub(crate) fn add(&mut self, id: ContentId, key: u64, layout: Layout, granules: u64, bytes: u64) {
+        let last_use = self.now();
+        let new = Summary {
+            key,
+            len: layout.len,
+            resident: 0,
+            last_use,
+        };
+        let summary = self.contents.entry(id).or_insert(new);
+        if summary.key != key {
+            return;
+        }
+        summary.resident = (summary.resident + bytes).min(layout.len);
+        summary.last_use = last_use;
+        self.bytes += bytes;
+        self.granules += granules;
+        self.dirty_rows.insert(id);
+    }
+
+    /// Books granules that are no longer readable.
+    pub(crate) fn sub(&mut self, id: ContentId, key: u64, granules: u64, bytes: u64) {
+        let Some(summary) = self.contents.get_mut(&id).filter(|s| s.key == key) else {
+            return;
+        };
+        summary.resident = summary.resident.saturating_sub(bytes);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.granules = self.granules.saturating_sub(granules);
+        self.dirty_rows.insert(id);
+    }
+
+    pub(crate) fn remove(&mut self, id: ContentId) -> Option<Summary> {
+        let summary = self.contents.remove(&id)?;
+        self.bytes = self.bytes.saturating_sub(summary.resident);
+        self.granules = self.granules.saturating_sub(summary.resident.div_ceil(GRANULE));
+        self.dirty_rows.insert(id);
+        self.dead.push(summary.key);
+        Some(summary)
+    }
+
+    pub(crate) fn segment_changed(&mut self, key: SegmentKey, layout: Layout, segment: &Arc<Segment>) {
+        self.dirty_segments
+            .entry(key)
+            .or_insert_with(|| (layout, Arc::clone(segment)));
+    }
+
+    pub(crate) fn dirty_segments(&self) -> usize {
+        self.dirty_segments.len()
+    }
+
+    /// Takes changes to be written, as many segments as fit one transaction.
+    pub(crate) fn take_batch(&mut self) -> Batch {
+        let keys: Vec<_> = self.dirty_segments.keys().take(BATCH_SEGMENTS).copied().collect();
+        let segments = keys.into_iter().filter_map(|key| {
+            let (layout, segment) = self.dirty_segments.remove(&key)?;
+            Some((key, layout, segment))
+        });
+        Batch {
+            segments: segments.collect(),
+            rows: self
+                .dirty_rows
+                .drain()
+                .map(|id| (id, self.contents.get(&id).copied()))
+                .collect(),
+            dead: std::mem::take(&mut self.dead),
+        }
+    }
+
+    /// Gives back a batch that could not be written.
+    pub(crate) fn put_back(&mut self, batch: Batch) {
+        self.dirty_rows.extend(batch.rows.into_iter().map(|(id, _)| id));
+        self.dead.extend(batch.dead);
+        for (key, layout, segment) in batch.segments {
+            self.dirty_segments.entry(key).or_insert((layout, segment));
+        }
+    }
+
+    /// Least recently used contents that `may_go`, until their sizes add up to `bytes` and they are `count` at least.
+    /// Also what all that may go add up to.
+    fn victims(&self, bytes: u64, count: usize, may_go: impl Fn(&ContentId) -> bool) -> (Vec<ContentId>, u64) {
+        let mut all: Vec<_> = self
+            .contents
+            .iter()
+            .filter(|(id, _)| may_go(id))
+            .map(|(id, s)| (s.last_use, *id, s.resident))
+            .collect();
+        all.sort_unstable_by_key(|(last_use, ..)| *last_use);
+        let evictable = all.iter().map(|(_, _, resident)| resident).sum();
+        let mut sum = 0;
+        let chosen = all.iter().enumerate().take_while(|(i, (_, _, resident))| {
+            let more = sum < bytes || *i < count;
+            sum += resident;
+            more
+        });
+        (chosen.map(|(_, (_, id, _))| *id).collect(), evictable)
+    }
+}
+
+/// Room that was promised, in bytes; given back when dropped. Bytes that landed meanwhile are counted twice until
+/// [`Reservation::release`] is told of them: the cache errs on the side of room.
+#[must_use = "dropped, it reserves nothing"]
+pub struct Reservation {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Returns the bytes still reserved.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Gives back `bytes` of it, because they are in the cache now or will not come.
+    pub fn release(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        let mut books = lock(&self.shared.books);
+        books.reserved = books.reserved.saturating_sub(bytes);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.release(self.bytes);
+    }
+}
+
+impl std::fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reservation")
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn reserve(shared: &Arc<Shared>, bytes: u64) -> Result<Reservation, CacheError> {
+    shared.check_open()?;
+    let mut free = free_bytes(&shared.options.dir).unwrap_or(u64::MAX);
+    let mut available = 0;
+    // First to find out what is lacking, then after eviction; once more in case somebody else took the room.
+    for _ in 0..3 {
+        let Err(lacking) = shared.promise(bytes, free) else {
+            return Ok(Reservation {
+                shared: Arc::clone(shared),
+                bytes,
+            });
+        };
+        let (freed, evictable) = shared.make_room(lacking, true);
+        available = bytes.saturating_add(evictable).saturating_sub(lacking);
+        if freed < lacking {
+            break;
+        }
+        // Counted, not asked again: file systems report freed blocks late.
+        free = free.saturating_add(freed);
+    }
+    shared.counters.refused_fills.fetch_add(1, Ordering::Relaxed);
+    Err(CacheError::Full {
+        needed: bytes,
+        available,
+    })
+}
+
+impl Shared {
+    /// Books a reservation, with `free` bytes left on the disk; or says how many bytes are lacking.
+    fn promise(&self, bytes: u64, free: u64) -> Result<(), u64> {
+        let mut books = lock(&self.books);
+        let wanted = books.reserved.saturating_add(bytes);
+        let over_limit = books
+            .bytes
+            .saturating_add(wanted)
+            .saturating_sub(self.options.max_bytes);
+        let over_disk = self.options.min_free_bytes.saturating_add(wanted).saturating_sub(free);
+        match over_limit.max(over_disk) {
+            0 => books.reserved = wanted,
+            lacking => return Err(lacking),
+        }
+        Ok(())
+    }
+
+    /// Evicts the least recently used contents until `lacking` bytes are free, and on to the low-water mark. With
+    /// `or_nothing`, evicts none if all together would not do. Returns what was freed and what could have been.
+    pub(crate) fn make_room(&self, lacking: u64, or_nothing: bool) -> (u64, u64) {
+        let (victims, evictable) = {
+            let live = lock(&self.live);
+            let books = lock(&self.books);
+            let low_water = self.options.max_bytes / 100 * LOW_WATER_PERCENT;
+            let to_low_water = (books.bytes + books.reserved).saturating_sub(low_water);
+            let too_many = books.len().saturating_sub(MAX_CONTENTS);
+            let count = if too_many > 0 { too_many + MAX_CONTENTS / 20 } else { 0 };
+            books.victims(lacking.max(to_low_water), count, |id| {
+                live.get(id).is_none_or(|c| c.strong_count() == 0)
+            })
+        };
+        if or_nothing && evictable < lacking {
+            return (0, evictable);
+        }
+        let mut freed = 0;
+        for id in victims {
+            freed += self.evict_one(id).unwrap_or(0);
+        }
+        tracing::debug!(freed, lacking, "evicted the least recently used contents");
+        (freed, evictable)
+    }
+
+    /// Evicts when fills went over the limit without a reservation.
+    pub(crate) fn trim(&self) {
+        let over = {
+            let books = lock(&self.books);
+            books.bytes > self.options.max_bytes || books.len() > MAX_CONTENTS
+        };
+        if over {
+            let _freed = self.make_room(0, false);
+        }
+    }
+
+    /// Evicts one content. Returns the bytes freed; 0 if there was nothing.
+    ///
+    /// # Errors
+    /// `Busy` while a handle is alive.
+    pub(crate) fn evict_one(&self, id: ContentId) -> Result<u64, CacheError> {
+        let (freed, path) = {
+            // Held to the end: nobody may open the content between the look and the renaming of its file.
+            let live = lock(&self.live);
+            if live.get(&id).is_some_and(|c| c.strong_count() > 0) {
+                return Err(CacheError::Busy);
+            }
+            self.drop_content(id)
+        };
+        if let Some(path) = path {
+            files::delete(&path);
+        }
+        self.counters.evicted_bytes.fetch_add(freed, Ordering::Relaxed);
+        Ok(freed)
+    }
+
+    /// Strikes a content off the books and puts its file aside. The caller holds `live` and has seen no handle there.
+    /// The returned path is to be deleted after `live` is let go.
+    pub(crate) fn drop_content(&self, id: ContentId) -> (u64, Option<PathBuf>) {
+        let Some(summary) = lock(&self.books).remove(id) else {
+            return (0, None);
+        };
+        self.files.forget(summary.key);
+        (summary.resident, self.files.discard(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn books() -> Books {
+        let of = |n: u8, resident| {
+            (
+                ContentId([n; 16]),
+                Summary {
+                    key: u64::from(n),
+                    len: 100,
+                    resident,
+                    last_use: u64::from(n),
+                },
+            )
+        };
+        Books::new(vec![of(3, 30), of(1, 10), of(2, 20), of(4, 40)])
+    }
+
+    #[test]
+    fn victims_are_the_oldest_that_may_go_and_no_more_than_needed() {
+        let books = books();
+        let id = |n| ContentId([n; 16]);
+        assert_eq!(books.victims(25, 0, |_| true), (vec![id(1), id(2)], 100));
+        assert_eq!(books.victims(25, 0, |i| *i != id(2)), (vec![id(1), id(3)], 80));
+        assert_eq!(books.victims(0, 0, |_| true), (vec![], 100));
+        assert_eq!(books.victims(0, 3, |_| true).0, vec![id(1), id(2), id(3)]);
+        assert_eq!(books.victims(1000, 0, |_| true).0.len(), 4);
+    }
+
+    #[test]
+    fn an_incarnation_that_is_over_books_nothing() {
+        let mut books = books();
+        let (id, layout) = (ContentId([1; 16]), Layout { len: 100 });
+        assert!(books.remove(id).is_some());
+        books.add(id, 99, layout, 1, 50);
+        books.add(id, 1, layout, 1, 50);
+        books.sub(id, 1, 1, 50);
+        assert_eq!(books.get(id).map(|s| (s.key, s.resident)), Some((99, 50)));
+        assert_eq!(books.bytes, 140);
+    }
+
+    #[test]
+    fn a_batch_given_back_is_taken_again() {
+        let mut books = books();
+        books.touch(ContentId([2; 16]));
+        assert!(books.remove(ContentId([1; 16])).is_some());
+        let batch = books.take_batch();
+        assert_eq!((batch.rows.len(), batch.dead.as_slice()), (2, &[1][..]));
+        assert!(books.take_batch().is_empty());
+        books.put_back(batch);
+        assert_eq!(books.take_batch().rows.len(), 2);
+    }
+}
