@@ -1,9 +1,29 @@
 //! Settings of Backlot: the model, where values come from, and what is wrong with them.
+//!
+//! Owns the settings file's format, the order of its layers and every message about it. Knows nothing of what settings are
+//! used for, and reads files only: environment and home folder are given to the [`Loader`].
+//! Invariant: whoever holds a [`Loaded`] holds settings that were checked as a whole.
+//!
+//! `schema` is the model; `layers` finds the files and lays them over one another as a `tree` of values with places, under
+//! `env_layer`; `sections` and `de` make the typed model of it; `validate` checks it; `origin` and `error` are what people
+//! are told.
 
+mod de;
+mod dirs;
+mod env_layer;
+mod error;
+mod layers;
+mod origin;
 mod schema;
 mod secret_ref;
+mod sections;
+mod tree;
 mod units;
+mod validate;
 
+pub use error::{ConfigError, ConfigErrors};
+pub use layers::{Loaded, Loader};
+pub use origin::{Layer, Origin, Origins, Place, Position, Row, render_origin};
 pub use schema::{
     Cache, Config, Drive, Fuse, HostKey, Hydration, LocalSite, Log, LogFormat, LogLevel, Machine, Project,
     ProviderSettings, RemoteDelete, SCHEMA_VERSION, Scan, SftpAuth, SftpSite, Site, SiteLimits, Threads, ZoneKind,
@@ -11,3 +31,11 @@ pub use schema::{
 };
 pub use secret_ref::{SecretError, SecretRef};
 pub use units::{ByteSize, Period, UnitError};
+pub use validate::compile_glob;
+
+/// Returns the commented file that `backlot config init` writes. It works once its two lines marked `EDIT` name the studio's
+/// server and the folder to mount at; every other setting is there with its default, commented out.
+#[must_use]
+pub fn sample() -> &'static str {
+    include_str!("sample.toml")
+}

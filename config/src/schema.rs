@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -47,16 +47,19 @@ pub struct Drive {
     /// Name of the drive, shown in `status` and as the mount's source. Letters, digits, `-` and `_`.
     pub name: String,
     /// Folder the drive appears at.
+    #[serde(serialize_with = "lossy")]
     pub mount_point: PathBuf,
     /// Folder of the state store, and of bytes that exist nowhere else yet (`local/`). Must outlive the cache: back it up,
     /// never clean it. Default: `$XDG_DATA_HOME/backlot`, else `~/.local/share/backlot`.
+    #[serde(serialize_with = "lossy")]
     pub data_dir: PathBuf,
     /// Folder of cached bytes; it may be deleted at any time. Default: `$XDG_CACHE_HOME/backlot`, else `~/.cache/backlot`.
+    #[serde(serialize_with = "lossy")]
     pub cache_dir: PathBuf,
     /// Whether other users of this machine may enter the drive (needs `user_allow_other` in /etc/fuse.conf).
     pub allow_other: bool,
     /// Unix socket of the daemon's API, at most 107 bytes long. Default: `backlot.sock` in `data-dir`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "lossy_option", skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
 }
 
@@ -81,6 +84,15 @@ impl Drive {
             .clone()
             .unwrap_or_else(|| self.data_dir.join("backlot.sock"))
     }
+}
+
+/// Writes a path for people: a home folder need not be UTF-8, and TOML is.
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+fn lossy_option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_deref().map(Path::to_string_lossy).serialize(serializer)
 }
 
 /// `[machine]`: who this machine is to the other sites.
@@ -177,6 +189,7 @@ pub struct SiteLimits {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LocalSite {
     /// Folder that holds the site's bytes. Required.
+    #[serde(serialize_with = "lossy")]
     pub root: PathBuf,
     /// For demos and tests: delay before each answer, as if the folder were behind a slow link. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -194,14 +207,14 @@ pub struct SftpSite {
     pub host: String,
     /// TCP port of the server.
     pub port: u16,
-    /// User to log in as. Required.
+    /// User to log in as. Default: the user running Backlot (`$USER`, else `$LOGNAME`).
     pub user: String,
     /// Absolute path, on the server, of the folder that holds the site's bytes. Required.
     pub root: String,
     /// How to log in: `agent` (a key of the running SSH agent), `key` (`key-file`) or `password`.
     pub auth: SftpAuth,
     /// Private key, for `auth = "key"`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "lossy_option", skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
     /// Passphrase of `key-file`, by reference: `env:NAME` or `file:/path`. Default: the key has none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,6 +223,7 @@ pub struct SftpSite {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<SecretRef>,
     /// File of the server keys that are trusted, in OpenSSH's format.
+    #[serde(serialize_with = "lossy")]
     pub known_hosts: PathBuf,
     /// What to do with a server whose key is not in `known-hosts`: `strict` refuses, `accept-new` adds it. A key that
     /// *changed* is always refused.

@@ -143,7 +143,7 @@ impl Serialize for SecretRef {
 
 impl<'de> Deserialize<'de> for SecretRef {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(RefVisitor)
+        deserializer.deserialize_any(RefVisitor)
     }
 }
 

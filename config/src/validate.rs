@@ -1,0 +1,507 @@
+//! Whether settings make sense, alone and together.
+//!
+//! Owns the ranges, the names that are allowed, which folders may lie inside which, and references between sections.
+//! Looks at values only: whether a folder exists is for those who use it to find out.
+//! Invariant: everything wrong is reported, and nothing about a value that was reported before.
+
+use std::fmt::Display;
+use std::path::{Component, Path, PathBuf};
+
+use globset::{Glob, GlobBuilder};
+
+use crate::error::{ConfigError, did_you_mean};
+use crate::origin::Place;
+use crate::schema::{Config, LocalSite, Project, ProviderSettings, SftpAuth, SftpSite, Site, Threads};
+use crate::secret_ref::SecretRef;
+use crate::tree::{Node, Table};
+use crate::units::{ByteSize, Period};
+
+/// `sun_path` of Linux holds 108 bytes, the last of which is NUL.
+const MAX_SOCKET_PATH: usize = 107;
+/// Longest name of a folder in bytes, on Linux as on Windows.
+const MAX_FOLDER_NAME: usize = 255;
+
+/// Compiles a pattern of `zones` or `pins`. Patterns match paths inside the project, bytes of any encoding, as written:
+/// `*` and `?` stay within a name, `**` spans folders, `{a,b}` and `[a-z]` are alternatives.
+///
+/// # Errors
+/// When the text is no pattern.
+pub fn compile_glob(pattern: &str) -> Result<Glob, globset::Error> {
+    GlobBuilder::new(pattern).literal_separator(true).build()
+}
+
+/// Checks everything, adding what is wrong to `errors`.
+pub(crate) fn check(config: &Config, tree: &Table, errors: &mut Vec<ConfigError>) {
+    let mut checker = Checker { tree, errors };
+    checker.drive(config);
+    checker.machine(config);
+    checker.numbers(config);
+    for (name, site) in &config.sites {
+        checker.site(config, name, site);
+    }
+    checker.folders_are_unique(config);
+    for (name, project) in &config.projects {
+        checker.project(config, name, project);
+    }
+}
+
+struct Checker<'a> {
+    tree: &'a Table,
+    errors: &'a mut Vec<ConfigError>,
+}
+
+type Key<'k> = &'k [&'k str];
+
+impl Checker<'_> {
+    /// The place of a value, or of the name of the nearest table around it: of nothing, if a user wrote neither. `None` when the
+    /// value was reported before.
+    fn place(&self, key: Key<'_>) -> Option<Place> {
+        let mut table = Some(self.tree);
+        let mut place = Place::Nowhere;
+        for name in key {
+            let Some(node) = table.and_then(|table| table.get(*name)) else {
+                break;
+            };
+            if node.bad {
+                return None;
+            }
+            table = node.as_table();
+            place = if table.is_none() {
+                node.place.clone()
+            } else {
+                node.key_place.clone()
+            };
+        }
+        Some(place)
+    }
+
+    fn error(&mut self, key: Key<'_>, problem: impl Display, hint: impl Into<Option<String>>) {
+        let Some(place) = self.place(key) else { return };
+        let key = key.join(".");
+        self.errors.push(ConfigError {
+            place,
+            problem: format!("{key}: {problem}"),
+            key,
+            hint: hint.into(),
+        });
+    }
+
+    fn within<T: PartialOrd + Display>(&mut self, key: Key<'_>, value: T, least: T, most: T) {
+        if value < least || value > most {
+            self.error(key, format!("{value} is outside {least} to {most}"), None);
+        }
+    }
+
+    fn name(&mut self, key: Key<'_>, name: &str) {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name.is_empty() || !name.chars().all(allowed) {
+            let problem = format!("`{name}` is not a name");
+            self.error(key, problem, "use letters a to z, digits, `-` and `_`".to_owned());
+        }
+    }
+
+    /// Whether a path of this machine is one; a path that still begins with `~` had no home to stand for.
+    fn absolute(&mut self, key: Key<'_>, path: &Path) -> bool {
+        if path.is_absolute() {
+            return true;
+        }
+        if path.starts_with("~") {
+            let hint = "set HOME, or write an absolute path".to_owned();
+            self.error(key, "`~` stands for the home folder, which is not known", hint);
+        } else if path.as_os_str().is_empty() {
+            self.error(key, "is missing", "write an absolute path".to_owned());
+        } else {
+            let problem = format!("`{}` is not an absolute path", path.display());
+            self.error(key, problem, "begin it with `/` or `~/`".to_owned());
+        }
+        false
+    }
+
+    /// Refuses a path that is, or lies inside, another.
+    fn outside(&mut self, key: Key<'_>, path: &Path, what: &str, of: &Path, why: &str) {
+        let (path, of) = (plain(path), plain(of));
+        if path.starts_with(&of) {
+            let relation = if path == of { "is" } else { "lies inside" };
+            self.error(
+                key,
+                format!("{} {relation} {what}, {}", path.display(), of.display()),
+                why.to_owned(),
+            );
+        }
+    }
+
+    fn drive(&mut self, config: &Config) {
+        let drive = &config.drive;
+        self.name(&["drive", "name"], &drive.name);
+        let (mount, data, cache) = (["drive", "mount-point"], ["drive", "data-dir"], ["drive", "cache-dir"]);
+        let paths = [
+            (mount, &drive.mount_point),
+            (data, &drive.data_dir),
+            (cache, &drive.cache_dir),
+        ];
+        let absolute = paths.map(|(key, path)| self.absolute(&key, path));
+        let socket = drive.socket_path();
+        let socket_key = if drive.socket.is_some() {
+            ["drive", "socket"]
+        } else {
+            data
+        };
+        if drive
+            .socket
+            .as_ref()
+            .is_none_or(|path| self.absolute(&socket_key, path))
+        {
+            self.socket(&socket_key, &socket);
+        }
+        if absolute.contains(&false) {
+            return;
+        }
+        let mounted = "what lies there is hidden while the drive is mounted";
+        for (key, path) in [
+            (data, &drive.data_dir),
+            (cache, &drive.cache_dir),
+            (socket_key, &socket),
+        ] {
+            self.outside(&key, path, "the mount point", &drive.mount_point, mounted);
+        }
+        for (what, dir) in [
+            ("the data folder", &drive.data_dir),
+            ("the cache folder", &drive.cache_dir),
+        ] {
+            if plain(&drive.mount_point) != plain(dir) {
+                self.outside(
+                    &mount,
+                    &drive.mount_point,
+                    what,
+                    dir,
+                    "give the drive a folder of its own",
+                );
+            }
+        }
+        let cleaned = "the cache may be deleted at any time, the data must not be";
+        self.outside(&data, &drive.data_dir, "the cache folder", &drive.cache_dir, cleaned);
+        let local = drive.data_dir.join("local");
+        self.outside(
+            &cache,
+            &drive.cache_dir,
+            "the folder of bytes that exist nowhere else",
+            &local,
+            cleaned,
+        );
+    }
+
+    fn socket(&mut self, key: Key<'_>, path: &Path) {
+        let length = path.as_os_str().len();
+        if length > MAX_SOCKET_PATH {
+            let problem = format!(
+                "the API socket's path, {}, has {length} bytes, and a Unix socket's has at most {MAX_SOCKET_PATH}",
+                path.display()
+            );
+            self.error(
+                key,
+                problem,
+                "set drive.socket to a shorter path, such as one in /run/user".to_owned(),
+            );
+        }
+    }
+
+    fn machine(&mut self, config: &Config) {
+        if let Some(id) = &config.machine.site_id {
+            self.name(&["machine", "site-id"], id);
+        }
+        if config.machine.name.as_ref().is_some_and(|name| name.trim().is_empty()) {
+            self.error(
+                &["machine", "name"],
+                "is empty",
+                "leave it out to use the host name".to_owned(),
+            );
+        }
+    }
+
+    fn numbers(&mut self, config: &Config) {
+        let no_size = ByteSize(0);
+        let (size, least) = (config.cache.max_size, ByteSize::mib(1));
+        if size < least {
+            self.error(
+                &["cache", "max-size"],
+                format!("{size} is too little"),
+                format!("the least is {least}"),
+            );
+        }
+        let hydration = &config.hydration;
+        let (shortest, longest) = (Period::from_millis(100), Period::from_secs(600));
+        self.within(
+            &["hydration", "read-deadline"],
+            hydration.read_deadline,
+            shortest,
+            longest,
+        );
+        self.within(
+            &["hydration", "readahead-max"],
+            hydration.readahead_max,
+            no_size,
+            ByteSize::gib(1),
+        );
+        self.within(
+            &["hydration", "small-file"],
+            hydration.small_file,
+            no_size,
+            ByteSize::mib(64),
+        );
+        self.within(&["hydration", "parallel-fetches"], hydration.parallel_fetches, 1, 64);
+        self.within(&["scan", "parallel"], config.scan.parallel, 1, 64);
+        if let Threads::Fixed(threads) = config.fuse.threads {
+            self.within(&["fuse", "threads"], threads, 1, 64);
+        }
+        self.within(
+            &["fuse", "kernel-readahead"],
+            config.fuse.kernel_readahead,
+            no_size,
+            ByteSize::gib(1),
+        );
+    }
+
+    fn site(&mut self, config: &Config, name: &str, site: &Site) {
+        let key = |last| ["sites", name, last];
+        self.name(&["sites", name], name);
+        for (last, limit) in [
+            ("download-limit", site.limits.download_limit),
+            ("upload-limit", site.limits.upload_limit),
+        ] {
+            self.rate(&key(last), limit);
+        }
+        if let Some(requests) = site.limits.max_requests {
+            self.within(&key("max-requests"), requests, 1, 256);
+        }
+        match &site.provider {
+            ProviderSettings::Local(local) => self.local_site(config, name, local),
+            ProviderSettings::Sftp(sftp) => self.sftp_site(name, sftp),
+        }
+    }
+
+    fn rate(&mut self, key: Key<'_>, rate: Option<ByteSize>) {
+        if rate == Some(ByteSize(0)) {
+            self.error(
+                key,
+                "0 would let nothing through",
+                "leave it out for no limit".to_owned(),
+            );
+        }
+    }
+
+    fn local_site(&mut self, config: &Config, name: &str, local: &LocalSite) {
+        let key = ["sites", name, "root"];
+        self.rate(&["sites", name, "link-rate"], local.link_rate);
+        if self.absolute(&key, &local.root) {
+            let why = "a site is a folder of its own";
+            for (what, dir) in own_folders(config) {
+                self.outside(&key, &local.root, what, dir, why);
+            }
+        }
+    }
+
+    fn sftp_site(&mut self, name: &str, sftp: &SftpSite) {
+        let key = |last| ["sites", name, last];
+        if sftp.host.is_empty() {
+            self.error(
+                &key("host"),
+                "is missing",
+                "write the server's name or address".to_owned(),
+            );
+        } else if sftp.host.contains(|c: char| c.is_whitespace() || c == '/' || c == '@') {
+            // Not repeated: what is before the `@` may hold a password.
+            let hint = "write the name or address alone; `user`, `port` and `root` have keys of their own".to_owned();
+            self.error(&key("host"), "is not a host name or address", hint);
+        }
+        if sftp.user.is_empty() {
+            self.error(
+                &key("user"),
+                "is missing, and USER is not set",
+                "write the user to log in as".to_owned(),
+            );
+        }
+        if sftp.port == 0 {
+            self.within(&key("port"), sftp.port, 1, u16::MAX);
+        }
+        if sftp.root.is_empty() {
+            self.error(
+                &key("root"),
+                "is missing",
+                "write the absolute path of the folder on the server".to_owned(),
+            );
+        } else if !sftp.root.starts_with('/') {
+            let problem = format!("`{}` is not an absolute path on the server", sftp.root);
+            self.error(&key("root"), problem, "begin it with `/`".to_owned());
+        }
+        if sftp.auth == SftpAuth::Key && sftp.key_file.is_none() {
+            let hint = "write the path of the private key, or use auth = \"agent\"".to_owned();
+            self.error(&key("key-file"), "is missing, and auth is \"key\"", hint);
+        }
+        if sftp.auth == SftpAuth::Password && sftp.password.is_none() {
+            let hint = "write `env:NAME` or `file:/path`, where the password is to be found".to_owned();
+            self.error(&key("password"), "is missing, and auth is \"password\"", hint);
+        }
+        if let Some(path) = &sftp.key_file {
+            self.absolute(&key("key-file"), path);
+        }
+        for (last, secret) in [("passphrase", &sftp.passphrase), ("password", &sftp.password)] {
+            if let Some(SecretRef::File(path)) = secret {
+                self.absolute(&key(last), path);
+            }
+        }
+        self.absolute(&key("known-hosts"), &sftp.known_hosts);
+        self.within(&key("connections"), sftp.connections, 1, 16);
+        let second = Period::from_secs(1);
+        self.within(&key("keepalive"), sftp.keepalive, second, Period::from_secs(3600));
+        self.within(
+            &key("connect-timeout"),
+            sftp.connect_timeout,
+            second,
+            Period::from_secs(300),
+        );
+    }
+
+    /// Two folders that differ in capitals only are one on a Windows drive.
+    fn folders_are_unique(&mut self, config: &Config) {
+        let mut seen: Vec<(String, &str)> = Vec::new();
+        for (name, project) in &config.projects {
+            let folder = project.folder.to_lowercase();
+            match seen.iter().find(|(other, _)| *other == folder) {
+                Some((_, first)) => {
+                    let problem = format!("`{}` is the folder of project `{first}` already", project.folder);
+                    self.error(
+                        &["projects", name, "folder"],
+                        problem,
+                        "give each project a folder of its own".to_owned(),
+                    );
+                }
+                None => seen.push((folder, name)),
+            }
+        }
+    }
+
+    fn project(&mut self, config: &Config, name: &str, project: &Project) {
+        let key = |last| ["projects", name, last];
+        self.name(&["projects", name], name);
+        if !is_folder_name(&project.folder) {
+            let hint = format!("write one name of at most {MAX_FOLDER_NAME} bytes, without `/`");
+            self.error(&key("folder"), format!("`{}` cannot be a folder", project.folder), hint);
+        }
+        if project.remote_site.is_empty() {
+            self.error(
+                &key("remote-site"),
+                "is missing",
+                "name a site of [sites.NAME]".to_owned(),
+            );
+        } else {
+            self.site_exists(&key("remote-site"), &project.remote_site);
+        }
+        if let Some(active) = &project.active_site {
+            self.site_exists(&key("active-site"), active);
+            if *active == project.remote_site {
+                let hint = "leave it out when this machine works from its own disk".to_owned();
+                self.error(&key("active-site"), format!("`{active}` is the remote site too"), hint);
+            }
+        }
+        self.remote_path(config, name, project);
+        for (index, rule) in project.zones.iter().enumerate() {
+            self.pattern(&key("zones"), index, &rule.pattern);
+        }
+        for (index, pin) in project.pins.iter().enumerate() {
+            self.pattern(&key("pins"), index, pin);
+        }
+        let (shortest, longest) = (Period::from_millis(100), Period::from_secs(7 * 86_400));
+        self.within(&key("scan-interval"), project.scan_interval, shortest, longest);
+    }
+
+    /// A site that is named but could not be read has been reported itself.
+    fn site_exists(&mut self, key: Key<'_>, site: &str) {
+        let named = self.tree.get("sites").and_then(Node::as_table);
+        if named.is_some_and(|sites| sites.contains_key(site)) {
+            return;
+        }
+        let names: Vec<&str> = named.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+        let hint = did_you_mean(site, names.iter().copied()).unwrap_or_else(|| format!("add [sites.{site}]"));
+        self.error(key, format!("there is no site `{site}`"), hint);
+    }
+
+    fn remote_path(&mut self, config: &Config, name: &str, project: &Project) {
+        let key = ["projects", name, "remote-path"];
+        let path = project.remote_path.as_str();
+        let odd = |part: &str| part.is_empty() || part == ".." || part.contains('\0');
+        if path != "." && path.split('/').any(|part| odd(part) || part == ".") {
+            let hint =
+                "write it relative to the site's root, as in `shows/demo`, or `.` for the root itself".to_owned();
+            return self.error(&key, format!("`{path}` is not a path under the site's root"), hint);
+        }
+        let Some(ProviderSettings::Local(local)) = config.sites.get(&project.remote_site).map(|site| &site.provider)
+        else {
+            return;
+        };
+        let folder = plain(&local.root.join(path));
+        for (what, dir) in own_folders(config) {
+            if plain(dir).starts_with(&folder) {
+                let problem = format!(
+                    "{what}, {}, lies inside the project at its site, {}",
+                    dir.display(),
+                    folder.display()
+                );
+                self.error(
+                    &key,
+                    problem,
+                    "keep what Backlot works with out of the projects".to_owned(),
+                );
+            }
+        }
+    }
+
+    fn pattern(&mut self, key: Key<'_>, index: usize, pattern: &str) {
+        let problem = match compile_glob(pattern) {
+            _ if pattern.is_empty() => "is empty, and would match nothing".to_owned(),
+            _ if pattern.starts_with('/') => format!("`{pattern}` begins with `/`, and paths inside a project do not"),
+            Ok(_) => return,
+            Err(error) => format!("`{pattern}` is not a pattern: {}", error.kind()),
+        };
+        let [.., section, name, last] = key else { return };
+        let last = format!("{last}[{index}]");
+        let place = self.place(key);
+        if let Some(place) = place {
+            let key = format!("{section}.{name}.{last}");
+            self.errors.push(ConfigError {
+                place,
+                problem: format!("{key}: {problem}"),
+                key,
+                hint: None,
+            });
+        }
+    }
+}
+
+/// The folders that Backlot works with, which nothing else may share.
+fn own_folders(config: &Config) -> [(&'static str, &Path); 3] {
+    let drive = &config.drive;
+    [
+        ("the mount point", &drive.mount_point),
+        ("the data folder", &drive.data_dir),
+        ("the cache folder", &drive.cache_dir),
+    ]
+}
+
+fn is_folder_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && name.len() <= MAX_FOLDER_NAME && !name.contains(['/', '\0'])
+}
+
+/// The path without `.` and `..`, as far as its text tells: links are not looked up.
+fn plain(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                out.pop();
+            }
+            other => out.push(other),
+        }
+    }
+    out
+}
