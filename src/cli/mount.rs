@@ -49,7 +49,7 @@ pub(super) fn run(args: Args, settings: &Settings) -> Result<Exit, CliError> {
     }
     if args.detached {
         // A session of its own, so that closing the terminal does not end the drive.
-        drop(rustix::process::setsid());
+        let _already_a_leader = rustix::process::setsid();
         // And in no folder that somebody may want to unmount.
         drop(std::env::set_current_dir("/"));
     }

@@ -16,7 +16,7 @@ const MIN_WINDOW: u64 = 256 << 10;
 
 /// The reads of one handle so far.
 #[derive(Clone, Debug)]
-pub struct Pattern {
+pub(super) struct Pattern {
     max_window: u64,
     run_start: u64,
     /// The furthest byte asked for in this run.
@@ -28,14 +28,14 @@ pub struct Pattern {
 impl Pattern {
     /// Starts a pattern whose window grows to `max_window` bytes. A reader that begins at 0 counts as sequential from its
     /// first read on.
-    pub fn new(max_window: u64) -> Self {
+    pub(super) fn new(max_window: u64) -> Self {
         Self { max_window, run_start: 0, high: 0, ahead: 0 }
     }
 
     /// Takes note of a read and returns the range worth having before it is asked for.
     ///
     /// `restarted` is set when the reader went elsewhere: what was asked ahead of the old run is of no interest now.
-    pub fn on_read(&mut self, read: Range<u64>, len: u64) -> Ahead {
+    pub(super) fn on_read(&mut self, read: Range<u64>, len: u64) -> Ahead {
         let follows = read.start <= self.high.saturating_add(GAP_AHEAD)
             && read.start.saturating_add(GAP_BEHIND) >= self.high
             && read.start >= self.run_start;
@@ -58,11 +58,11 @@ impl Pattern {
 
 /// The answer of [`Pattern::on_read`].
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ahead {
+pub(super) struct Ahead {
     /// The reader left the run that it was in.
-    pub restarted: bool,
+    pub(super) restarted: bool,
     /// What to fetch before it is asked for.
-    pub range: Option<Range<u64>>,
+    pub(super) range: Option<Range<u64>>,
 }
 
 #[cfg(test)]

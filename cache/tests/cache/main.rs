@@ -4,7 +4,8 @@
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
     clippy::single_range_in_vec_init,
-    reason = "in tests a panic is the report, and the numbers are small"
+    clippy::print_stdout,
+    reason = "in tests a panic is the report, the numbers are small, and what is skipped is said"
 )]
 
 mod basics;

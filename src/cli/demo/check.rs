@@ -206,7 +206,7 @@ fn comes_back(place: &Place, path: &Path) -> Outcome {
             Err(e) if begun.elapsed() > Duration::from_secs(30) => return Err(e),
             Err(_) => {
                 let (_hold, wait) = sync_channel::<()>(1);
-                drop(wait.recv_timeout(Duration::from_millis(250)));
+                let _always_elapses = wait.recv_timeout(Duration::from_millis(250));
             }
         }
     }
