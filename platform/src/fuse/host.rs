@@ -41,15 +41,19 @@ const MAX_WRITE: u32 = 1 << 20;
 /// each.
 const MAX_BACKGROUND: u16 = 64;
 
-/// What we ask of the kernel, each with what is lost where an older one has it not. Not here: WRITEBACK_CACHE (excludes
-/// passthrough), AUTO_INVAL_DATA (a new mtime would drop the page cache), POSIX_LOCKS and FLOCK_LOCKS (the kernel's
-/// local locks are right for one machine), NO_OPEN_SUPPORT (excludes passthrough), SETXATTR_EXT (fuser parses it wrong).
+/// What we ask of the kernel, each with what is lost where an older one has it not. Not here:
+/// - EXPLICIT_INVAL_DATA: a size that the kernel learns before our notification would leave the old bytes cached, padded
+///   with zeros to the new size. Without it such a size drops them; a new mtime alone drops nothing either way.
+/// - AUTO_INVAL_DATA: a new mtime would drop the page cache.
+/// - WRITEBACK_CACHE and NO_OPEN_SUPPORT: both exclude passthrough.
+/// - POSIX_LOCKS and FLOCK_LOCKS: the kernel's local locks are right for one machine.
+/// - SETXATTR_EXT: fuser parses it wrong.
+///
 /// PASSTHROUGH with a stack depth of 1 belongs here once the engine hands out backing files.
-const CAPABILITIES: [(InitFlags, &str); 8] = [
+const CAPABILITIES: [(InitFlags, &str); 7] = [
     (InitFlags::FUSE_DO_READDIRPLUS, "listings bring no attributes"),
     (InitFlags::FUSE_PARALLEL_DIROPS, "look-ups in one folder go one by one"),
     (InitFlags::FUSE_CACHE_SYMLINKS, "links are read again at each use"),
-    (InitFlags::FUSE_EXPLICIT_INVAL_DATA, "a new mtime may drop cached bytes"),
     (
         InitFlags::FUSE_ATOMIC_O_TRUNC,
         "an open that truncates takes two requests",

@@ -1,4 +1,4 @@
-//! The kernel's own table of mounts, `/proc/self/mountinfo`: what may be known of a mount without touching it.
+//! The kernel's own table of mounts, `/proc/thread-self/mountinfo`: what may be known of a mount without touching it.
 //!
 //! Invariant: no path inside a FUSE mount is ever looked at here; a mount whose daemon is stuck would take us with it.
 
@@ -41,7 +41,7 @@ pub(super) struct MountTable(Vec<MountEntry>);
 
 impl MountTable {
     pub(super) fn read() -> io::Result<Self> {
-        Ok(Self::parse(&std::fs::read("/proc/self/mountinfo")?))
+        Ok(Self::parse(&std::fs::read("/proc/thread-self/mountinfo")?))
     }
 
     fn parse(text: &[u8]) -> Self {
