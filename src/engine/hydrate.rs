@@ -28,6 +28,8 @@ use crate::providers::{ErrorKind, Op, ProviderError};
 /// The longest request of background work. A demand asks for exactly its granules; what is fetched ahead is cut into
 /// pieces of this size, so that several connections share a window and a change of mind costs little.
 const MAX_FETCH: u64 = 4 << 20;
+/// A read that finds its bytes missing again, after they were fetched this often, goes past the cache.
+const MAX_ROUNDS: u32 = 3;
 /// Bytes gathered before they are handed to the cache in one call.
 const FILL_BATCH: usize = 1 << 20;
 
@@ -175,7 +177,7 @@ impl OpenContent {
     /// # Errors
     /// See [`HydrateError`]; without progress for the deadline the wait ends.
     pub async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, HydrateError> {
-        loop {
+        for _ in 0..MAX_ROUNDS {
             match self.content.read(range.clone()) {
                 Ok(Hit::Full(bytes)) => return Ok(bytes),
                 Ok(Hit::Missing(_)) => {}
@@ -193,6 +195,8 @@ impl OpenContent {
                 Err(e) => return Err(e),
             }
         }
+        warn!(path = %self.path, "the cache loses bytes as fast as they arrive; they come past it");
+        self.read_past_cache(range).await
     }
 
     /// Makes a range local and waits for it.
@@ -341,8 +345,9 @@ impl OpenContent {
 
     async fn stream(&self, fetch: &Fetch) -> Result<(), HydrateError> {
         let _slot = self.slot(fetch).await;
-        let reserved = self.cache.reserve(fetch.span.end - fetch.span.start);
-        let _reserved = reserved.map_err(|e| HydrateError::Cache(Arc::new(e)))?;
+        let (cache, length) = (Arc::clone(&self.cache), fetch.span.end - fetch.span.start);
+        // Making room may delete files, which takes its time.
+        let _reserved = self.on_disk(move || cache.reserve(length)).await?;
         self.stats.fetches.fetch_add(1, Ordering::Relaxed);
         let mut stream = self.site.provider().read(&self.path, &self.version, fetch.span.clone());
         let mut pending = BytesMut::new();
@@ -381,19 +386,25 @@ impl OpenContent {
         while !bytes.is_empty() {
             let batch = bytes.split_to(bytes.len().min(FILL_BATCH));
             let (content, len) = (self.content.clone(), batch.len() as u64);
-            let filled = tokio::task::spawn_blocking(move || content.fill(at, &batch)).await;
-            match filled {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => return Err(HydrateError::Cache(Arc::new(e))),
-                Err(_panicked_or_shutdown) => {
-                    let e = ProviderError::new(ErrorKind::Protocol, Op::Read).at(&self.path).because("shutting down");
-                    return Err(HydrateError::Provider(Arc::new(e)));
-                }
-            }
+            self.on_disk(move || content.fill(at, &batch)).await?;
             at += len;
             fetch.progress.send_replace(Progress::UpTo(at));
         }
         Ok(at)
+    }
+
+    /// Runs what may block on the cache's disk where it holds up nobody else.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, CacheError> + Send + 'static,
+    ) -> Result<T, HydrateError> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done.map_err(|e| HydrateError::Cache(Arc::new(e))),
+            Err(_panicked_or_shutdown) => {
+                let e = ProviderError::new(ErrorKind::Protocol, Op::Read).at(&self.path).because("shutting down");
+                Err(HydrateError::Provider(Arc::new(e)))
+            }
+        }
     }
 
     /// Waits for a slot, moving up when the fetch becomes more urgent.

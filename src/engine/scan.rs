@@ -3,7 +3,7 @@
 //! Owns: the walk, its progress, when to walk again. Refuses to know: the kernel. Invariants: absence is taken only from
 //! a listing that ended whole; an interrupted scan goes on where it stopped; nothing here is in the way of a `readdir`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -21,6 +21,11 @@ use crate::state::{ListingDiff, Remote, StateError};
 
 /// Folders re-listed at once because somebody looks at them: few, so that browsing never crowds out reading.
 const RECHECKS: usize = 4;
+/// Re-lists begin at most this often. A person looks at a few folders a second; what looks at thousands is a walk over the
+/// tree, which a scan serves better.
+const RECHECK_PACE: Duration = Duration::from_millis(50);
+/// Looks that wait for their re-list; the oldest make way, as the newest is where somebody is now.
+const WAITING_LOOKS: usize = 64;
 /// Remembered looks; beyond it the old ones are dropped and at worst a folder is listed once more.
 const REMEMBERED_LOOKS: usize = 10_000;
 /// Failed folders that a scan reports by name.
@@ -96,8 +101,19 @@ impl ScanJob {
 pub(super) struct Scans {
     next: AtomicU64,
     jobs: Mutex<Vec<Arc<ScanJob>>>,
-    looks: Mutex<HashMap<Ino, Instant>>,
-    rechecks: Arc<Semaphore>,
+    looks: Mutex<Looks>,
+    rechecks: Semaphore,
+}
+
+/// Folders that somebody looked at.
+#[derive(Debug, Default)]
+struct Looks {
+    /// When last.
+    at: HashMap<Ino, Instant>,
+    /// Those to be listed again, the newest last.
+    waiting: VecDeque<Ino>,
+    /// A task takes them from there.
+    served: bool,
 }
 
 impl Default for Scans {
@@ -106,7 +122,7 @@ impl Default for Scans {
             next: AtomicU64::new(1),
             jobs: Mutex::default(),
             looks: Mutex::default(),
-            rechecks: Arc::new(Semaphore::new(RECHECKS)),
+            rechecks: Semaphore::new(RECHECKS),
         }
     }
 }
@@ -374,25 +390,44 @@ async fn list_into_store(
 /// Lists a folder again in the background if its listing is older than the settings allow.
 pub(super) fn recheck_if_old(drive: &Arc<Inner>, dir: Ino) {
     let max_age = drive.limits.recheck_after;
-    {
-        let mut looks = drive.scans.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        if looks.get(&dir).is_some_and(|at| at.elapsed() < max_age) {
+    let mut looks = drive.scans.looks.lock().unwrap_or_else(PoisonError::into_inner);
+    if looks.at.get(&dir).is_some_and(|at| at.elapsed() < max_age) {
+        return;
+    }
+    if looks.at.len() >= REMEMBERED_LOOKS {
+        looks.at.retain(|_, at| at.elapsed() < max_age);
+        if looks.at.len() >= REMEMBERED_LOOKS {
             return;
         }
-        if looks.len() >= REMEMBERED_LOOKS {
-            looks.retain(|_, at| at.elapsed() < max_age);
-            if looks.len() >= REMEMBERED_LOOKS {
-                return;
-            }
-        }
-        looks.insert(dir, Instant::now());
     }
-    let drive = Arc::clone(drive);
-    tokio::spawn(async move {
-        if let Err(e) = recheck(&drive, dir, max_age).await {
-            debug!(%dir, error = %e, "the folder was not listed again");
-        }
-    });
+    looks.at.insert(dir, Instant::now());
+    looks.waiting.push_back(dir);
+    if looks.waiting.len() > WAITING_LOOKS {
+        looks.waiting.pop_front();
+    }
+    if !looks.served {
+        looks.served = true;
+        tokio::spawn(serve_looks(Arc::clone(drive)));
+    }
+}
+
+async fn serve_looks(drive: Arc<Inner>) {
+    loop {
+        let next = {
+            let mut looks = drive.scans.looks.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = looks.waiting.pop_back();
+            looks.served = next.is_some();
+            next
+        };
+        let Some(dir) = next else { return };
+        let drive = Arc::clone(&drive);
+        tokio::spawn(async move {
+            if let Err(e) = recheck(&drive, dir, drive.limits.recheck_after).await {
+                debug!(%dir, error = %e, "the folder was not listed again");
+            }
+        });
+        tokio::time::sleep(RECHECK_PACE).await;
+    }
 }
 
 async fn recheck(drive: &Arc<Inner>, dir: Ino, max_age: Duration) -> Result<(), ScanError> {
@@ -401,12 +436,20 @@ async fn recheck(drive: &Arc<Inner>, dir: Ino, max_age: Duration) -> Result<(), 
         return Ok(());
     }
     let Some(node) = drive.tree.node(dir)? else { return Ok(()) };
+    // A scan that runs gets to every folder; only one that would be shown empty until then is worth a list of its own.
+    let scanning = drive.scans.of(project.root).is_some();
+    if scanning && node.listed_at_ms.is_some() {
+        return Ok(());
+    }
     let max_age_ms = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
     if node.listed_at_ms.is_some_and(|at| now_ms().saturating_sub(at) < max_age_ms) {
         return Ok(());
     }
     let _turn = drive.scans.rechecks.acquire().await;
     let (_, diff) = list_into_store(drive, &project, dir, &path, None).await?;
+    if scanning {
+        return Ok(());
+    }
     // A folder that is new here has never been listed: go on into it, so that it isn't shown empty.
     let new: Vec<_> = diff
         .subfolders
