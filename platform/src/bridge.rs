@@ -239,6 +239,14 @@ mod tests {
 
     struct PanicsWhenDropped;
 
+    impl Future for PanicsWhenDropped {
+        type Output = Result<u8, FsError>;
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+            Poll::Ready(Ok(1))
+        }
+    }
+
     impl Drop for PanicsWhenDropped {
         fn drop(&mut self) {
             panic!("a panic in a destructor");
@@ -263,11 +271,7 @@ mod tests {
         );
         assert_eq!(bridge.counters(), BridgeCounters { panics: 2, expired: 0 });
 
-        let guard = PanicsWhenDropped;
-        let dropped = replied(&bridge, async move {
-            let _kept = &guard;
-            Ok(1)
-        });
+        let dropped = replied(&bridge, PanicsWhenDropped);
         assert_eq!(dropped.try_recv().expect("answered inline").0, Ok(1));
         bridge.answer(ASKED, async { Ok(()) }, |_| panic!("in the reply"));
         bridge.run(ASKED, || panic!("in a call without reply"));

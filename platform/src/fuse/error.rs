@@ -98,7 +98,7 @@ impl MountError {
             }
             Self::NoDevice(_) => "load FUSE with `modprobe fuse`; a container needs `--device /dev/fuse`".into(),
             Self::DeviceDenied(_) => {
-                "run as root, or install fuse3; a container needs `--device /dev/fuse --cap-add SYS_ADMIN`".into()
+                "let this user read and write it (`chmod 666 /dev/fuse`, which most distributions do), or run as root; a container needs `--device /dev/fuse --cap-add SYS_ADMIN`".into()
             }
             Self::HelperMissing => "install the package fuse3, or run as root".into(),
             Self::AllowOtherDenied => {

@@ -66,8 +66,10 @@ pub fn preflight(allow_other: bool) -> Result<(), MountError> {
     if let Err(e) = rustix::fs::stat(device) {
         return Err(MountError::NoDevice(e.into()));
     }
+    // fusermount3 opens the device with the rights of its caller, so everybody needs them.
+    access(device, Access::READ_OK | Access::WRITE_OK).map_err(|e| MountError::DeviceDenied(e.into()))?;
     if rustix::process::geteuid().is_root() {
-        return access(device, Access::READ_OK | Access::WRITE_OK).map_err(|e| MountError::DeviceDenied(e.into()));
+        return Ok(());
     }
     if device::helper().is_none() {
         return Err(MountError::HelperMissing);

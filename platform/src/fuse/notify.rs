@@ -19,6 +19,7 @@ use fuser::{INodeNo, Notifier};
 use tokio::runtime::Handle;
 
 use super::shared::Shared;
+use crate::error::{FsError, FsErrorKind};
 use crate::types::{NodeId, OpCx};
 use crate::vfs::{ChangeSink, VirtualFs};
 
@@ -192,11 +193,14 @@ impl Kernel for FuseKernel {
     }
 }
 
+/// Returns the names in the root, or why they can't be known.
+pub(super) type ListRoot = dyn Fn() -> Result<Vec<OsString>, FsError> + Send + Sync;
+
 /// Works off `queue` until it is closed.
-pub(super) fn run<K: Kernel>(queue: &ChangeQueue, kernel: &K, fs: &dyn VirtualFs, shared: &Shared, rt: &Handle) {
+pub(super) fn run<K: Kernel>(queue: &ChangeQueue, kernel: &K, list_root: &ListRoot, shared: &Shared) {
     while let Some(mut backlog) = queue.take() {
         if backlog.everything {
-            doubt_everything(kernel, fs, shared, rt);
+            doubt_everything(kernel, list_root, shared);
         }
         for (parent, names) in backlog.names {
             for name in names {
@@ -219,7 +223,7 @@ pub(super) fn run<K: Kernel>(queue: &ChangeQueue, kernel: &K, fs: &dyn VirtualFs
 /// Bytes: of open nodes now, of all others at their next open. Names, and with them attributes and listings (a listing is
 /// dropped when its folder's mtime is seen to differ): by doubting every name. An older kernel cannot do that; there the
 /// children of the root are dropped, each with all below it but what is open or a working folder.
-fn doubt_everything<K: Kernel>(kernel: &K, fs: &dyn VirtualFs, shared: &Shared, rt: &Handle) {
+fn doubt_everything<K: Kernel>(kernel: &K, list_root: &ListRoot, shared: &Shared) {
     tracing::info!("more changed at once than the kernel can be told one by one; it is told to doubt everything");
     for node in shared.distrust_caches() {
         told("content", node, kernel.drop_content(node));
@@ -227,37 +231,38 @@ fn doubt_everything<K: Kernel>(kernel: &K, fs: &dyn VirtualFs, shared: &Shared, 
     if let Err(error) = kernel.doubt_all_names() {
         tracing::debug!(%error, "the kernel cannot doubt all names at once; dropping the root's children");
         // The engine is asked here, and its panic must not end the only thread that tells.
-        if catch_unwind(AssertUnwindSafe(|| drop_children_of_root(kernel, fs, rt))).is_err() {
-            tracing::error!("listing the root panicked: cached names may be old until their time is up");
+        match catch_unwind(AssertUnwindSafe(list_root)) {
+            Ok(Ok(names)) => {
+                for name in names {
+                    told("entry", NodeId::ROOT, kernel.drop_name(NodeId::ROOT, &name));
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the root cannot be listed: cached names may be old until their time is up");
+            }
+            Err(_panic) => {
+                tracing::error!("listing the root panicked: cached names may be old until their time is up");
+            }
         }
     }
     told("content", NodeId::ROOT, kernel.drop_content(NodeId::ROOT));
 }
 
-fn drop_children_of_root<K: Kernel>(kernel: &K, fs: &dyn VirtualFs, rt: &Handle) {
-    let cx = OpCx::default();
-    let mut after = 0;
-    loop {
-        let listed = rt.block_on(async {
-            tokio::time::timeout(ROOT_LISTING_DEADLINE, fs.readdir(&cx, NodeId::ROOT, after, ROOT_PAGE)).await
-        });
-        let page = match listed {
-            Ok(Ok(page)) => page,
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the root could not be listed: cached names may be old until their time is up");
-                return;
-            }
-            Err(_elapsed) => {
-                tracing::error!("the root took too long to list: cached names may be old until their time is up");
-                return;
-            }
-        };
-        let Some(last) = page.last() else { return };
-        after = last.cookie;
-        for entry in &page {
-            told("entry", NodeId::ROOT, kernel.drop_name(NodeId::ROOT, &entry.name));
+/// Asks the drive for all names in its root, within [`ROOT_LISTING_DEADLINE`].
+pub(super) fn list_root(fs: &dyn VirtualFs, rt: &Handle) -> Result<Vec<OsString>, FsError> {
+    let list = async {
+        let (cx, mut names, mut after) = (OpCx::default(), Vec::new(), 0);
+        loop {
+            let page = fs.readdir(&cx, NodeId::ROOT, after, ROOT_PAGE).await?;
+            let Some(last) = page.last() else {
+                return Ok(names);
+            };
+            after = last.cookie;
+            names.extend(page.into_iter().map(|entry| entry.name));
         }
-    }
+    };
+    rt.block_on(async { tokio::time::timeout(ROOT_LISTING_DEADLINE, list).await })
+        .unwrap_or_else(|_elapsed| Err(FsErrorKind::TimedOut.into()))
 }
 
 /// The kernel refuses a notification for what it does not know (fuser hides that) or when the session is over.
@@ -270,6 +275,7 @@ fn told(what: &'static str, node: NodeId, result: io::Result<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::HandleId;
 
     fn taken(max: usize, change: impl FnOnce(&ChangeQueue)) -> Backlog {
         let queue = ChangeQueue::new(max);
@@ -301,6 +307,110 @@ mod tests {
         });
         assert!(over.everything);
         assert_eq!((over.nodes.len(), over.names.len()), (0, 0));
+    }
+
+    #[derive(Default)]
+    struct FakeKernel {
+        knows_epochs: bool,
+        told: Mutex<Vec<String>>,
+    }
+
+    impl FakeKernel {
+        fn note(&self, what: String) -> io::Result<()> {
+            self.told.lock().expect("whole").push(what);
+            Ok(())
+        }
+    }
+
+    impl Kernel for FakeKernel {
+        fn drop_name(&self, parent: NodeId, name: &OsStr) -> io::Result<()> {
+            self.note(format!("name {} {}", parent.0, name.display()))
+        }
+
+        fn drop_attributes(&self, node: NodeId) -> io::Result<()> {
+            self.note(format!("attributes {}", node.0))
+        }
+
+        fn drop_content(&self, node: NodeId) -> io::Result<()> {
+            self.note(format!("content {}", node.0))
+        }
+
+        fn doubt_all_names(&self) -> io::Result<()> {
+            if self.knows_epochs {
+                self.note("all names".into())
+            } else {
+                Err(io::ErrorKind::InvalidInput.into())
+            }
+        }
+    }
+
+    /// What a kernel is told of `changes`, which the queue has room for `max` of, while node 9 is open.
+    fn told_of(
+        knows_epochs: bool,
+        max: usize,
+        changes: impl FnOnce(&ChangeQueue),
+        list_root: &ListRoot,
+    ) -> Vec<String> {
+        let (queue, kernel, shared) = (
+            ChangeQueue::new(max),
+            FakeKernel {
+                knows_epochs,
+                ..FakeKernel::default()
+            },
+            Shared::default(),
+        );
+        shared.opened(NodeId(9), HandleId(1));
+        changes(&queue);
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| run(&queue, &kernel, list_root, &shared));
+            // Everything is told in one go, the last of it for this node.
+            while !kernel
+                .told
+                .lock()
+                .expect("whole")
+                .last()
+                .is_some_and(|last| last == "content 1")
+            {
+                std::thread::yield_now();
+            }
+            queue.close();
+            running.join().expect("no panic");
+        });
+        kernel.told.into_inner().expect("whole")
+    }
+
+    fn flood(queue: &ChangeQueue) {
+        (0..100).for_each(|i| queue.entry_changed(NodeId(50), OsStr::new(&i.to_string())));
+    }
+
+    #[test]
+    fn a_new_name_also_drops_the_listing_of_its_folder() {
+        let told = told_of(
+            true,
+            8,
+            |queue| queue.entry_changed(NodeId::ROOT, OsStr::new("a")),
+            &|| Ok(vec![]),
+        );
+        assert_eq!(told, ["name 1 a", "content 1"]);
+    }
+
+    #[test]
+    fn doubting_everything_covers_open_nodes_and_all_names() {
+        let told = told_of(true, 8, flood, &|| panic!("not asked on a new kernel"));
+        assert_eq!(told, ["content 9", "all names", "content 1"]);
+    }
+
+    #[test]
+    fn an_older_kernel_drops_the_roots_children_instead() {
+        let told = told_of(false, 8, flood, &|| Ok(vec!["p".into(), "q".into()]));
+        assert_eq!(told, ["content 9", "name 1 p", "name 1 q", "content 1"]);
+    }
+
+    #[test]
+    fn a_root_that_cannot_be_listed_does_not_end_the_telling() {
+        let expected = ["content 9", "content 1"];
+        assert_eq!(told_of(false, 8, flood, &|| Err(FsErrorKind::Io.into())), expected);
+        assert_eq!(told_of(false, 8, flood, &|| panic!("in the engine")), expected);
     }
 
     #[test]

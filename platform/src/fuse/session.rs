@@ -145,7 +145,10 @@ pub(super) fn start(fs: Arc<dyn VirtualFs>, rt: Handle, options: MountOptions) -
     let notifying = Arc::clone(&queue);
     thread::Builder::new()
         .name("backlot-notify".into())
-        .spawn(move || notify::run(&notifying, &kernel, &*fs, &shared, &rt))
+        .spawn(move || {
+            let list_root = move || notify::list_root(&*fs, &rt);
+            notify::run(&notifying, &kernel, &list_root, &shared);
+        })
         .map_err(failed("no thread for notifications"))?;
     let (serving, mounted) = (Arc::clone(&queue), entry.clone());
     thread::Builder::new()

@@ -59,7 +59,7 @@ pub(super) fn unmount_entry(mount: &MountEntry, how: Unmount) -> Result<(), Unmo
         Unmount::Normal => UnmountFlags::NOFOLLOW,
         Unmount::Lazy => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
     };
-    unmount(&mount.point, flags).map_err(|source| {
+    or_gone(mount, unmount(&mount.point, flags)).map_err(|source| {
         let busy = if source.kind() == io::ErrorKind::ResourceBusy {
             holders::holders(&mount.point)
         } else {
@@ -76,8 +76,16 @@ pub(super) fn unmount_entry(mount: &MountEntry, how: Unmount) -> Result<(), Unmo
 pub(super) fn abort_entry(mount: &MountEntry) -> Result<(), UnmountError> {
     let aborted = abort_connection(mount.minor);
     // A mount whose connection could not be cut may still be taken away; its users then wait on, out of sight.
-    let detached = detach(&mount.point);
+    let detached = or_gone(mount, detach(&mount.point));
     aborted.and(detached).map_err(|source| error(&mount.point, source))
+}
+
+/// Forgives a failure to take away what somebody else just took away: a session that ends clears its own mount, too.
+fn or_gone(mount: &MountEntry, result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(_) if MountTable::read().is_ok_and(|table| !table.contains(mount)) => Ok(()),
+        result => result,
+    }
 }
 
 /// Takes a mount out of the tree, whoever uses it.

@@ -11,7 +11,7 @@ use crate::memfs::MemFs;
 use crate::rig::{Rig, bounded, is_root, mount_folder, mounts_at, skip, with_mount};
 
 /// Asks for a mount in this very process, for cases that end before there is one.
-fn refused(point: &Path) -> MountError {
+pub(crate) fn refused(point: &Path) -> MountError {
     let rt = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

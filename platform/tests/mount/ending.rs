@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
-use backlot_platform::fuse::{Held, Unmount, abort_path, unmount_path};
+use backlot_platform::fuse::{Held, MountError, Unmount, abort_path, unmount_path};
 use rustix::io::Errno;
 
 use crate::rig::{Rig, bounded, eventually, mount_folder, mounts_at, skip, with_mount};
@@ -85,7 +85,12 @@ fn aborted_under(rig: &Rig, mut user: Command, abort: impl FnOnce()) -> std::pro
         .stderr(Stdio::null())
         .spawn()
         .expect("started");
-    eventually("the hanging read", || rig.ask("handles") == "1");
+    eventually("the hanging read", || rig.calls("reading") > 0);
+    let busy = rig.ask("unmount");
+    assert!(
+        busy.contains(&format!("process {}, has {}", child.id(), rig.path("stuck").display())),
+        "{busy}"
+    );
     abort();
     rig.wait_ended();
     eventually("its end", || child.try_wait().expect("ours").is_some());
@@ -152,6 +157,29 @@ fn a_mount_left_by_a_crash_is_cleared_by_the_next() {
         assert_eq!(fs::read(next.path("hello")).expect("served"), b"hello world\n");
         drop(held);
         next.tell("unmount");
+    });
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_is_recognised_and_got_rid_of() {
+    with_mount("", |rig| {
+        fs::metadata(rig.path("hello")).expect("found");
+        rig.stop();
+        let reader = std::thread::spawn({
+            let path = rig.path("hello");
+            move || fs::read(path)
+        });
+        let error = crate::checks::refused(rig.point());
+        assert!(
+            matches!(&error, MountError::AlreadyMounted { answers: false, .. }),
+            "{error}"
+        );
+        assert!(!reader.is_finished(), "the daemon is stuck");
+        abort_path(rig.point()).expect("aborted");
+        assert_eq!(mounts_at(rig.point()), 0);
+        reader.join().expect("no panic").expect_err("freed by the abort");
+        let error = abort_path(rig.point()).expect_err("nothing is left");
+        assert_eq!(error.source.kind(), std::io::ErrorKind::NotFound);
     });
 }
 

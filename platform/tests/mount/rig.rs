@@ -6,11 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use backlot_platform::fuse::{Unmount, unmount_path};
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::served;
@@ -22,6 +24,9 @@ pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// An ordinary user: `nobody`.
 pub(crate) const NOBODY: u32 = 65534;
+
+/// The served processes by their mount point, for the end of a test that hangs.
+static SERVED: Mutex<Vec<(PathBuf, Pid)>> = Mutex::new(Vec::new());
 
 /// A served mount.
 pub(crate) struct Rig {
@@ -84,8 +89,11 @@ pub(crate) fn bounded(point: &Path, body: impl FnOnce() + Send + 'static) {
     });
     let timed_out = receive.recv_timeout(BODY_DEADLINE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
     if timed_out {
-        let freed = backlot_platform::fuse::abort_path(point);
-        panic!("the test hung for {BODY_DEADLINE:?}; freeing it: {freed:?}");
+        // Closing the connection frees whoever hangs in it.
+        for (_, pid) in SERVED.lock().expect("whole").iter().filter(|(p, _)| p == point) {
+            rustix::process::kill_process(*pid, Signal::KILL).expect("ours, and not waited for");
+        }
+        panic!("the test hung for {BODY_DEADLINE:?}");
     }
     if let Err(panic) = running.join() {
         std::panic::resume_unwind(panic);
@@ -106,6 +114,10 @@ impl Rig {
             command.uid(user).gid(user);
         }
         let mut child = command.spawn().expect("the test binary runs");
+        SERVED
+            .lock()
+            .expect("whole")
+            .push((point.to_owned(), Pid::from_child(&child)));
         let stdin = child.stdin.take().expect("piped");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         let (reply, replies) = sync_channel(16);
@@ -124,8 +136,7 @@ impl Rig {
         let first = match replies.recv_timeout(REPLY_DEADLINE) {
             Ok(first) => first,
             Err(error) => {
-                child.kill().expect("ours");
-                child.wait().expect("ours");
+                end_child(&mut child);
                 panic!("the served process said nothing: {error}");
             }
         };
@@ -154,8 +165,10 @@ impl Rig {
         &self.point
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.lock().expect("whole").id()
+    /// Stops the served process, which then has its mount and answers nobody.
+    pub(crate) fn stop(&self) {
+        let child = self.child.lock().expect("whole");
+        rustix::process::kill_process(Pid::from_child(&child), Signal::STOP).expect("ours");
     }
 
     /// Gives an order and returns the answer.
@@ -197,29 +210,37 @@ impl Rig {
 
     /// Kills the served process as a crash would.
     pub(crate) fn crash(&self) {
-        let mut child = self.child.lock().expect("whole");
-        child.kill().expect("ours");
-        child.wait().expect("ours");
+        end_child(&mut self.child.lock().expect("whole"));
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
         // Killing the served process closes the connection and frees whoever hangs in it.
-        if let Ok(child) = self.child.get_mut() {
-            let _ = child.kill();
-            let _ = child.wait();
+        end_child(self.child.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if mounts_at(&self.point) > 0
+            && let Err(error) = unmount_path(&self.point, Unmount::Lazy)
+        {
+            println!("a mount stays behind: {error}, {}", error.source);
         }
-        if mounts_at(&self.point) > 0 {
-            let _ = backlot_platform::fuse::unmount_path(&self.point, backlot_platform::fuse::Unmount::Lazy);
-        }
+    }
+}
+
+/// Kills a served process, which may have ended or been killed by itself.
+fn end_child(child: &mut Child) {
+    SERVED
+        .lock()
+        .expect("whole")
+        .retain(|(_, pid)| *pid != Pid::from_child(child));
+    if let Err(error) = child.kill().and_then(|()| child.wait()) {
+        println!("a served process stays behind: {error}");
     }
 }
 
 /// How many mounts the kernel lists at a path.
 pub(crate) fn mounts_at(point: &Path) -> usize {
     let wanted = point.to_str().expect("UTF-8").replace(' ', "\\040");
-    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("a table");
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("a table");
     table
         .lines()
         .filter(|line| line.split(' ').nth(4) == Some(&wanted))

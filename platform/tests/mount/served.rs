@@ -76,6 +76,7 @@ fn obey(line: &str, fs: &MemFs, mount: &Mount) -> String {
     let node = |path: &str| fs.at(path).expect("a path that exists");
     match words.as_slice() {
         ["put", dir, name, data] => fs.put(node(dir), name, data.as_bytes()),
+        ["sneak", dir, name] => fs.sneak(node(dir), name),
         ["del", dir, name] => fs.del(node(dir), name),
         ["entry", dir, name] => sink.entry_changed(node(dir), name.as_ref()),
         ["content", path] => sink.content_changed(node(path)),
@@ -92,12 +93,14 @@ fn obey(line: &str, fs: &MemFs, mount: &Mount) -> String {
     "ok".into()
 }
 
-/// Far more changes than the backlog holds, none of them the one that matters, which is among the first.
+/// Far more changes than the backlog holds, the one that matters amidst them.
 fn flood(sink: &dyn ChangeSink, fs: &MemFs, dir: &str, name: &str) {
     let dir = fs.at(dir).expect("a folder");
-    sink.entry_changed(dir, name.as_ref());
-    for i in 0..10_000 {
+    for i in 0..1000 {
         sink.entry_changed(dir, format!("unrelated-{i}").as_ref());
+        if i == 500 {
+            sink.entry_changed(dir, name.as_ref());
+        }
     }
 }
 

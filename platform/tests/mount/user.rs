@@ -4,11 +4,16 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{CWD, Dev, FileType, Gid, Mode, Uid, chmod, mknodat};
+use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::rig::{NOBODY, Rig, bounded, is_root, mount_folder, mounts_at, skip};
 
 /// Runs `body` with a folder of `nobody`'s; only root can become somebody else.
+///
+/// Where the machine keeps /dev/fuse from ordinary users (fusermount3 opens it on their behalf, but as them), a private
+/// mount namespace shows `body` one that is open to all.
 fn as_nobody(body: impl FnOnce(&Path) + Send + 'static) {
     if skip() {
         return;
@@ -17,9 +22,26 @@ fn as_nobody(body: impl FnOnce(&Path) + Send + 'static) {
         println!("SKIPPED: fuse (an ordinary user's mount is tested by root, with fusermount3)");
         return;
     }
-    let (_dir, point) = mount_folder();
+    let (dir, point) = mount_folder();
     rustix::fs::chown(&point, Some(Uid::from_raw(NOBODY)), Some(Gid::from_raw(NOBODY))).expect("given away");
-    bounded(&point.clone(), move || body(&point));
+    let open_device = dir.path().join("fuse");
+    bounded(&point.clone(), move || {
+        let device = rustix::fs::stat("/dev/fuse").expect("checked above");
+        if device.st_mode & 0o006 != 0o006 {
+            show_device(&open_device, device.st_rdev).expect("root has a mount namespace of its own");
+        }
+        body(&point);
+    });
+}
+
+#[expect(unsafe_code, reason = "leaving the mount namespace")]
+fn show_device(node: &Path, device: Dev) -> rustix::io::Result<()> {
+    // SAFETY: only this thread leaves the shared namespace and the shared working folder; no file table is split.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+    mknodat(CWD, node, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, device)?;
+    chmod(node, Mode::from_raw_mode(0o666))?;
+    mount_bind(node, "/dev/fuse")
 }
 
 fn nobody_reads(path: &Path) -> Vec<u8> {
@@ -39,7 +61,7 @@ fn an_ordinary_user_mounts_and_unmounts_and_keeps_root_out() {
         assert_eq!(nobody_reads(&rig.path("hello")), b"hello world\n");
         let root = std::fs::read(rig.path("hello")).expect_err("not for others");
         assert_eq!(root.kind(), std::io::ErrorKind::PermissionDenied);
-        let table = std::fs::read_to_string("/proc/self/mountinfo").expect("a table");
+        let table = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("a table");
         assert!(table.contains(" - fuse.backlot a,b\\134c "), "{table}");
 
         let busy = busy_while_worked_in(&rig);
