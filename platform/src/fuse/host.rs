@@ -1,6 +1,6 @@
 //! [`FuseHost`]: every FUSE request as a call of [`VirtualFs`], answered through the bridge.
 //!
-//! Owns: capabilities asked of the kernel, the shape of each reply, what is refused without asking the engine. Refuses to
+//! Owns: the shape of each reply, what is refused without asking the engine. Refuses to
 //! know: mounting, unmounting, who is told about changes.
 //!
 //! Invariant: no handler blocks and no lock is held across a reply, so a notification (notify.rs) can wait for a handler
@@ -16,13 +16,12 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::capabilities;
 use super::convert::{self, errno, file_attr, op_cx};
 use super::listing::{self, PageHint};
 use super::shared::Shared;
@@ -33,41 +32,6 @@ use crate::vfs::VirtualFs;
 
 /// Node ids are never reused, so one generation does.
 const GENERATION: Generation = Generation(0);
-
-/// Largest write request, in bytes: the kernel's own limit unless `fs.fuse.max_pages_limit` was raised.
-const MAX_WRITE: u32 = 1 << 20;
-
-/// Requests that the kernel may have in flight on its own account (read-ahead): what a window of 8 MiB needs at 128 KiB
-/// each.
-const MAX_BACKGROUND: u16 = 64;
-
-/// What we ask of the kernel, each with what is lost where an older one has it not. Not here:
-/// - EXPLICIT_INVAL_DATA: a size that the kernel learns before our notification would leave the old bytes cached, padded
-///   with zeros to the new size. Without it such a size drops them; a new mtime alone drops nothing either way.
-/// - AUTO_INVAL_DATA: a new mtime would drop the page cache.
-/// - WRITEBACK_CACHE and NO_OPEN_SUPPORT: both exclude passthrough.
-/// - POSIX_LOCKS and FLOCK_LOCKS: the kernel's local locks are right for one machine.
-/// - SETXATTR_EXT: fuser parses it wrong.
-///
-/// PASSTHROUGH with a stack depth of 1 belongs here once the engine hands out backing files.
-const CAPABILITIES: [(InitFlags, &str); 7] = [
-    (InitFlags::FUSE_DO_READDIRPLUS, "listings bring no attributes"),
-    (InitFlags::FUSE_PARALLEL_DIROPS, "look-ups in one folder go one by one"),
-    (InitFlags::FUSE_CACHE_SYMLINKS, "links are read again at each use"),
-    (
-        InitFlags::FUSE_ATOMIC_O_TRUNC,
-        "an open that truncates takes two requests",
-    ),
-    (InitFlags::FUSE_ASYNC_DIO, "direct I/O goes one request at a time"),
-    (
-        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-        "each write asks for file capabilities first",
-    ),
-    (
-        InitFlags::FUSE_NO_OPENDIR_SUPPORT,
-        "each listing opens its folder first",
-    ),
-];
 
 /// How long the kernel may remember names and attributes.
 #[derive(Clone, Copy, Debug)]
@@ -149,25 +113,16 @@ impl FuseHost {
     }
 
     /// Makes a folder or a link, or a file that nobody opened.
-    fn make(
-        &self,
-        op: &'static str,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new: NewNode,
-        perm: u16,
-        reply: ReplyEntry,
-    ) {
-        let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
+    fn make(&self, op: &'static str, cx: OpCx, at: (INodeNo, &OsStr), new: NewNode, perm: u16, reply: ReplyEntry) {
+        let (fs, parent, name) = (Arc::clone(&self.fs), at.0, at.1.to_owned());
         let fut = async move {
             convert::check_name(&name)?;
-            let (entry, opened) = fs
-                .create(&cx, NodeId(parent.0), &name, new, perm, OpenOptions::default())
-                .await?;
+            let options = OpenOptions::default();
+            let (entry, opened) = fs.create(&cx, NodeId(parent.0), &name, new, perm, options).await?;
             if let Some(opened) = opened {
-                fs.cleanup(&cx, opened.handle).await?;
+                let cleaned = fs.cleanup(&cx, opened.handle).await;
                 fs.release(opened.handle);
+                cleaned?;
             }
             Ok(entry)
         };
@@ -208,24 +163,7 @@ impl FuseHost {
 
 impl Filesystem for FuseHost {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for (flag, loss) in CAPABILITIES {
-            if config.add_capabilities(flag).is_err() {
-                tracing::info!(capability = ?flag, loss, "this kernel's FUSE is older than we like");
-            } else if flag == InitFlags::FUSE_NO_OPENDIR_SUPPORT {
-                self.no_opendir = true;
-            }
-        }
-        // The nearest value is taken where ours is refused.
-        if let Err(nearest) = config.set_max_write(MAX_WRITE) {
-            config
-                .set_max_write(nearest)
-                .map_err(|_| io::Error::other("no write size suits this kernel"))?;
-        }
-        if config.set_max_background(MAX_BACKGROUND).is_err()
-            || config.set_congestion_threshold(MAX_BACKGROUND).is_err()
-        {
-            tracing::debug!("the kernel's limit of background requests stays as it is");
-        }
+        self.no_opendir = capabilities::negotiate(config)?;
         Ok(())
     }
 
@@ -333,19 +271,33 @@ impl Filesystem for FuseHost {
         reply: ReplyEntry,
     ) {
         if convert::is_regular(mode) {
-            self.make("mknod", req, parent, name, NewNode::File, convert::perm(mode), reply);
+            self.make(
+                "mknod",
+                op_cx(req),
+                (parent, name),
+                NewNode::File,
+                convert::perm(mode),
+                reply,
+            );
         } else {
             reply.error(Errno::EOPNOTSUPP);
         }
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        self.make("mkdir", req, parent, name, NewNode::Dir, convert::perm(mode), reply);
+        self.make(
+            "mkdir",
+            op_cx(req),
+            (parent, name),
+            NewNode::Dir,
+            convert::perm(mode),
+            reply,
+        );
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         let new = NewNode::Symlink(target.as_os_str().to_owned());
-        self.make("symlink", req, parent, link_name, new, 0o777, reply);
+        self.make("symlink", op_cx(req), (parent, link_name), new, 0o777, reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -677,110 +629,10 @@ impl Filesystem for FuseHost {
         });
     }
 
-    // From here on: latched off by one ENOSYS each, which makes the kernel do the right thing by itself.
-
-    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        // Mounted with default_permissions: the kernel judges by mode and owner.
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        // Names are durable once their call returned, so the kernel may say "done" for ever.
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        // EOPNOTSUPP to the caller; libc then writes the bytes instead.
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        // The kernel copies through its page cache.
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn getlk(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        _start: u64,
-        _end: u64,
-        _typ: i32,
-        _pid: u32,
-        reply: ReplyLock,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn setlk(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        _start: u64,
-        _end: u64,
-        _typ: i32,
-        _pid: u32,
-        _sleep: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn bmap(&self, _req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn ioctl(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
-        _out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn poll(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _ph: PollNotifier,
-        _events: PollEvents,
-        _flags: PollFlags,
-        reply: ReplyPoll,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
+    // What is not here is answered ENOSYS by fuser, once: the kernel then stops asking and does the right thing by itself.
+    // access: mounted with default_permissions, it judges by mode and owner. fsyncdir: names are durable once their call
+    // returned. fallocate: EOPNOTSUPP, and libc writes instead. copy_file_range: copied through the page cache. getlk,
+    // setlk: not asked for, locks are local. bmap, ioctl, poll: nothing to offer.
 }
 
 fn handle_id(fh: FileHandle) -> HandleId {

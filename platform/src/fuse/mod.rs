@@ -10,12 +10,14 @@
 //! |---|---|
 //! | `point` | what is checked and cleared before mounting |
 //! | `device` | mount(2), fusermount3, the connection |
+//! | `capabilities` | what is agreed with the kernel when a session begins |
 //! | `host`, `listing`, `convert` | each request as a call of the drive, and its reply |
 //! | `shared`, `notify` | what the kernel must forget |
 //! | `session`, `unmount`, `holders` | the life and the end of a mount |
 //! | `health` | what may be said of a mount, or of the chance of one, without touching it |
 //! | `mountinfo` | what the kernel says of its mounts |
 
+mod capabilities;
 mod convert;
 mod device;
 mod error;

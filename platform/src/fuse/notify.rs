@@ -364,13 +364,8 @@ mod tests {
         std::thread::scope(|scope| {
             let running = scope.spawn(|| run(&queue, &kernel, list_root, &shared));
             // Everything is told in one go, the last of it for this node.
-            while !kernel
-                .told
-                .lock()
-                .expect("whole")
-                .last()
-                .is_some_and(|last| last == "content 1")
-            {
+            let done = || kernel.told.lock().expect("whole").last().map(String::as_str) == Some("content 1");
+            while !done() {
                 std::thread::yield_now();
             }
             queue.close();

@@ -329,7 +329,9 @@ impl VirtualFs for MemFs {
         match self.name_of(handle)?.as_str() {
             "slow-a" | "slow-b" => tokio::time::sleep(SLOW).await,
             "late" => tokio::task::yield_now().await,
-            "pair-a" | "pair-b" => drop(self.pair.wait().await),
+            "pair-a" | "pair-b" => {
+                self.pair.wait().await;
+            }
             "stuck" => std::future::pending().await,
             "panic" => panic!("asked to panic at once"),
             "panic-late" => {

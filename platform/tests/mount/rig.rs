@@ -38,7 +38,7 @@ pub(crate) struct Rig {
     pub(crate) connection: u32,
 }
 
-/// Says why FUSE can't be tested here; prints it, or fails where it was promised (BACKLOT_REQUIRE_FUSE=1).
+/// Says why FUSE can't be tested here; prints it, or fails where it was promised (BACKLOT_TEST_REQUIRE_FUSE=1).
 pub(crate) fn skip() -> bool {
     let reason = if !Path::new("/dev/fuse").exists() {
         "no /dev/fuse"
@@ -48,7 +48,7 @@ pub(crate) fn skip() -> bool {
         return false;
     };
     assert!(
-        std::env::var_os("BACKLOT_REQUIRE_FUSE").is_none_or(|v| v != "1"),
+        std::env::var_os("BACKLOT_TEST_REQUIRE_FUSE").is_none_or(|v| v != "1"),
         "FUSE is required here: {reason}"
     );
     println!("SKIPPED: fuse ({reason})");

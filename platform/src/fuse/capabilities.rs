@@ -1,0 +1,65 @@
+//! What is agreed with the kernel when a session begins.
+//!
+//! Invariant: an older kernel that lacks something costs speed, never the mount.
+
+use std::io;
+
+use fuser::{InitFlags, KernelConfig};
+
+/// Largest write request, in bytes: the kernel's own limit unless `fs.fuse.max_pages_limit` was raised.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// Requests that the kernel may have in flight on its own account (read-ahead): what a window of 8 MiB needs at 128 KiB
+/// each.
+const MAX_BACKGROUND: u16 = 64;
+
+/// What we ask of the kernel, each with what is lost where an older one has it not. Not here:
+/// - EXPLICIT_INVAL_DATA: a size that the kernel learns before our notification would leave the old bytes cached, padded
+///   with zeros to the new size. Without it such a size drops them; a new mtime alone drops nothing either way.
+/// - AUTO_INVAL_DATA: a new mtime would drop the page cache.
+/// - WRITEBACK_CACHE and NO_OPEN_SUPPORT: both exclude passthrough.
+/// - POSIX_LOCKS and FLOCK_LOCKS: the kernel's local locks are right for one machine.
+/// - SETXATTR_EXT: fuser parses it wrong.
+///
+/// PASSTHROUGH with a stack depth of 1 belongs here once the engine hands out backing files.
+const CAPABILITIES: [(InitFlags, &str); 7] = [
+    (InitFlags::FUSE_DO_READDIRPLUS, "listings bring no attributes"),
+    (InitFlags::FUSE_PARALLEL_DIROPS, "look-ups in one folder go one by one"),
+    (InitFlags::FUSE_CACHE_SYMLINKS, "links are read again at each use"),
+    (
+        InitFlags::FUSE_ATOMIC_O_TRUNC,
+        "an open that truncates takes two requests",
+    ),
+    (InitFlags::FUSE_ASYNC_DIO, "direct I/O goes one request at a time"),
+    (
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        "each write asks for file capabilities first",
+    ),
+    (
+        InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+        "each listing opens its folder first",
+    ),
+];
+
+/// Asks for all of [`CAPABILITIES`], one by one, and sets the limits. Returns whether folders are listed without being
+/// opened.
+pub(super) fn negotiate(config: &mut KernelConfig) -> io::Result<bool> {
+    let mut no_opendir = false;
+    for (flag, loss) in CAPABILITIES {
+        if config.add_capabilities(flag).is_err() {
+            tracing::info!(capability = ?flag, loss, "this kernel's FUSE is older than we like");
+        } else if flag == InitFlags::FUSE_NO_OPENDIR_SUPPORT {
+            no_opendir = true;
+        }
+    }
+    // The nearest value is taken where ours is refused.
+    if let Err(nearest) = config.set_max_write(MAX_WRITE) {
+        config
+            .set_max_write(nearest)
+            .map_err(|_| io::Error::other("no write size suits this kernel"))?;
+    }
+    if config.set_max_background(MAX_BACKGROUND).is_err() || config.set_congestion_threshold(MAX_BACKGROUND).is_err() {
+        tracing::debug!("the kernel's limit of background requests stays as it is");
+    }
+    Ok(no_opendir)
+}
