@@ -121,8 +121,9 @@ impl Content {
     pub fn fill(&self, at: u64, data: &[u8]) -> Result<(), CacheError> {
         let filled = self
             .0
-            .mending(|| self.0.fill(at, data))
-            .and_then(|()| self.0.shared.bound_changes());
+            .shared
+            .bound_changes()
+            .and_then(|()| self.0.mending(|| self.0.fill(at, data)));
         if matches!(filled, Err(CacheError::Full { .. } | CacheError::ReadOnly { .. })) {
             self.0.shared.counters.refused_fills.fetch_add(1, Ordering::Relaxed);
         }

@@ -87,7 +87,7 @@ impl Shared {
         }
     }
 
-    /// Keeps the list of changes short after a fill.
+    /// Keeps the list of changes short, before a fill makes it longer.
     pub(crate) fn bound_changes(self: &Arc<Self>) -> Result<(), CacheError> {
         let dirty = lock(&self.books).dirty_segments();
         if dirty >= BOUND {

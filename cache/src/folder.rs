@@ -24,7 +24,20 @@ use crate::{CacheError, Shared};
 pub(crate) struct Attached {
     pub(crate) index: Arc<Index>,
     marks: Vec<(PathBuf, FileId)>,
-    _lock: File,
+    /// Last, so that the index is closed when another process may come.
+    _lock: Lock,
+}
+
+/// The folder's lock, held until dropped.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not left to closing the file: a process being started holds a copy of every descriptor until its exec.
+        if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "cannot unlock the cache folder; it is free when this process ends");
+        }
+    }
 }
 
 /// Device and inode. Sound as an identity only while the file is held open, or for noticing that something changed.
@@ -89,7 +102,7 @@ fn create_dir(path: &Path) -> io::Result<()> {
 }
 
 /// Takes the exclusive lock and writes our pid into it.
-fn take_lock(dir: &Path) -> Result<(PathBuf, File), CacheError> {
+fn take_lock(dir: &Path) -> Result<(PathBuf, Lock), CacheError> {
     let path = dir.join("lock");
     let fail = |op| {
         let path = &path;
@@ -125,7 +138,7 @@ fn take_lock(dir: &Path) -> Result<(PathBuf, File), CacheError> {
         if FileId::of(&path).is_ok_and(|named| named == locked) {
             file.set_len(0).and_then(|()| file.rewind()).map_err(fail("write"))?;
             writeln!(file, "{}", std::process::id()).map_err(fail("write"))?;
-            return Ok((path, file));
+            return Ok((path, Lock(file)));
         }
     }
     Err(fail("lock")(io::ErrorKind::NotFound.into()))

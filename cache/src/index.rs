@@ -315,3 +315,93 @@ fn snapshots(segments: &[(SegmentKey, Layout, Arc<Segment>)]) -> impl Iterator<I
 fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const G: u64 = crate::GRANULE;
+
+    fn open(dir: &Path) -> (Index, Found) {
+        Index::open(dir).map_err(|e| e.error).unwrap()
+    }
+
+    /// A batch that names content 1 with key 10 and `claimed` bytes, and writes two granules of it and one of key 99.
+    fn batch(claimed: u64) -> Batch {
+        let layout = Layout { len: 5 * G };
+        let segment = Arc::new(Segment::default());
+        segment.load(|| Ok::<_, ()>(Bits::empty(5))).unwrap();
+        segment.write(|bits| assert!(bits.insert(1, 11, 1) && bits.insert(4, 44, 1)));
+        let at = |content| SegmentKey { content, no: 0 };
+        Batch {
+            rows: vec![(
+                ContentId([1; 16]),
+                Some(Summary {
+                    key: 10,
+                    len: 5 * G,
+                    resident: claimed,
+                    last_use: 3,
+                }),
+            )],
+            segments: vec![(at(10), layout, Arc::clone(&segment)), (at(99), layout, segment)],
+            dead: Vec::new(),
+        }
+    }
+
+    fn resident(found: &Found) -> Vec<u64> {
+        found.contents.iter().map(|(_, s)| s.resident).collect()
+    }
+
+    fn segments_in(index: &Index) -> i64 {
+        lock(&index.reader)
+            .query_row("SELECT count(*) FROM segments", [], |row| row.get(0))
+            .unwrap()
+    }
+
+    #[test]
+    fn sums_are_made_again_after_an_unclean_stop_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let (index, found) = open(dir.path());
+        assert!(found.is_new && found.was_clean);
+        index.commit(&batch(G)).map_err(|e| e.error).unwrap();
+        assert_eq!(segments_in(&index), 2);
+        drop(index);
+        let (index, found) = open(dir.path());
+        assert!(!found.is_new && !found.was_clean);
+        assert_eq!((resident(&found), found.next_key), (vec![2 * G], 11));
+        assert_eq!(
+            segments_in(&index),
+            1,
+            "the segment of no content is gone, or its key could be given out again"
+        );
+        index.commit(&batch(G)).map_err(|e| e.error).unwrap();
+        index.mark_clean().map_err(|e| e.error).unwrap();
+        drop(index);
+        let (index, found) = open(dir.path());
+        assert!(found.was_clean);
+        assert_eq!(resident(&found), vec![G]);
+        assert_eq!(segments_in(&index), 1);
+    }
+
+    #[test]
+    fn a_segment_comes_back_as_it_was_and_void_keys_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (index, _) = open(dir.path());
+        index
+            .commit(&Batch {
+                dead: vec![99],
+                ..batch(2 * G)
+            })
+            .map_err(|e| e.error)
+            .unwrap();
+        let at = |content| SegmentKey { content, no: 0 };
+        let bits = index.segment(at(10), 5).map_err(|e| e.error).unwrap();
+        assert_eq!(bits.present().iter().collect::<Vec<_>>(), vec![1, 4]);
+        assert_eq!((bits.check_due(1, 1), bits.check_due(4, 1)), (Some(11), Some(44)));
+        assert!(index.segment(at(99), 5).is_ok_and(|bits| bits.present().is_empty()));
+        assert!(
+            index.segment(at(10), 6).is_err_and(|e| e.damaged),
+            "not the segment that was asked for"
+        );
+    }
+}
