@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use backlot_cache::{CacheOptions, Content, ContentCache, ContentId, GRANULE, Hit};
@@ -43,13 +44,20 @@ impl Random {
     }
 }
 
-/// The true bytes of a content.
+/// The true bytes of a content: each granule is cut from one random pool at a place of its own (made once: generating
+/// would take most of the time of a test built without optimisation).
 pub(crate) fn truth(id: ContentId, range: Range<u64>) -> Vec<u8> {
-    let seed = u64::from(id.0[0]) << 56;
-    let words = range.start / 8..range.end.div_ceil(8);
-    let bytes: Vec<u8> = words.clone().flat_map(|w| mix(seed | w).to_le_bytes()).collect();
-    let skip = (range.start - words.start * 8) as usize;
-    bytes[skip..skip + (range.end - range.start) as usize].to_vec()
+    static POOL: LazyLock<Vec<u8>> = LazyLock::new(|| (0..1 << 18).flat_map(|n| mix(n).to_le_bytes()).collect());
+    let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+    let mut at = range.start;
+    while at < range.end {
+        let (granule, within) = (at / GRANULE, at % GRANULE);
+        let cut = mix(u64::from(id.0[0]) << 40 | granule) % (POOL.len() as u64 - GRANULE);
+        let count = (GRANULE - within).min(range.end - at);
+        bytes.extend_from_slice(&POOL[(cut + within) as usize..(cut + within + count) as usize]);
+        at += count;
+    }
+    bytes
 }
 
 /// Fills granules `from..to` with the truth.
