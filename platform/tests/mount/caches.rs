@@ -1,6 +1,7 @@
 //! What the kernel remembers, and that it forgets when told.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 
 use crate::rig::{eventually, list, with_mount};
 
@@ -106,8 +107,14 @@ fn more_changes_than_the_backlog_holds_are_not_lost() {
             fs::read(rig.path(file)).expect("read");
             fs::metadata(rig.path(file)).expect("found");
         }
+        // A second name keeps a file's node, and with it the cached bytes, in the kernel's memory.
+        let (one, two) = (rig.path("one"), rig.path("two"));
+        fs::write(&one, "old").expect("made");
+        fs::hard_link(&one, &two).expect("linked");
+        assert_eq!(fs::read(&two).expect("read"), b"old");
         rig.tell("put rw later x");
         rig.tell("put / hello HELLO-WORLD.");
+        rig.tell("put / one NEW");
         rig.tell(&format!("put / late {}", "8".repeat(4096)));
         assert!(!name.exists(), "the kernel believes in its caches");
         assert_eq!(fs::read(rig.path("hello")).expect("read"), b"hello world\n");
@@ -123,8 +130,16 @@ fn more_changes_than_the_backlog_holds_are_not_lost() {
         });
         eventually("the new name", || name.exists());
         eventually("its row", || list(&dir) == ["later"]);
+        eventually("bytes through an old handle", || {
+            let mut bytes = [0; 12];
+            held.read_exact_at(&mut bytes, 0).expect("read");
+            bytes == *b"HELLO-WORLD."
+        });
         eventually("bytes of an open file", || {
             fs::read(rig.path("hello")).expect("read") == b"HELLO-WORLD."
+        });
+        eventually("bytes of a file of two names", || {
+            fs::read(&one).expect("read") == b"NEW"
         });
         eventually("bytes of a closed file", || {
             fs::read(rig.path("late")).expect("read") == [b'8'; 4096]

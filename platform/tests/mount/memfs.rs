@@ -38,6 +38,7 @@ struct Tree {
     nodes: HashMap<NodeId, Node>,
     handles: HashMap<HandleId, NodeId>,
     last: u64,
+    last_cookie: u64,
     calls: HashMap<&'static str, u64>,
 }
 
@@ -54,6 +55,12 @@ impl Tree {
     fn next(&mut self) -> u64 {
         self.last += 1;
         self.last
+    }
+
+    /// Cookies follow each other without a gap, so that one too many or too few shows.
+    fn next_cookie(&mut self) -> u64 {
+        self.last_cookie += 1;
+        self.last_cookie
     }
 
     fn node(&mut self, node: NodeId) -> Result<&mut Node, FsError> {
@@ -90,7 +97,7 @@ impl Tree {
     }
 
     fn add(&mut self, dir: NodeId, name: &OsStr, kind: NodeKind, data: &[u8], perm: u16) -> NodeId {
-        let (node, cookie) = (NodeId(self.next()), self.next());
+        let (node, cookie) = (NodeId(self.next()), self.next_cookie());
         let now = SystemTime::now();
         let readonly = self.nodes.get(&dir).is_some_and(|d| d.readonly);
         let attr = Attr {
@@ -413,7 +420,7 @@ impl VirtualFs for MemFs {
 
     async fn link(&self, _: &OpCx, node: NodeId, parent: NodeId, name: &OsStr) -> Result<Entry, FsError> {
         let mut tree = self.tree("link");
-        let cookie = tree.next();
+        let cookie = tree.next_cookie();
         tree.dir(parent)?.entries.insert(cookie, (name.to_owned(), node));
         tree.node(node)?.attr.nlink += 1;
         tree.entry(node)
@@ -456,7 +463,7 @@ impl VirtualFs for MemFs {
             tree.dir(to.0)?.entries.remove(&taken);
         }
         tree.dir(from.0)?.entries.remove(&cookie);
-        let cookie = tree.next();
+        let cookie = tree.next_cookie();
         tree.dir(to.0)?.entries.insert(cookie, (to.1.to_owned(), node));
         Ok(())
     }
