@@ -1,6 +1,7 @@
-//! What may be said of a mount, or of the chance of one, without touching it: for a doctor who must not catch it.
+//! What may be said of a mount, or of the chance of one, without being caught by it: for a doctor.
 //!
-//! Invariant: only the kernel's tables, /dev and /sys are read; no path below a mount point is.
+//! Invariant: only the kernel's tables, /dev and /sys are read. The one question that a mount itself is asked (is your
+//! daemon alive?) is asked by a thread that can be left behind, so a mount that does not answer costs two seconds.
 
 use std::path::Path;
 

@@ -14,7 +14,7 @@
 //! | `host`, `listing`, `convert` | each request as a call of the drive, and its reply |
 //! | `shared`, `notify` | what the kernel must forget |
 //! | `session`, `unmount`, `holders` | the life and the end of a mount |
-//! | `health` | what may be said of a mount, or of the chance of one, without touching it |
+//! | `health` | what may be said of a mount, or of the chance of one, without being caught by it |
 //! | `mountinfo` | what the kernel says of its mounts |
 
 mod capabilities;
