@@ -34,10 +34,10 @@ impl ReadTxn<'_> {
             .filter(|node| node.kind != EntryKind::Dir && node.version.is_some());
         if let Some(node) = node
             && let Some((project, _)) = self.project_of(ino)?
-            && let Err(at) = states.binary_search_by(|state| state.site.cmp(&project.spec.remote_site))
+            && let Err(at) = states.binary_search_by(|state| state.site.cmp(&project.remote_site))
         {
             let state = SiteState {
-                site: project.spec.remote_site,
+                site: project.remote_site,
                 status: SiteStatus::Synced,
                 version: node.version,
                 done_bytes: node.size,

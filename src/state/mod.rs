@@ -64,7 +64,8 @@ pub struct StateStore {
 struct Inner {
     path: PathBuf,
     uuid: Uuid,
-    cache: Arc<TreeCache>,
+    /// `None` where others write: what they change is not told here.
+    cache: Option<Arc<TreeCache>>,
     /// `None` once the store is closed.
     readers: Mutex<Option<Vec<Connection>>>,
     writer: Mutex<Option<Running>>,
@@ -108,7 +109,7 @@ impl StateStore {
             inner: Arc::new(Inner {
                 path,
                 uuid,
-                cache,
+                cache: Some(cache),
                 readers,
                 writer,
             }),
@@ -138,15 +139,15 @@ impl StateStore {
             inner: Arc::new(Inner {
                 path,
                 uuid,
-                cache: Arc::new(TreeCache::new()),
+                cache: None,
                 readers,
                 writer,
             }),
         })
     }
 
-    fn cache(&self) -> &TreeCache {
-        &self.inner.cache
+    fn cache(&self) -> Option<&TreeCache> {
+        self.inner.cache.as_deref()
     }
 
     /// Returns the store's own name, given once when it was made.

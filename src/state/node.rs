@@ -78,10 +78,16 @@ pub struct NewProject {
 /// A project that the store knows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Project {
-    /// As configured, now or when it was last seen.
-    pub spec: NewProject,
     /// Its root folder.
     pub root: Ino,
+    /// Its name in the configuration.
+    pub name: ProjectName,
+    /// Its folder in the drive, now or when it was last in sight.
+    pub folder: Name,
+    /// The site its bytes come from.
+    pub remote_site: SiteName,
+    /// Its path at that site.
+    pub remote_path: RelPath,
     /// No longer in the configuration: kept, out of sight.
     pub hidden: bool,
 }

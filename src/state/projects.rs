@@ -69,7 +69,7 @@ impl WriteTxn<'_> {
     /// view until the next scan, which starts afresh.
     pub fn set_projects(&self, wanted: &[NewProject], now_ms: i64) -> Result<Vec<Ino>, StateError> {
         for known in self.projects()? {
-            if !known.hidden && !wanted.iter().any(|project| project.name == known.spec.name) {
+            if !known.hidden && !wanted.iter().any(|project| project.name == known.name) {
                 self.hide(&known, now_ms)?;
             }
         }
@@ -85,16 +85,17 @@ impl WriteTxn<'_> {
             return self.new_project(wanted, now_ms);
         };
         let root = known.root;
-        if known.hidden || known.spec.folder != wanted.folder {
+        if known.hidden || known.folder != wanted.folder {
             self.move_root(root, Ino::ROOT, wanted.folder.as_bytes(), now_ms)?;
         }
-        if known.spec.remote_site != wanted.remote_site || known.spec.remote_path != wanted.remote_path {
+        let moved = known.remote_site != wanted.remote_site || known.remote_path != wanted.remote_path;
+        if moved {
             self.run(
                 "DELETE FROM scan WHERE root = ?1 AND finished_ms IS NULL",
                 [as_i64(root.0)],
             )?;
         }
-        if known.hidden || known.spec != *wanted {
+        if known.hidden || known.folder != wanted.folder || moved {
             self.run(
                 "UPDATE project SET folder = ?2, remote_site = ?3, remote_path = ?4, hidden = 0 WHERE root = ?1",
                 (
@@ -114,7 +115,7 @@ impl WriteTxn<'_> {
             return Ok(());
         };
         match self.projects()?.into_iter().find(|project| project.root == there.ino) {
-            Some(other) if other.spec.name == wanted.name => Ok(()),
+            Some(other) if other.name == wanted.name => Ok(()),
             Some(other) => self.hide(&other, now_ms),
             None => Err(StateError::damaged(format!(
                 "the root has an entry {} that is no project",
@@ -125,7 +126,7 @@ impl WriteTxn<'_> {
 
     fn hide(&self, project: &Project, now_ms: i64) -> Result<(), StateError> {
         // Names of projects are unique, so they can't collide out of sight.
-        self.move_root(project.root, ATTIC, project.spec.name.0.as_bytes(), now_ms)?;
+        self.move_root(project.root, ATTIC, project.name.0.as_bytes(), now_ms)?;
         self.run(
             "UPDATE project SET hidden = 1 WHERE root = ?1",
             [as_i64(project.root.0)],

@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row};
 use super::StateError;
 use super::error::Db;
 use super::node::{
-    Child, NODE_WIDTH, NewProject, Node, Project, bytes_at, count_at, ino_at, name_at, node_at, node_columns, path_at,
+    Child, NODE_WIDTH, Node, Project, bytes_at, count_at, ino_at, name_at, node_at, node_columns, path_at,
 };
 use crate::model::{Ino, Name, ProjectName, RelPath, SiteName};
 
@@ -215,13 +215,11 @@ impl<'c> ReadTxn<'c> {
 
 fn project_at(row: &Row<'_>) -> Result<Project, StateError> {
     Ok(Project {
-        spec: NewProject {
-            name: ProjectName(row.get(1).db()?),
-            folder: name_at(row, 2)?,
-            remote_site: SiteName(row.get(3).db()?),
-            remote_path: path_at(row, 4)?,
-        },
         root: ino_at(row, 0)?,
+        name: ProjectName(row.get(1).db()?),
+        folder: name_at(row, 2)?,
+        remote_site: SiteName(row.get(3).db()?),
+        remote_path: path_at(row, 4)?,
         hidden: row.get(5).db()?,
     })
 }

@@ -21,7 +21,9 @@ impl Tree {
 
     /// Returns a node by its number.
     pub fn node(&self, ino: Ino) -> Result<Option<Node>, StateError> {
-        let cache = self.store.cache();
+        let Some(cache) = self.store.cache() else {
+            return self.store.read(|txn| txn.node(ino));
+        };
         if let Some(node) = cache.node(ino) {
             return Ok(Some(node));
         }
@@ -35,29 +37,22 @@ impl Tree {
 
     /// Returns the entry `name` of a folder. That it is missing is held in memory too.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Node>, StateError> {
-        let cache = self.store.cache();
-        match cache.name(parent, name) {
-            Some(None) => return Ok(None),
-            Some(Some(ino)) => {
-                if let Some(node) = cache.node(ino) {
-                    return Ok(Some(node));
-                }
-            }
-            None => {}
+        let Some(cache) = self.store.cache() else {
+            return self.store.read(|txn| txn.lookup(parent, name));
+        };
+        if let Some(known) = cache.name(parent, name) {
+            return Ok(known);
         }
         let seq = cache.seq();
         let (node, sure) = self.store.read(|txn| {
             let node = txn.lookup(parent, name)?;
             // A folder that was never listed is about to get many names at once: that it lacks one is not held, so that
-            // a first listing has nothing to take out.
+            // a first listing has nothing to take back.
             let sure = node.is_some() || txn.node(parent)?.is_some_and(|parent| parent.listed_at_ms.is_some());
             Ok((node, sure))
         })?;
         if sure {
-            cache.put_name(seq, parent, name, node.as_ref().map(|node| node.ino));
-        }
-        if let Some(node) = &node {
-            cache.put_node(seq, node);
+            cache.put_name(seq, parent, name, node.as_ref());
         }
         Ok(node)
     }

@@ -117,7 +117,7 @@ impl Writer {
         }
         let told = match done {
             Ok((touched, _)) => {
-                self.cache.committed(touched);
+                self.cache.committed(&touched);
                 Ok(())
             }
             Err(e) => {
