@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backlot_cache::{CacheOptions, Content, ContentCache, ContentId, GRANULE, Hit};
 
@@ -105,4 +105,13 @@ pub(crate) fn hydrate(content: &Content) {
 pub(crate) fn data_file(dir: &Path, id: ContentId) -> PathBuf {
     let hex = id.to_string();
     dir.join("objects").join(&hex[..2]).join(format!("{hex}.data"))
+}
+
+/// Waits for what a thread of the cache will do. Fails after a minute.
+pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::yield_now();
+    }
 }
