@@ -1,7 +1,7 @@
 //! From an operating system's request to the drive's answer: polled once on the host's thread, else finished on tokio.
 //!
 //! Owns: the hand-over between the host's threads and the runtime, the catching of panics, the last-resort deadline, and
-//! the one log line per failed request. Refuses to know: what a request is, and which host sent it.
+//! the log of failed requests. Refuses to know: what a request is, and which host sent it.
 //!
 //! Invariant: whatever a future does (ready, slow, panicking, never ready), its `reply` is called exactly once or, where
 //! `reply` itself panics or the runtime is gone, dropped; hosts answer a dropped reply with EIO.
@@ -14,11 +14,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
 use crate::error::{FsError, FsErrorKind};
+use crate::spam::Spam;
 
 /// Which request is answered, for the log.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +46,7 @@ pub struct Bridge {
     deadline: Duration,
     panics: AtomicU64,
     expired: AtomicU64,
+    spam: Spam,
 }
 
 impl Bridge {
@@ -57,6 +59,7 @@ impl Bridge {
             deadline,
             panics: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            spam: Spam::default(),
         })
     }
 
@@ -124,7 +127,7 @@ impl Bridge {
             Err(FsErrorKind::Io.into())
         });
         if let Err(error) = &out {
-            log_failure(asked, error);
+            self.log_failure(asked, error);
         }
         self.run(asked, move || reply(out));
     }
@@ -143,6 +146,41 @@ impl Bridge {
             "a request panicked; its caller got EIO"
         );
     }
+
+    /// Logs a failed request: loudly where a user lost something, in a whisper where the answer is everyday life (ENOENT).
+    fn log_failure(&self, asked: Asked, error: &FsError) {
+        use FsErrorKind as K;
+        let Asked { op, node } = asked;
+        let cause = error.source().map(tracing::field::display);
+        match error.kind {
+            K::Io | K::Offline | K::TimedOut | K::RemoteChanged | K::CacheFull | K::RemoteQuota | K::BadHandle => {
+                match self.spam.worth_saying(node, error.kind, Instant::now()) {
+                    Some(0) => tracing::warn!(op, node, error = %error, cause, "a file operation failed"),
+                    Some(unsaid) => {
+                        tracing::warn!(op, node, error = %error, cause, unsaid, "a file operation failed, as others did before");
+                    }
+                    None => {}
+                }
+            }
+            K::NotFound
+            | K::Exists
+            | K::NotDir
+            | K::IsDir
+            | K::NotEmpty
+            | K::Denied
+            | K::NotPermitted
+            | K::ReadOnly
+            | K::Busy
+            | K::Interrupted
+            | K::NameTooLong
+            | K::Invalid
+            | K::NoAttr
+            | K::Range
+            | K::Unsupported
+            | K::CrossDevice
+            | K::PastEnd => tracing::trace!(op, node, error = %error, cause, "a file operation was refused"),
+        }
+    }
 }
 
 fn guarded_poll<F: Future>(fut: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Result<F::Output, Box<dyn Any + Send>>> {
@@ -150,35 +188,6 @@ fn guarded_poll<F: Future>(fut: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Resul
         Ok(Poll::Ready(out)) => Poll::Ready(Ok(out)),
         Ok(Poll::Pending) => Poll::Pending,
         Err(panic) => Poll::Ready(Err(panic)),
-    }
-}
-
-/// Logs a failed request: loudly where a user lost something, in a whisper where the answer is everyday life (ENOENT).
-fn log_failure(asked: Asked, error: &FsError) {
-    use FsErrorKind as K;
-    let Asked { op, node } = asked;
-    let cause = error.source().map(tracing::field::display);
-    match error.kind {
-        K::Io | K::Offline | K::TimedOut | K::RemoteChanged | K::CacheFull | K::RemoteQuota | K::BadHandle => {
-            tracing::warn!(op, node, error = %error, cause, "a file operation failed");
-        }
-        K::NotFound
-        | K::Exists
-        | K::NotDir
-        | K::IsDir
-        | K::NotEmpty
-        | K::Denied
-        | K::NotPermitted
-        | K::ReadOnly
-        | K::Busy
-        | K::Interrupted
-        | K::NameTooLong
-        | K::Invalid
-        | K::NoAttr
-        | K::Range
-        | K::Unsupported
-        | K::CrossDevice
-        | K::PastEnd => tracing::trace!(op, node, error = %error, cause, "a file operation was refused"),
     }
 }
 

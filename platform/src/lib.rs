@@ -8,5 +8,6 @@ pub mod bridge;
 pub mod error;
 #[cfg(target_os = "linux")]
 pub mod fuse;
+mod spam;
 pub mod types;
 pub mod vfs;
