@@ -63,15 +63,20 @@ const INVARIANTS: &[&str] = &[
 impl ReadTxn<'_> {
     /// Returns what is wrong with the database, at most a few rows of each kind. Takes seconds for a million entries.
     pub(super) fn check(&self) -> Result<Vec<Problem>, StateError> {
-        let damage = format!("PRAGMA integrity_check({SHOWN})");
-        let mut found = self.many(&damage, [], |row| Ok(Problem(row.get(0).db()?)))?;
-        if found == [Problem("ok".to_owned())] {
-            found.clear();
+        let mut found = Vec::new();
+        let integrity = format!("PRAGMA integrity_check({SHOWN})");
+        let invariants = INVARIANTS
+            .iter()
+            .map(|invariant| format!("SELECT * FROM ({invariant}) LIMIT {SHOWN}"));
+        for sql in std::iter::once(integrity).chain(invariants) {
+            match self.many(&sql, [], |row| Ok(Problem(row.get(0).db()?))) {
+                Ok(problems) => found.extend(problems),
+                // A page that can't be read stops this question, not the others.
+                Err(StateError::Damaged { detail, .. }) => found.push(Problem(detail)),
+                Err(e) => return Err(e),
+            }
         }
-        for invariant in INVARIANTS {
-            let sql = format!("SELECT * FROM ({invariant}) LIMIT {SHOWN}");
-            found.extend(self.many(&sql, [], |row| Ok(Problem(row.get(0).db()?)))?);
-        }
+        found.retain(|problem| problem.0 != "ok");
         Ok(found)
     }
 }

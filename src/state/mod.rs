@@ -76,7 +76,6 @@ struct Inner {
 struct Running {
     jobs: mpsc::Sender<Job>,
     thread: JoinHandle<()>,
-    lock: Lock,
 }
 
 impl StateStore {
@@ -101,9 +100,14 @@ impl StateStore {
         let (jobs, queue) = mpsc::channel(writer::QUEUE);
         let thread = thread::Builder::new()
             .name("state-writer".to_owned())
-            .spawn(move || writer.serve(queue))
+            .spawn(move || {
+                writer.serve(queue);
+                if let Err(e) = lock.release() {
+                    warn!("the state store was closed, but its lock can't say so: {e}");
+                }
+            })
             .map_err(|e| StateError::io("start the writer of", &path, e))?;
-        let writer = Mutex::new(Some(Running { jobs, thread, lock }));
+        let writer = Mutex::new(Some(Running { jobs, thread }));
         let readers = Mutex::new(Some(Vec::new()));
         Ok(Self {
             inner: Arc::new(Inner {
@@ -246,18 +250,16 @@ impl Inner {
     fn close(&self) {
         let readers = held(&self.readers).take();
         drop(readers);
-        let Some(Running { jobs, thread, lock }) = held(&self.writer).take() else {
+        let Some(Running { jobs, thread }) = held(&self.writer).take() else {
             return;
         };
         drop(jobs);
         if thread.thread().id() == thread::current().id() {
-            // The last clone was dropped by a write: the writer ends by itself, and the lock with the process.
+            // The last clone was dropped by a write: the writer ends by itself once it has committed that.
             return;
         }
         if thread.join().is_err() {
             error!("the writer of the state store panicked");
-        } else if let Err(e) = lock.release() {
-            warn!("the state store was closed, but its lock can't say so: {e}");
         }
     }
 }

@@ -1,6 +1,11 @@
 //! The store from outside, against real files.
 
 mod basics;
+mod crash;
+mod group;
+mod model;
+mod opening;
+mod stress;
 
 use std::path::Path;
 
