@@ -11,6 +11,7 @@ use backlot_config::{ByteSize, LocalSite as LocalSettings, Period, ProviderSetti
 
 use super::layers::{Layer, Limits, LinkControl, LinkLayer, Meter, MeterLayer, RetryLayer, RetryPolicy, ThrottleLayer};
 use super::local::LocalSite;
+use super::sftp::SftpSite;
 use super::{ErrorKind, Op, Provider, ProviderError};
 use crate::model::SiteName;
 
@@ -84,7 +85,10 @@ pub fn build(name: &SiteName, settings: &Site, controls: &Controls) -> Result<Ar
             }
             Arc::new(LocalSite::new(&local.root, requests, controls.idle_timeout))
         }
-        ProviderSettings::Sftp(_) => return Err(config(name, "this build has no SFTP")),
+        ProviderSettings::Sftp(sftp) => {
+            let site = SftpSite::new(sftp, requests, controls.idle_timeout);
+            Arc::new(site.map_err(|e| ProviderError::new(e.kind, e.op).because(format!("[sites.{name}]: {e}")))?)
+        }
     };
     if let Some(link) = &controls.link {
         provider = LinkLayer::new(Arc::clone(link)).over(provider);

@@ -149,6 +149,26 @@ impl ProviderError {
         self
     }
 
+    /// Returns what to do about a site that fails like this.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self.kind {
+            ErrorKind::Auth => "see the user, the key or password, and known-hosts in the site's settings",
+            ErrorKind::NotFound | ErrorKind::WrongKind => "see the root in the site's settings: it is a folder at the site",
+            ErrorKind::Denied => "ask who runs the site to let this user in there",
+            ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::Busy => {
+                "see the host and port in the site's settings, the network, the VPN; cached files stay readable meanwhile"
+            }
+            ErrorKind::Full => "make room at the site",
+            ErrorKind::Exists
+            | ErrorKind::VersionMismatch
+            | ErrorKind::Invalid
+            | ErrorKind::Unsupported
+            | ErrorKind::Config
+            | ErrorKind::Protocol => "see the site's settings",
+        }
+    }
+
     /// Says whether the site as a whole is out of reach, as opposed to this one path failing.
     #[must_use]
     pub fn is_link_failure(&self) -> bool {
@@ -163,7 +183,7 @@ impl fmt::Display for ProviderError {
             ErrorKind::Exists => "something is there already",
             ErrorKind::WrongKind => "a file where a folder is needed, or the reverse",
             ErrorKind::Denied => "the site refuses access",
-            ErrorKind::Auth => "the site does not accept our credentials, or we its host key",
+            ErrorKind::Auth => "logging in failed",
             ErrorKind::VersionMismatch => "the file changed at the site",
             ErrorKind::Full => "the site has no room",
             ErrorKind::Unreachable => "the site can't be reached",
@@ -175,7 +195,7 @@ impl fmt::Display for ProviderError {
             ErrorKind::Protocol => "the site's answer makes no sense or says that it failed",
         };
         write!(f, "{}", self.op)?;
-        if let Some(path) = &self.path {
+        if let Some(path) = self.path.as_ref().filter(|p| !p.is_root()) {
             write!(f, " {path}")?;
         }
         write!(f, ": {what}")?;

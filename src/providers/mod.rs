@@ -9,6 +9,7 @@ mod error;
 pub mod layers;
 pub mod local;
 pub mod memory;
+pub mod sftp;
 mod upload;
 
 use std::fmt::Debug;

@@ -119,7 +119,7 @@ impl Root {
     }
 }
 
-fn checked(path: &RelPath, op: Op) -> Result<&[u8], ProviderError> {
+pub(super) fn checked(path: &RelPath, op: Op) -> Result<&[u8], ProviderError> {
     if path.as_bytes().len() < PATH_MAX {
         return Ok(path.as_bytes());
     }

@@ -15,12 +15,13 @@ use rustix::io::Errno;
 
 use super::error::{errno, io_error};
 use super::files::version;
-use super::root::{Place, Root, beneath};
+use super::root::{Place, Root, beneath, checked};
 use crate::model::{Name, RelPath, Version};
 use crate::providers::upload::{already_committed, check_expect};
 use crate::providers::{ErrorKind, Op, ProviderError, UploadPlan, UploadToken};
 
 pub(super) fn begin(root: &Root, path: &RelPath, dir: &RelPath, temp: &Name) -> Result<(), ProviderError> {
+    checked(path, Op::Upload)?;
     let dir = root.make_dir(dir, Op::Upload)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     // The umask decides who may read a file whose plan does not say.

@@ -20,7 +20,7 @@ use super::upload::check_expect;
 use super::{
     Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan, UploadToken,
 };
-use crate::model::{RelPath, Version};
+use crate::model::{Name, RelPath, Version};
 
 /// Bytes a chunk of a read: small, so that tests get to act between two.
 const CHUNK: usize = 64 << 10;
@@ -93,6 +93,15 @@ impl MemorySite {
     #[must_use]
     pub fn get(&self, path: &RelPath) -> Option<Bytes> {
         self.lock().tree.file(path).map(|f| f.bytes.clone())
+    }
+
+    /// Returns the names in the folder at the path; none if it is no folder.
+    #[must_use]
+    pub fn names(&self, dir: &RelPath) -> Vec<Name> {
+        self.lock()
+            .tree
+            .list(dir)
+            .map_or_else(|_| Vec::new(), |rows| rows.into_iter().map(|row| row.name).collect())
     }
 
     /// Returns how many uploads have begun and not ended.
@@ -198,6 +207,7 @@ impl Provider for MemorySite {
     async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError> {
         self.count(Op::Upload, |s| {
             let (dir, _) = plan.begin()?;
+            tree::checked(&plan.path, Op::Upload)?;
             s.tree.make_dir(&dir).map_err(|e| e.during(Op::Upload))?;
             s.uploads.insert(plan.nonce.clone(), BTreeMap::new());
             Ok(UploadToken {

@@ -56,6 +56,14 @@ fn error(kind: ErrorKind, op: Op, path: &RelPath) -> ProviderError {
     ProviderError::new(kind, op).at(path)
 }
 
+/// Refuses a path that no Linux file system would take.
+pub(super) fn checked(path: &RelPath, op: Op) -> Result<(), ProviderError> {
+    if path.as_bytes().len() < PATH_MAX {
+        return Ok(());
+    }
+    Err(error(ErrorKind::Invalid, op, path).because(format!("a path of {PATH_MAX} bytes or more")))
+}
+
 impl Node {
     fn new(revision: u64, perm: u16, body: Body) -> Self {
         let ticks = i64::try_from(revision).unwrap_or(i64::MAX);
@@ -112,9 +120,7 @@ impl Tree {
 
     /// Returns the node at a path, which the site must not refuse.
     fn node(&self, path: &RelPath, op: Op) -> Result<&Node, ProviderError> {
-        if path.as_bytes().len() >= PATH_MAX {
-            return Err(error(ErrorKind::Invalid, op, path).because(format!("a path of {PATH_MAX} bytes or more")));
-        }
+        checked(path, op)?;
         let mut at = RelPath::root();
         let mut node = &self.root;
         for part in path.components() {
@@ -177,6 +183,7 @@ impl Tree {
     }
 
     pub(super) fn make_dir(&mut self, path: &RelPath) -> Result<(), ProviderError> {
+        checked(path, Op::MakeDir)?;
         let mut at = RelPath::root();
         for part in path.components() {
             let name = Name::new(part).map_err(|e| error(ErrorKind::Invalid, Op::MakeDir, path).because(e))?;
@@ -223,6 +230,7 @@ impl Tree {
         let (from_dir, from_name) = Self::split(from, Op::Rename)?;
         let (to_dir, to_name) = Self::split(to, Op::Rename)?;
         let is_dir = self.node(from, Op::Rename)?.dir().is_some();
+        checked(to, Op::Rename)?;
         if from == to {
             return Ok(());
         }
