@@ -1,14 +1,15 @@
 //! What is asked most (attributes by number, names in folders, names that are not there) kept in memory, bounded.
 //!
 //! Refuses to know: the database. Invariants: an answer from here is what the store held at some moment after the last
-//! acknowledged write; listings don't pass through, so that a walk over the whole drive drives out nothing.
+//! acknowledged write, and nobody who has seen a newer answer gets an older one; listings don't pass through here, so that
+//! a walk over the whole drive drives out nothing.
 //!
-//! How the first is kept. Commits are numbered. A reader notes the number, asks the database, and puts its answer here with
-//! that number. The writer commits, stamps the slots of the keys it touched with its own number, makes that number the
-//! last, and only then acknowledges. An answer counts while its number is not below its slot's stamp: one that may have
-//! been read before a commit that touched its key never counts after that commit's acknowledgement. Slots are shared by
-//! keys, which costs a fresh question now and then and nothing else. A write that touched too many keys raises a floor
-//! under all slots instead.
+//! How the first is kept. Commits are numbered. A reader notes the number of the last, asks the database, and puts its
+//! answer here with that number. An answer counts while its number is not below the stamp of its key's slot. The writer
+//! stamps the slots of the keys that it touched with the number to come, commits, makes that number the last, and only
+//! then acknowledges. So from before a commit is visible until after its acknowledgement no answer about its keys counts,
+//! and afterwards only those do that were asked for when it was visible. Slots are shared by keys, which costs a fresh
+//! question now and then and nothing else. A write that touched too many keys raises a floor under all slots instead.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -183,19 +184,24 @@ impl TreeCache {
         }
     }
 
-    /// Makes what a commit changed count no longer. Called by the writer alone, between commit and acknowledgement.
-    pub(super) fn committed(&self, touched: &Touched) {
-        let seq = self.seq() + 1;
+    /// Makes what a commit will change count no longer. Called by the writer alone, before the commit; if that fails,
+    /// the keys are asked for afresh until the next one.
+    pub(super) fn committing(&self, touched: &Touched) {
+        let next = self.seq() + 1;
         if touched.too_many {
-            self.floor.store(seq, Ordering::SeqCst);
-        } else {
-            for ino in &touched.nodes {
-                self.stamp(ino).store(seq, Ordering::SeqCst);
-            }
-            for key in &touched.names {
-                self.stamp(key).store(seq, Ordering::SeqCst);
-            }
+            self.floor.store(next, Ordering::SeqCst);
+            return;
         }
-        self.seq.store(seq, Ordering::SeqCst);
+        for ino in &touched.nodes {
+            self.stamp(ino).store(next, Ordering::SeqCst);
+        }
+        for key in &touched.names {
+            self.stamp(key).store(next, Ordering::SeqCst);
+        }
+    }
+
+    /// Makes the commit the last. Called by the writer alone, between the commit and its acknowledgement.
+    pub(super) fn committed(&self) {
+        self.seq.fetch_add(1, Ordering::SeqCst);
     }
 }

@@ -108,19 +108,17 @@ impl Writer {
     /// Runs a group in one transaction, as much of it as can be, and answers for what it took from the queue.
     fn commit(&mut self, group: &mut VecDeque<Job>) {
         let mut acks = Vec::with_capacity(group.len());
-        let done = self.transact(group, &mut acks).map_err(|e| e.at(&self.path));
-        match &done {
-            Ok(touched_and_counts) => self.counts = touched_and_counts.1,
-            Err(_) if self.conn.is_autocommit() => {}
-            // Nothing can be done about a failure to undo: the next transaction will tell.
-            Err(_) => drop(self.conn.execute_batch("ROLLBACK")),
-        }
-        let told = match done {
-            Ok((touched, _)) => {
-                self.cache.committed(&touched);
+        let told = match self.transact(group, &mut acks).map_err(|e| e.at(&self.path)) {
+            Ok(counts) => {
+                self.counts = counts;
+                self.cache.committed();
                 Ok(())
             }
             Err(e) => {
+                if !self.conn.is_autocommit() {
+                    // Nothing can be done about a failure to undo: the next transaction will tell.
+                    drop(self.conn.execute_batch("ROLLBACK"));
+                }
                 // No transaction could be had: one write is told so, the rest tries again.
                 if acks.is_empty()
                     && let Some(job) = group.pop_front()
@@ -135,11 +133,7 @@ impl Writer {
         }
     }
 
-    fn transact(
-        &mut self,
-        group: &mut VecDeque<Job>,
-        acks: &mut Vec<Acknowledge>,
-    ) -> Result<(Touched, Counts), StateError> {
+    fn transact(&mut self, group: &mut VecDeque<Job>, acks: &mut Vec<Acknowledge>) -> Result<Counts, StateError> {
         self.set_durable(group.iter().any(|job| job.durable))?;
         self.sql("BEGIN IMMEDIATE")?;
         let (mut touched, mut delta, mut logged) = (Touched::default(), Delta::default(), false);
@@ -151,14 +145,17 @@ impl Writer {
             let txn = WriteTxn::new(&self.conn, &self.next_id);
             let ran = (job.run)(Ok(&txn));
             acks.push(ran.acknowledge);
+            if self.conn.is_autocommit() {
+                // Some failures (a full disk) make the database undo the whole transaction.
+                let undone = || StateError::Invalid("the database undid the transaction".to_owned());
+                return Err(ran.failed.unwrap_or_else(undone));
+            }
             match ran.failed {
                 None => {
                     delta = delta.plus(txn.counts.get());
                     logged |= txn.logged.get();
                     touched.append(txn.touched.into_inner());
                 }
-                // Some failures (a full disk) make the database undo the whole transaction.
-                Some(e) if self.conn.is_autocommit() => return Err(e),
                 Some(e) if alone => return Err(e),
                 Some(_) => self.sql("ROLLBACK TO write")?,
             }
@@ -168,8 +165,9 @@ impl Writer {
         }
         let counts = delta.added_to(self.counts);
         self.keep(first_id, counts, logged)?;
+        self.cache.committing(&touched);
         self.sql("COMMIT")?;
-        Ok((touched, counts))
+        Ok(counts)
     }
 
     /// Writes what the group as a whole has to leave behind.
