@@ -42,6 +42,9 @@ pub enum OpenError {
     /// The cache.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// This machine's site id.
+    #[error("this machine's site id: {0}")]
+    SiteId(#[source] std::io::Error),
     /// A site's settings.
     #[error("site {0}: {1}")]
     Site(SiteName, ProviderError),
@@ -87,6 +90,7 @@ pub struct Drive(Arc<Inner>);
 /// What the engine's parts share.
 pub struct Inner {
     pub(super) name: String,
+    site_id: String,
     pub(super) mount_point: PathBuf,
     pub(super) store: StateStore,
     pub(super) tree: Tree,
@@ -153,12 +157,15 @@ impl Drive {
             max_open_files: CACHE_OPEN_FILES,
             flush_interval: CACHE_FLUSH,
         })?;
+        let site_id = super::site_id::of_machine(config.machine.site_id.as_deref(), &config.drive.data_dir)
+            .map_err(OpenError::SiteId)?;
         let slots = config.hydration.parallel_fetches as usize;
         let sites: BTreeMap<_, _> =
             providers.into_iter().map(|(name, p)| (name.clone(), Site::new(name, p, slots))).collect();
         let projects = open_projects(config, &store, &sites).await?;
         let inner = Inner {
             name: config.drive.name.clone(),
+            site_id,
             mount_point: config.drive.mount_point.clone(),
             tree: Tree::new(store.clone()),
             store,
@@ -442,6 +449,7 @@ impl Inner {
         });
         Ok(Status {
             name: self.name.clone(),
+            site_id: self.site_id.clone(),
             mount_point: self.mount_point.clone(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -13,4 +13,5 @@ pub mod report;
 pub mod scan;
 pub mod schedule;
 pub mod site;
+mod site_id;
 mod xattr;

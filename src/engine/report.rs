@@ -17,6 +17,8 @@ use crate::state::ScanRecord;
 pub struct Status {
     /// The drive's name.
     pub name: String,
+    /// This machine's site id.
+    pub site_id: String,
     /// Where it is mounted, or would be.
     pub mount_point: PathBuf,
     /// The daemon's process.
