@@ -13,6 +13,8 @@ mod list;
 mod pool;
 mod read;
 mod session;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod window;
 mod wire;

@@ -18,14 +18,10 @@ const MAX: usize = 16 << 20;
 const START: usize = 2 << 20;
 /// Waiting in the queue that is fine: a reader hardly notices it, and it keeps the link busy.
 const TARGET: Duration = Duration::from_millis(100);
-/// The quickest answer is measured anew after this long: routes change.
-const MEMORY: Duration = Duration::from_secs(30);
-
 #[derive(Debug)]
 pub(super) struct Window {
     bytes: usize,
     quickest: Duration,
-    measured: Instant,
     shrunk: Instant,
 }
 
@@ -34,7 +30,6 @@ impl Window {
         Self {
             bytes: START,
             quickest: Duration::MAX,
-            measured: now,
             shrunk: now,
         }
     }
@@ -46,16 +41,16 @@ impl Window {
 
     /// Takes in that an answer of `len` bytes took `took`, `in_flight` bytes having been asked for at its arrival.
     pub(super) fn answered(&mut self, now: Instant, took: Duration, len: usize, in_flight: usize) {
-        if took < self.quickest || now.duration_since(self.measured) > MEMORY {
-            self.quickest = took;
-            self.measured = now;
-        }
+        self.quickest = self.quickest.min(took);
         let queued = took.saturating_sub(self.quickest);
         if queued <= TARGET {
             // Only a window that was in use has shown that more would be fine.
             if in_flight + len >= self.bytes / 2 {
                 self.bytes = (self.bytes + len).min(MAX);
             }
+        } else if queued > 3 * TARGET && self.bytes == MIN {
+            // So little of ours can't be the queue: the way has become longer.
+            self.quickest = took;
         } else if queued > 3 * TARGET && now.duration_since(self.shrunk) > took {
             // At most once per queue's length: what is in flight was asked for before the last cut.
             self.bytes = (self.bytes / 4 * 3).max(MIN);
@@ -94,6 +89,19 @@ mod tests {
     async fn a_fat_link_is_filled() {
         // 1 Gb/s at 100 ms holds 12.5 MB.
         assert!(settle(125_000_000, Duration::from_millis(100)) >= 12_500_000);
+    }
+
+    #[tokio::test]
+    async fn a_way_that_became_longer_is_found_out() {
+        let start = Instant::now();
+        let mut window = Window::new(start);
+        let mut now = start;
+        for round in 0..2_000 {
+            let took = Duration::from_millis(if round < 10 { 5 } else { 600 });
+            now += took;
+            window.answered(now, took, 255 << 10, window.bytes());
+        }
+        assert_eq!(window.bytes(), MAX);
     }
 
     #[tokio::test]
