@@ -34,9 +34,13 @@ pub struct StopRequest {
 
 /// What the routes work on.
 #[derive(Clone, Debug)]
-pub(crate) struct ApiState {
-    pub(crate) drive: Drive,
-    pub(crate) stop: mpsc::Sender<StopRequest>,
+pub struct Face {
+    /// The drive.
+    pub drive: Drive,
+    /// Whether it is to be mounted; a daemon that only scans has no mount.
+    pub mounted: bool,
+    /// Where requests to stop go.
+    pub stop: mpsc::Sender<StopRequest>,
 }
 
 /// Binds the API's socket, replacing one that a dead daemon left. The caller holds the data folder's lock, so no other
@@ -64,12 +68,7 @@ pub fn stop_queue() -> (mpsc::Sender<StopRequest>, mpsc::Receiver<StopRequest>) 
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(
-    listener: UnixListener,
-    drive: Drive,
-    stop: mpsc::Sender<StopRequest>,
-    until: CancellationToken,
-) -> io::Result<()> {
-    let app = routes::router(ApiState { drive, stop });
+pub async fn serve(listener: UnixListener, face: Face, until: CancellationToken) -> io::Result<()> {
+    let app = routes::router(face);
     axum::serve(listener, app).with_graceful_shutdown(until.cancelled_owned()).await
 }

@@ -9,14 +9,14 @@ use tokio::sync::oneshot;
 
 use super::problem::Problem;
 use super::types::{Health, LsPage, LsQuery, ScanRequest, ScanState, StopOutcome, UnmountRequest};
-use super::{ApiState, StopRequest};
+use super::{Face, StopRequest};
 use crate::engine::report::Status;
 use crate::model::RelPath;
 
 /// The most rows of one answer of `ls`.
 const LS_MAX: usize = 10_000;
 
-pub(super) fn router(state: ApiState) -> Router {
+pub(super) fn router(state: Face) -> Router {
     Router::new()
         .route("/v1/health", get(health))
         .route("/v1/status", get(status))
@@ -28,16 +28,17 @@ pub(super) fn router(state: ApiState) -> Router {
         .with_state(state)
 }
 
-async fn health() -> Json<Health> {
-    Json(Health { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() })
+async fn health(State(api): State<Face>) -> Json<Health> {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Json(Health { pid: std::process::id(), version, mounted: api.mounted })
 }
 
-async fn status(State(api): State<ApiState>) -> Result<Json<Status>, Problem> {
+async fn status(State(api): State<Face>) -> Result<Json<Status>, Problem> {
     Ok(Json(api.drive.status()?))
 }
 
 async fn ls(
-    State(api): State<ApiState>,
+    State(api): State<Face>,
     query: Result<Query<LsQuery>, QueryRejection>,
 ) -> Result<Json<LsPage>, Problem> {
     let Query(query) = query.map_err(|e| bad_request(&e))?;
@@ -49,7 +50,7 @@ async fn ls(
 }
 
 async fn scan(
-    State(api): State<ApiState>,
+    State(api): State<Face>,
     body: Result<Json<ScanRequest>, JsonRejection>,
 ) -> Result<Json<Vec<ScanState>>, Problem> {
     let Json(request) = body.map_err(|e| bad_request(&e))?;
@@ -57,14 +58,14 @@ async fn scan(
     Ok(Json(jobs.iter().map(|j| ScanState { id: j.id, progress: j.progress() }).collect()))
 }
 
-async fn scan_state(State(api): State<ApiState>, Path(id): Path<u64>) -> Result<Json<ScanState>, Problem> {
+async fn scan_state(State(api): State<Face>, Path(id): Path<u64>) -> Result<Json<ScanState>, Problem> {
     let job = api.drive.scan_job(id);
     let job = job.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "not-found", format!("there is no scan {id}")))?;
     Ok(Json(ScanState { id, progress: job.progress() }))
 }
 
 async fn unmount(
-    State(api): State<ApiState>,
+    State(api): State<Face>,
     body: Result<Json<UnmountRequest>, JsonRejection>,
 ) -> Result<Json<StopOutcome>, Problem> {
     let Json(request) = body.map_err(|e| bad_request(&e))?;

@@ -12,6 +12,8 @@ pub struct Health {
     pub pid: u32,
     /// Its version.
     pub version: String,
+    /// It mounts the drive; otherwise it is there for a scan alone.
+    pub mounted: bool,
 }
 
 /// Query of `GET /v1/ls`.

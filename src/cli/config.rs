@@ -1,7 +1,7 @@
 //! `backlot config`.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
@@ -39,20 +39,36 @@ enum What {
     },
 }
 
-pub(super) fn run(args: Args, settings: &Settings) -> Result<Exit, CliError> {
-    match args.what {
-        What::Check => {
-            let loaded = settings.load()?;
-            for file in &loaded.files {
-                println!("read {}", file.display());
-            }
-            let (sites, projects) = (loaded.config.sites.len(), loaded.config.projects.len());
-            println!("the settings are valid: {sites} sites, {projects} projects");
-            Ok(Exit::Ok)
-        }
-        What::Show { origin, json } => show(settings, origin, json),
-        What::Init { file, force } => init(settings, file, force),
+pub(super) fn run(args: &Args, settings: &Settings) -> Result<Exit, CliError> {
+    match &args.what {
+        What::Check => check(settings),
+        What::Show { origin, json } => show(settings, *origin, *json),
+        What::Init { file, force } => init(settings, file.as_deref(), *force),
     }
+}
+
+fn check(settings: &Settings) -> Result<Exit, CliError> {
+    let loaded = settings.load()?;
+    for file in &loaded.files {
+        outln!("read {}", file.display());
+    }
+    let (sites, projects) = (loaded.config.sites.len(), loaded.config.projects.len());
+    outln!(
+        "the settings are valid: {}, {}",
+        text::counted(sites, "site"),
+        text::counted(projects, "project")
+    );
+    if loaded.files.is_empty() {
+        outln!(
+            "there is no settings file ({}); `backlot config init` writes one",
+            settings.looked_at()?
+        );
+    } else if projects == 0 {
+        outln!("they name no project yet: add a section [projects.NAME]");
+    } else {
+        outln!("next: `backlot doctor` sees whether the sites answer, `backlot mount` mounts the drive");
+    }
+    Ok(Exit::Ok)
 }
 
 fn show(settings: &Settings, origin: bool, json: bool) -> Result<Exit, CliError> {
@@ -69,36 +85,55 @@ fn show(settings: &Settings, origin: bool, json: bool) -> Result<Exit, CliError>
     let width = rows.iter().map(|r| r.key.len()).max().unwrap_or(0);
     for r in rows {
         if origin {
-            println!("{:<width$} = {}  # {}", r.key, r.value, r.origin);
+            outln!("{:<width$} = {}  # {}", r.key, r.value, r.origin);
         } else {
-            println!("{:<width$} = {}", r.key, r.value);
+            outln!("{:<width$} = {}", r.key, r.value);
         }
     }
     Ok(Exit::Ok)
 }
 
-fn init(settings: &Settings, file: Option<PathBuf>, force: bool) -> Result<Exit, CliError> {
-    if file.as_deref().is_some_and(|f| f.as_os_str() == "-") {
-        print!("{}", backlot_config::sample());
+fn init(settings: &Settings, file: Option<&Path>, force: bool) -> Result<Exit, CliError> {
+    if file.is_some_and(|f| f.as_os_str() == "-") {
+        out!("{}", backlot_config::sample());
         return Ok(Exit::Ok);
     }
-    let file = match file.or_else(|| settings.config.clone()) {
-        Some(file) => file,
-        None => settings.loader(Vec::new())?.user_file()
-            .ok_or_else(|| CliError::usage("there is no home folder to write settings to").hint("name a file"))?,
+    let (file, named) = match file.or(settings.config.as_deref()) {
+        Some(file) => (file.to_owned(), true),
+        None => {
+            let file = settings.loader(Vec::new())?.user_file();
+            let none = || CliError::usage("there is no home folder to write settings to").hint("name a file");
+            (file.ok_or_else(none)?, false)
+        }
     };
     if let Some(dir) = file.parent() {
         std::fs::create_dir_all(dir).map_err(|e| CliError::failed(&format!("make {}", dir.display()), &e))?;
     }
     let mut open = std::fs::OpenOptions::new();
     open.write(true);
-    if force { open.create(true).truncate(true) } else { open.create_new(true) };
+    if force {
+        open.create(true).truncate(true)
+    } else {
+        open.create_new(true)
+    };
     let write = |mut f: std::fs::File| f.write_all(backlot_config::sample().as_bytes());
     open.open(&file).and_then(write).map_err(|e| {
         let failed = CliError::failed(&format!("write {}", file.display()), &e);
-        if e.kind() == std::io::ErrorKind::AlreadyExists { failed.hint("--force replaces it") } else { failed }
+        if e.kind() == std::io::ErrorKind::AlreadyExists {
+            failed.hint("edit that one, or replace it with --force")
+        } else {
+            failed.hint("name another file: `backlot config init FILE`")
+        }
     })?;
-    println!("wrote {}", file.display());
-    println!("next: edit the site and the mount point in it, then run `backlot config check` and `backlot mount`");
+    let with = if named {
+        format!(" --config {}", file.display())
+    } else {
+        String::new()
+    };
+    outln!("wrote {}", file.display());
+    outln!("next: edit its two lines marked EDIT, make the folder of mount-point, then run");
+    outln!("  backlot{with} config check");
+    outln!("  backlot{with} doctor");
+    outln!("  backlot{with} mount");
     Ok(Exit::Ok)
 }

@@ -1,23 +1,27 @@
 //! `backlot doctor`: looks at everything that has to work, with the mount wedged or the daemon gone.
 //!
 //! Uses the daemon's socket with a short patience, the database read-only, and the kernel's own tables; never a path
-//! below the mount point, which may hang.
+//! below the mount point. Invariant: whatever hangs, the answer comes within seconds and says what hangs.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use backlot_config::{Config, Loaded};
 use backlot_platform::fuse::{self, MountHealth};
+use futures::future::join_all;
+use rustix::fs::{Access, access, statvfs};
 use serde::Serialize;
 
-use super::client::Client;
+use super::client::{Client, Listener};
 use super::error::{CliError, Exit};
+use super::mount::store_hint;
 use super::{Settings, text};
 use crate::api::types::Health;
 use crate::engine::drive::check_site;
 use crate::engine::report::Status;
 use crate::state::StateStore;
 
-/// A daemon that doesn't answer within this time is reported as hanging.
+/// A daemon that doesn't answer within this time is reported as hanging; so is a disk.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Sites are given this long to answer.
 const SITE_PATIENCE: Duration = Duration::from_secs(10);
@@ -25,6 +29,8 @@ const SITE_PATIENCE: Duration = Duration::from_secs(10);
 const LOW_SPACE: u64 = 1 << 30;
 
 /// Looks for what is wrong: FUSE, permissions, sites, store, space. Works with the mount wedged.
+///
+/// Exits with 0 when all is well, with 1 when something needs attention.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print JSON.
@@ -45,156 +51,321 @@ struct Finding {
     hint: Option<String>,
 }
 
-#[derive(Debug, Default)]
-struct Findings(Vec<Finding>);
-
-impl Findings {
-    fn good(&mut self, what: &str, says: impl Into<String>) {
-        self.0.push(Finding { what: what.to_owned(), ok: true, says: says.into(), hint: None });
+fn good(what: &str, says: impl Into<String>) -> Finding {
+    Finding {
+        what: what.to_owned(),
+        ok: true,
+        says: says.into(),
+        hint: None,
     }
+}
 
-    fn bad(&mut self, what: &str, says: impl Into<String>, hint: impl Into<String>) {
-        self.0.push(Finding { what: what.to_owned(), ok: false, says: says.into(), hint: Some(hint.into()) });
+fn bad(what: &str, says: impl Into<String>, hint: impl Into<String>) -> Finding {
+    Finding {
+        what: what.to_owned(),
+        ok: false,
+        says: says.into(),
+        hint: Some(hint.into()),
     }
 }
 
 pub(super) async fn run(args: Args, settings: &Settings) -> Result<Exit, CliError> {
-    let mut found = Findings::default();
-    match settings.load() {
-        Ok(loaded) => look(&args, &loaded, &mut found).await,
-        Err(e) => found.bad("settings", e.shown().trim_end().to_owned(), "correct them; then run this again"),
-    }
-    let sick = found.0.iter().filter(|f| !f.ok).count();
+    let found = match settings.load() {
+        Ok(loaded) => look(&args, settings, &loaded).await?,
+        Err(e) => vec![bad("settings", e.said(), e.advice())],
+    };
+    let sick = found.iter().filter(|f| !f.ok).count();
     if args.json {
-        text::json(&found.0)?;
+        text::json(&found)?;
     } else {
-        for f in &found.0 {
-            println!("{} {:<10} {}", if f.ok { "ok  " } else { "BAD " }, f.what, f.says);
-            if let Some(hint) = &f.hint {
-                println!("                {hint}");
+        found.iter().for_each(show);
+        outln!(
+            "{}",
+            if sick == 0 {
+                "all well".to_owned()
+            } else {
+                format!("{sick} of {} need attention", found.len())
             }
-        }
-        println!("{}", if sick == 0 { "all well".to_owned() } else { format!("{sick} of {} need attention", found.0.len()) });
+        );
     }
     Ok(if sick == 0 { Exit::Ok } else { Exit::Failed })
 }
 
-async fn look(args: &Args, loaded: &Loaded, found: &mut Findings) {
+fn show(f: &Finding) {
+    // Further lines stand below the first one's text.
+    let says = f.says.replace('\n', "\n                ");
+    outln!("{} {:<10} {says}", if f.ok { "ok  " } else { "BAD " }, f.what);
+    if let Some(hint) = &f.hint {
+        outln!("                → {hint}");
+    }
+}
+
+async fn look(args: &Args, settings: &Settings, loaded: &Loaded) -> Result<Vec<Finding>, CliError> {
     let config = &loaded.config;
-    found.good("settings", format!("{} sites, {} projects", config.sites.len(), config.projects.len()));
-    match fuse::preflight(config.drive.allow_other) {
-        Ok(()) => found.good("fuse", "this user can mount"),
-        Err(e) => found.bad("fuse", e.to_string(), "see above; then run this again"),
+    let mut found = vec![settings_found(settings, loaded)?, fuse_found(config)];
+    let daemon = ask_daemon(config, &mut found).await;
+    let at = config.drive.mount_point.clone();
+    found.push(aside("mount", &at.clone(), move || mount_point(&at, daemon)).await);
+    let (dir, deep) = (config.drive.data_dir.clone(), args.deep);
+    if deep {
+        found.push(store(&dir, deep));
+    } else {
+        found.push(aside("store", &dir.clone(), move || store(&dir, deep)).await);
     }
-    let running = daemon(config, found).await;
-    mount_point(config, running, found);
-    store(args, config, found);
-    space(config, found);
-    clock(found);
-    for (name, site) in &config.sites {
+    let need = config.cache.min_free.bytes().max(LOW_SPACE);
+    for (what, dir, need) in [
+        ("cache", &config.drive.cache_dir, need),
+        ("data", &config.drive.data_dir, LOW_SPACE),
+    ] {
+        let at = dir.clone();
+        found.push(aside(what, dir, move || space(what, &at, need)).await);
+    }
+    found.push(clock());
+    let sites = config.sites.iter().map(async |(name, site)| {
         match tokio::time::timeout(SITE_PATIENCE, check_site(name, site)).await {
-            Ok(Ok(())) => found.good("site", format!("{name} answers")),
-            Ok(Err(e)) => found.bad("site", format!("{name}: {e}"), "cached files stay readable; check the server, the address and the credentials"),
-            Err(_) => found.bad("site", format!("{name} does not answer within {SITE_PATIENCE:?}"), "is the network up, the VPN connected?"),
+            Ok(Ok(())) => good("site", format!("{name} answers")),
+            Ok(Err(e)) => bad("site", format!("{name}: {e}"), e.hint()),
+            Err(_) => bad(
+                "site",
+                format!("{name} does not answer within {SITE_PATIENCE:?}"),
+                "is the network up, the VPN connected? cached files stay readable meanwhile",
+            ),
         }
+    });
+    found.extend(join_all(sites).await);
+    Ok(found)
+}
+
+fn settings_found(settings: &Settings, loaded: &Loaded) -> Result<Finding, CliError> {
+    let (sites, projects) = (loaded.config.sites.len(), loaded.config.projects.len());
+    let says = format!(
+        "{}, {}",
+        text::counted(sites, "site"),
+        text::counted(projects, "project")
+    );
+    Ok(if loaded.files.is_empty() && projects == 0 {
+        let says = format!("there is no settings file ({})", settings.looked_at()?);
+        bad("settings", says, "`backlot config init` writes one to start from")
+    } else if projects == 0 {
+        bad("settings", says, "add a section [projects.NAME] with its remote-site")
+    } else {
+        good("settings", says)
+    })
+}
+
+fn fuse_found(config: &Config) -> Finding {
+    match fuse::preflight(config.drive.allow_other) {
+        Ok(()) => good("fuse", "this user can mount"),
+        Err(e) => bad("fuse", e.to_string(), e.hint()),
     }
 }
 
-async fn daemon(config: &Config, found: &mut Findings) -> bool {
-    let Ok(client) = Client::at(config.drive.socket_path(), PATIENCE) else { return false };
-    if !client.is_running().await {
-        found.good("daemon", "not running (`backlot mount` starts it)");
-        return false;
-    }
-    match client.get::<Health>("health", &()).await {
-        Ok(h) => found.good("daemon", format!("pid {} answers, version {}", h.pid, h.version)),
-        Err(_) => {
-            found.bad("daemon", format!("it listens but does not answer within {PATIENCE:?}"), "`backlot unmount --lazy`, or kill it: nothing that was saved is lost");
-            return true;
-        }
-    }
-    if let Ok(status) = client.get::<Status>("status", &()).await {
-        for site in status.sites.iter().filter(|s| s.link == "down") {
-            let reason = site.reason.clone().unwrap_or_default();
-            found.bad("link", format!("the daemon has lost {}: {reason}", site.name), "it tries again by itself; cached files stay readable");
-        }
-    }
-    true
+/// What the daemon's socket told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Daemon {
+    /// Nobody listens.
+    Gone,
+    /// A daemon that mounts the drive.
+    Mounts,
+    /// A daemon without a mount: a scan.
+    Scans,
+    /// Somebody listens and does not answer, or not us.
+    Silent,
 }
 
-fn mount_point(config: &Config, running: bool, found: &mut Findings) {
-    let at = &config.drive.mount_point;
+async fn ask_daemon(config: &Config, found: &mut Vec<Finding>) -> Daemon {
+    let Ok(client) = Client::at(config.drive.socket_path(), PATIENCE) else {
+        return Daemon::Gone;
+    };
+    let pid = match client.listener().await {
+        Listener::Daemon(pid) => pid,
+        Listener::Nobody => {
+            found.push(good("daemon", "not running (`backlot mount` starts it)"));
+            return Daemon::Gone;
+        }
+        Listener::Foreign => {
+            found.push(bad("daemon", "it belongs to another user", "run this as that user"));
+            return Daemon::Silent;
+        }
+    };
+    let Ok(health) = client.get::<Health>("health", &()).await else {
+        let (shown, kill) = pid
+            .map(|pid| (format!(" (pid {pid})"), format!("kill -9 {pid}")))
+            .unzip();
+        let shown = shown.unwrap_or_default();
+        let kill = kill.unwrap_or_else(|| "kill it".to_owned());
+        found.push(bad(
+            "daemon",
+            format!("it listens{shown} but does not answer within {PATIENCE:?}"),
+            format!("`backlot unmount --lazy`, then `{kill}`; what is in the data folder survives that"),
+        ));
+        return Daemon::Silent;
+    };
+    let doing = if health.mounted {
+        ""
+    } else {
+        " (it scans; it has no mount)"
+    };
+    found.push(good(
+        "daemon",
+        format!("pid {} answers, version {}{doing}", health.pid, health.version),
+    ));
+    match client.get::<Status>("status", &()).await {
+        Ok(status) => found.extend(status.sites.iter().filter(|s| s.link == "down").map(|site| {
+            let reason = site.reason.as_deref().unwrap_or("no reason given");
+            let says = format!("the daemon has lost {}: {reason}", site.name);
+            bad(
+                "link",
+                says,
+                "it tries again by itself; cached files stay readable meanwhile",
+            )
+        })),
+        Err(e) => found.push(bad("daemon", e.said(), e.advice())),
+    }
+    if health.mounted { Daemon::Mounts } else { Daemon::Scans }
+}
+
+/// Runs what may hang, on a disk that is gone, where it can't hold up anything else.
+async fn aside(what: &'static str, path: &Path, look: impl FnOnce() -> Finding + Send + 'static) -> Finding {
+    match tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(look)).await {
+        Ok(Ok(finding)) => finding,
+        Ok(Err(e)) => bad(
+            what,
+            e.to_string(),
+            "that is a defect of this program; please report it",
+        ),
+        Err(_) => bad(
+            what,
+            format!("{} does not answer within {PATIENCE:?}", path.display()),
+            "is it on a network drive that is gone? put data-dir and cache-dir on a local disk",
+        ),
+    }
+}
+
+fn mount_point(at: &Path, daemon: Daemon) -> Finding {
     let shown = at.display();
+    let what = "mount";
     match fuse::mount_health(at) {
-        MountHealth::NotMounted => match (running, std::fs::symlink_metadata(at)) {
-            (_, Ok(m)) if m.is_dir() => found.good("mount", format!("{shown} is there and not mounted")),
-            (_, Ok(_)) => found.bad("mount", format!("{shown} is not a folder"), "choose another drive.mount-point"),
-            (_, Err(e)) => found.bad("mount", format!("{shown}: {e}"), format!("mkdir -p {shown}")),
+        MountHealth::NotMounted => match std::fs::symlink_metadata(at) {
+            Ok(_) if daemon == Daemon::Mounts => bad(
+                what,
+                format!("a daemon runs, but nothing is mounted at {shown}"),
+                "is it mounted elsewhere (`backlot status`)? or was it just unmounted?",
+            ),
+            Ok(m) if m.is_dir() => good(what, format!("{shown} is there and not mounted")),
+            Ok(_) => bad(
+                what,
+                format!("{shown} is not a folder"),
+                "choose another drive.mount-point",
+            ),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                bad(what, format!("{shown} is not there"), format!("mkdir -p '{shown}'"))
+            }
+            Err(e) => bad(
+                what,
+                format!("{shown}: {e}"),
+                "see the permissions of the folders above it",
+            ),
         },
-        MountHealth::Ours { waiting } if waiting > 0 => {
-            found.good("mount", format!("{shown} is mounted; {waiting} requests are being answered"));
-        }
-        MountHealth::Ours { .. } => found.good("mount", format!("{shown} is mounted")),
-        MountHealth::Dead => found.bad("mount", format!("{shown} is a mount whose daemon died"), "`backlot mount` clears it, or `backlot unmount --lazy`"),
-        MountHealth::Other { fs_type } => found.bad("mount", format!("{shown} holds another file system ({fs_type})"), "choose another drive.mount-point, or unmount that"),
+        MountHealth::Ours { .. } if daemon == Daemon::Gone => bad(
+            what,
+            format!("{shown} is mounted, but not by a daemon of these settings"),
+            "if it was mounted with other --config or --set, give the same here; is it another user's?",
+        ),
+        MountHealth::Ours { waiting } if waiting > 0 => good(
+            what,
+            format!("{shown} is mounted; {waiting} requests wait for an answer"),
+        ),
+        MountHealth::Ours { .. } => good(what, format!("{shown} is mounted")),
+        MountHealth::Dead => bad(
+            what,
+            format!("{shown} is a mount whose daemon died"),
+            "`backlot mount` clears it and mounts anew; `backlot unmount` only clears it",
+        ),
+        MountHealth::Other { fs_type } => bad(
+            what,
+            format!("{shown} holds another file system ({fs_type})"),
+            "choose another drive.mount-point, or unmount that",
+        ),
     }
 }
 
-fn store(args: &Args, config: &Config, found: &mut Findings) {
-    let dir = &config.drive.data_dir;
+fn store(dir: &Path, deep: bool) -> Finding {
+    let anew = "unmount, move state.sqlite (with its -wal and -shm) out of the data folder, mount: the next scan lists all anew";
     if !dir.join("state.sqlite").exists() {
-        return found.good("store", format!("{} has none yet; the first scan makes it", dir.display()));
+        return good(
+            "store",
+            format!("{} has none yet; the first scan makes it", dir.display()),
+        );
     }
     let store = match StateStore::open_read_only(dir) {
         Ok(store) => store,
-        Err(e) => return found.bad("store", e.to_string(), "a copy of the data folder, then a rescan, brings the tree back"),
+        Err(e) => return bad("store", e.to_string(), store_hint(&e)),
     };
-    if args.deep {
-        match store.check() {
-            Ok(problems) if problems.is_empty() => found.good("store", "every page and every invariant holds"),
+    if deep {
+        return match store.check() {
+            Ok(problems) if problems.is_empty() => good("store", "every page and every invariant holds"),
             Ok(problems) => {
                 let first = problems.first().map(ToString::to_string).unwrap_or_default();
-                found.bad("store", format!("{} problems, the first: {first}", problems.len()), "stop the daemon, move the database aside, scan again");
+                bad(
+                    "store",
+                    format!("{}, the first: {first}", text::counted(problems.len(), "problem")),
+                    anew,
+                )
             }
-            Err(e) => found.bad("store", e.to_string(), "stop the daemon, move the database aside, scan again"),
-        }
-        return;
+            Err(e) => bad("store", e.to_string(), anew),
+        };
     }
     match store.read(|txn| txn.counts()) {
-        Ok(c) => found.good("store", format!("{} entries", text::count(c.entries))),
-        Err(e) => found.bad("store", e.to_string(), "run `backlot doctor --deep`"),
+        Ok(c) => good("store", format!("{} entries", text::count(c.entries))),
+        Err(e) => bad(
+            "store",
+            e.to_string(),
+            "`backlot doctor --deep` looks the database through",
+        ),
     }
 }
 
-fn space(config: &Config, found: &mut Findings) {
-    for (what, dir) in [("cache", &config.drive.cache_dir), ("data", &config.drive.data_dir)] {
-        let mut there = dir.as_path();
-        while !there.exists()
-            && let Some(up) = there.parent()
-        {
-            there = up;
-        }
-        match rustix::fs::statvfs(there) {
-            Ok(s) => {
-                let free = s.f_bavail * s.f_frsize;
-                let need = if what == "cache" { config.cache.min_free.bytes().max(LOW_SPACE) } else { LOW_SPACE };
-                if free < need {
-                    found.bad(what, format!("{} has {} free", dir.display(), text::bytes(free)), format!("make room: {} are to stay free", text::bytes(need)));
-                } else {
-                    found.good(what, format!("{} has {} free", dir.display(), text::bytes(free)));
-                }
+fn space(what: &str, dir: &Path, need: u64) -> Finding {
+    let there: PathBuf = dir.ancestors().find(|d| d.exists()).unwrap_or(dir).to_owned();
+    let shown = dir.display();
+    if let Err(e) = access(&there, Access::WRITE_OK | Access::EXEC_OK) {
+        let says = format!(
+            "{shown} can't be written: {}: {}",
+            there.display(),
+            std::io::Error::from(e)
+        );
+        return bad(
+            what,
+            says,
+            format!("give this user the right, or set another drive.{what}-dir"),
+        );
+    }
+    match statvfs(&there) {
+        Ok(s) => {
+            let free = s.f_bavail.saturating_mul(s.f_frsize);
+            if free < need {
+                let hint = format!("make room on that disk: {} are to stay free", text::bytes(need));
+                bad(what, format!("{shown} has {} free", text::bytes(free)), hint)
+            } else {
+                good(what, format!("{shown} has {} free", text::bytes(free)))
             }
-            Err(e) => found.bad(what, format!("{}: {e}", dir.display()), "check the disk and the folder's permissions"),
         }
+        Err(e) => bad(what, format!("{shown}: {}", std::io::Error::from(e)), "check the disk"),
     }
 }
 
-fn clock(found: &mut Findings) {
+fn clock() -> Finding {
     let now = jiff::Timestamp::now();
     // A machine whose clock starts at 1970 or at its firmware's date makes every listing look fresh or stale.
     if now < jiff::Timestamp::from_second(1_735_689_600).unwrap_or(jiff::Timestamp::UNIX_EPOCH) {
-        found.bad("clock", format!("it says {now}"), "set the clock (timedatectl set-ntp true)");
+        bad(
+            "clock",
+            format!("it says {now}"),
+            "set the clock (timedatectl set-ntp true)",
+        )
     } else {
-        found.good("clock", now.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string());
+        let here = now.to_zoned(jiff::tz::TimeZone::system());
+        good("clock", here.strftime("%Y-%m-%d %H:%M:%S %Z").to_string())
     }
 }

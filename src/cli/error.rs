@@ -38,7 +38,12 @@ pub(super) struct CliError {
 
 impl CliError {
     pub(super) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), why: Vec::new(), hint: None }
+        Self {
+            exit,
+            what: what.into(),
+            why: Vec::new(),
+            hint: None,
+        }
     }
 
     /// Failed: could not do `what`, because of `why` and what caused that.
@@ -46,8 +51,19 @@ impl CliError {
         Self::new(Exit::Failed, format!("could not {what}")).because(why)
     }
 
+    /// Failed: could not do `what`, because of `why`.
+    pub(super) fn failed_because(what: impl std::fmt::Display, why: impl Into<String>) -> Self {
+        Self::new(Exit::Failed, format!("could not {what}")).why(why)
+    }
+
     pub(super) fn usage(what: impl Into<String>) -> Self {
         Self::new(Exit::Usage, what)
+    }
+
+    /// Adds a reason.
+    pub(super) fn why(mut self, why: impl Into<String>) -> Self {
+        self.why.push(why.into());
+        self
     }
 
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -68,20 +84,33 @@ impl CliError {
         self
     }
 
-    pub(super) fn shown(&self) -> String {
-        let mut out = format!("error: {}\n", self.what);
+    /// What failed and why, without the advice.
+    pub(super) fn said(&self) -> String {
+        let mut out = self.what.clone();
         for why in &self.why {
-            let _infallible = writeln!(out, "  because {why}");
-        }
-        if let Some(hint) = &self.hint {
-            let _infallible = writeln!(out, "  {hint}");
+            let _infallible = write!(out, "\n  because {why}");
         }
         out
+    }
+
+    /// What to do next; empty where nothing can be said.
+    pub(super) fn advice(&self) -> String {
+        self.hint.clone().unwrap_or_default()
+    }
+
+    pub(super) fn shown(&self) -> String {
+        let hint = self.hint.as_ref().map(|hint| format!("  {hint}\n")).unwrap_or_default();
+        format!("error: {}\n{hint}", self.said())
     }
 }
 
 impl From<Problem> for CliError {
     fn from(p: Problem) -> Self {
-        Self { exit: Exit::Failed, what: p.title, why: Vec::new(), hint: p.hint }
+        Self {
+            exit: Exit::Failed,
+            what: p.title,
+            why: Vec::new(),
+            hint: p.hint,
+        }
     }
 }

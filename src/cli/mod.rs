@@ -1,7 +1,30 @@
 //! The command line: one file per verb, each a client of the daemon's API; and the words for what went wrong.
 //!
 //! Owns: arguments, text for people, exit codes. Refuses to know: stores, caches, providers.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program talks to people")]
+
+/// Prints to standard output. Unlike `print!` it survives that nobody listens any more (`| head`, a closed terminal).
+macro_rules! out {
+    ($($text:tt)*) => {
+        drop(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!($($text)*)))
+    };
+}
+
+/// Prints a line to standard output; see [`out`].
+macro_rules! outln {
+    ($($text:tt)*) => { out!("{}\n", format_args!($($text)*)) };
+}
+
+/// Prints to standard error; see [`out`].
+macro_rules! err {
+    ($($text:tt)*) => {
+        drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!($($text)*)))
+    };
+}
+
+/// Prints a line to standard error; see [`out`].
+macro_rules! errln {
+    ($($text:tt)*) => { err!("{}\n", format_args!($($text)*)) };
+}
 
 mod client;
 mod config;
@@ -10,6 +33,7 @@ mod doctor;
 mod error;
 mod ls;
 mod mount;
+mod paths;
 mod scan;
 mod status;
 mod text;
@@ -41,7 +65,14 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or setting
 #[derive(Debug, Args)]
 struct Settings {
     /// Use this settings file instead of the system's and the user's.
-    #[arg(long, short, global = true, env = "BACKLOT_CONFIG", value_name = "FILE")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "BACKLOT_CONFIG",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     config: Option<PathBuf>,
     /// Override one setting, as in `--set cache.max-size=200GiB`. May be given several times.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
@@ -52,6 +83,7 @@ struct Settings {
 enum Verb {
     Demo(demo::Args),
     Mount(mount::Args),
+    #[command(alias = "umount")]
     Unmount(unmount::Args),
     Scan(scan::Args),
     Status(status::Args),
@@ -67,7 +99,7 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(exit) => exit.code(),
         Err(e) => {
-            eprint!("{}", e.shown());
+            err!("{}", e.shown());
             e.exit.code()
         }
     }
@@ -79,10 +111,10 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Demo(args) => block_on(demo::run(args)),
         Verb::Mount(args) => mount::run(args, settings),
         Verb::Unmount(args) => block_on(unmount::run(args, &settings.load()?)),
-        Verb::Scan(args) => block_on(scan::run(args, &settings.load()?)),
+        Verb::Scan(args) => block_on(scan::run(args, &settings.load_for_work(Vec::new())?)),
         Verb::Status(args) => block_on(status::run(args, &settings.load()?)),
         Verb::Ls(args) => block_on(ls::run(args, &settings.load()?)),
-        Verb::Config(args) => config::run(args, settings),
+        Verb::Config(args) => config::run(&args, settings),
         Verb::Doctor(args) => block_on(doctor::run(args, settings)),
     }
 }
@@ -112,7 +144,10 @@ impl Settings {
         }
         overrides.extend(more);
         let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-        Ok(Loader::new().config_file(self.config.clone()).env(env).overrides(overrides))
+        Ok(Loader::new()
+            .config_file(self.config.clone())
+            .env(env)
+            .overrides(overrides))
     }
 
     fn load(&self) -> Result<Loaded, CliError> {
@@ -121,8 +156,41 @@ impl Settings {
 
     fn load_with(&self, more: Vec<(String, String)>) -> Result<Loaded, CliError> {
         self.loader(more)?.load().map_err(|e| {
-            CliError::usage(format!("the settings can't be used:\n{e}"))
-                .hint("`backlot config init` writes a settings file to start from; `backlot config check` checks one")
+            let error = CliError::usage(format!("the settings can't be used:\n{e}"));
+            match &self.config {
+                Some(file) if !file.exists() => error.hint(format!(
+                    "`backlot config init {}` writes one to start from",
+                    file.display()
+                )),
+                _ => error.hint("correct that; `backlot config check` looks at the settings and does nothing else"),
+            }
         })
+    }
+
+    /// Loads the settings for a verb that makes no sense without a project.
+    fn load_for_work(&self, more: Vec<(String, String)>) -> Result<Loaded, CliError> {
+        let loaded = self.load_with(more)?;
+        if !loaded.config.projects.is_empty() {
+            return Ok(loaded);
+        }
+        let none = CliError::usage("the settings name no project, so there is nothing to show");
+        Err(if loaded.files.is_empty() {
+            none.why(format!("there is no settings file ({})", self.looked_at()?))
+                .hint("`backlot config init` writes one to start from; `backlot demo` needs none")
+        } else {
+            none.hint("add a section [projects.NAME] with its remote-site; `backlot config init -` shows an example")
+        })
+    }
+
+    /// Says where settings files were looked for.
+    fn looked_at(&self) -> Result<String, CliError> {
+        let user = self
+            .loader(Vec::new())?
+            .user_file()
+            .map(|f| format!("{}, ", f.display()));
+        Ok(format!(
+            "looked for {}/etc/backlot/config.toml",
+            user.unwrap_or_default()
+        ))
     }
 }

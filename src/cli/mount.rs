@@ -1,7 +1,9 @@
 //! `backlot mount`.
 
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use backlot_config::Config;
@@ -10,6 +12,8 @@ use tokio::sync::watch;
 use super::error::{CliError, Exit};
 use super::{Settings, block_on};
 use crate::daemon::{Daemon, DaemonError, Start};
+use crate::engine::drive::OpenError;
+use crate::state::StateError;
 
 /// Mounts the drive and serves it until it is unmounted.
 ///
@@ -33,17 +37,17 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, settings: &Settings) -> Result<Exit, CliError> {
     let mut more = Vec::new();
     if let Some(mount_point) = &args.mount_point {
-        let absolute = std::path::absolute(mount_point)
-            .map_err(|e| CliError::failed("make sense of the mount point", &e))?;
-        let shown = absolute.to_str().ok_or_else(|| {
-            CliError::usage("the mount point's path is not UTF-8").hint("choose one that is")
-        })?;
+        let absolute =
+            std::path::absolute(mount_point).map_err(|e| CliError::failed("make sense of the mount point", &e))?;
+        let shown = absolute
+            .to_str()
+            .ok_or_else(|| CliError::usage("the mount point's path is not UTF-8").hint("choose one that is"))?;
         more.push(("drive.mount-point".to_owned(), shown.to_owned()));
     }
     if args.allow_other {
         more.push(("drive.allow-other".to_owned(), "true".to_owned()));
     }
-    let config = settings.load_with(more)?.config;
+    let config = settings.load_for_work(more)?.config;
     if args.daemon {
         return to_background(&config);
     }
@@ -59,20 +63,69 @@ pub(super) fn run(args: Args, settings: &Settings) -> Result<Exit, CliError> {
 
 async fn serve(config: Config) -> Result<Exit, CliError> {
     let mount_point = config.drive.mount_point.clone();
-    let daemon = Daemon::start(Start { config, providers: None, mount: true }).await.map_err(|e| start_error(&e))?;
-    println!("ready: {} (pid {})", mount_point.display(), std::process::id());
+    let daemon = Daemon::start(Start {
+        config,
+        providers: None,
+        mount: true,
+    })
+    .await
+    .map_err(|e| start_error("start the drive", &e))?;
+    outln!("ready: {} (pid {})", mount_point.display(), std::process::id());
     // Without systemd there is nobody to tell.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
     let (_never, stop) = watch::channel(false);
-    daemon.run(stop).await.map_err(|e| start_error(&e))?;
+    daemon.run(stop).await.map_err(|e| start_error("serve the drive", &e))?;
     Ok(Exit::Ok)
 }
 
-pub(super) fn start_error(e: &DaemonError) -> CliError {
-    let error = CliError::failed("start the drive", e);
+/// Says why a daemon did not start, and what to do about it.
+pub(super) fn start_error(what: &str, e: &DaemonError) -> CliError {
+    let error = CliError::failed(what, e);
     match e {
         DaemonError::Mount(m) => error.hint(m.hint()),
-        DaemonError::Open(_) | DaemonError::Socket { .. } | DaemonError::System(_) => error,
+        DaemonError::Open(OpenError::State(e)) => error.hint(store_hint(e)),
+        DaemonError::Open(OpenError::Site(..)) => {
+            error.hint("correct that in the settings or where they point to; `backlot doctor` looks at all sites")
+        }
+        DaemonError::Open(OpenError::Cache(_)) => error
+            .hint("see that this user may write there, or set another drive.cache-dir; its content is fetched again"),
+        DaemonError::Open(OpenError::SiteId(_)) => {
+            error.hint("see that this user may read and write the data folder, or set machine.site-id")
+        }
+        DaemonError::Open(OpenError::SiteId(_)) => error.hint("see that this user may write the data folder"),
+        DaemonError::Open(OpenError::Path(..)) => error.hint("correct that in the settings"),
+        DaemonError::Open(OpenError::NoProject(_)) => error,
+        DaemonError::Socket { .. } => error.hint("see that this user may write there, or set another drive.socket"),
+        DaemonError::System(_) => error.hint("is a limit on processes, threads or open files reached? see `ulimit -a`"),
+    }
+}
+
+/// What to do about a store that can't be used.
+pub(super) fn store_hint(e: &StateError) -> String {
+    match e {
+        StateError::InUse { .. } => {
+            "that is the daemon of this drive, or a scan: `backlot status` shows it, `backlot unmount` ends it"
+                .to_owned()
+        }
+        StateError::Damaged { .. } => "what is in the database comes back with the next scan".to_owned(),
+        StateError::NotADatabase(path) => {
+            format!(
+                "mv '{0}' '{0}.aside'; the next scan lists the projects anew",
+                path.display()
+            )
+        }
+        StateError::TooNew { .. } => "update this program, or set another drive.data-dir for it".to_owned(),
+        StateError::Io { .. } | StateError::ReadOnly => {
+            "see that this user may write there, or set another drive.data-dir".to_owned()
+        }
+        StateError::Full(_) => "make room on that disk, or set another drive.data-dir".to_owned(),
+        StateError::Closed
+        | StateError::Panicked
+        | StateError::NoSuchNode(_)
+        | StateError::NotAFolder(_)
+        | StateError::NoSuchProject(_)
+        | StateError::Invalid(_)
+        | StateError::Database(_) => "`backlot doctor --deep` looks the database through".to_owned(),
     }
 }
 
@@ -82,14 +135,11 @@ fn to_background(config: &Config) -> Result<Exit, CliError> {
         let what = what.to_owned();
         move |e: std::io::Error| CliError::failed(&what, &e)
     };
-    std::fs::create_dir_all(&config.drive.data_dir).map_err(failed("make the data folder"))?;
     let log_path = config.drive.data_dir.join("backlot.log");
-    let mut log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .read(true)
-        .open(&log_path)
-        .map_err(failed(&format!("open {}", log_path.display())))?;
+    let mut log = open_log(config, &log_path).map_err(|e| {
+        CliError::failed(&format!("write the log {}", log_path.display()), &e)
+            .hint("see that this user may write there, or set another drive.data-dir")
+    })?;
     let before = log.seek(SeekFrom::End(0)).map_err(failed("read the log"))?;
     let program = std::env::current_exe().map_err(failed("find this program"))?;
     let args = std::env::args_os().skip(1).filter(|a| a != "--daemon");
@@ -103,17 +153,45 @@ fn to_background(config: &Config) -> Result<Exit, CliError> {
         .map_err(failed("start the program in the background"))?;
     let mut line = String::new();
     if let Some(out) = child.stdout.take() {
-        BufReader::new(out).read_line(&mut line).map_err(failed("hear from the background"))?;
+        BufReader::new(out)
+            .read_line(&mut line)
+            .map_err(failed("hear from the background"))?;
     }
     if line.starts_with("ready") {
-        print!("{line}");
+        out!("{line}");
         return Ok(Exit::Ok);
     }
     let status = child.wait().map_err(failed("hear from the background"))?;
     let mut said = String::new();
     log.seek(SeekFrom::Start(before)).map_err(failed("read the log"))?;
     log.read_to_string(&mut said).map_err(failed("read the log"))?;
-    eprint!("{said}");
-    let exit = if status.code() == Some(2) { Exit::Usage } else { Exit::Failed };
-    Err(CliError::new(exit, "the drive did not start").hint(format!("its log is {}", log_path.display())))
+    let hint = format!("its log is {}", log_path.display());
+    let exit = if status.code() == Some(2) {
+        Exit::Usage
+    } else {
+        Exit::Failed
+    };
+    if said.contains("error: ") {
+        // It said itself why, and what to do.
+        err!("{said}");
+        errln!("  {hint}");
+        return Ok(exit);
+    }
+    Err(CliError::new(exit, "the drive did not start")
+        .why(format!("its process ended with {status}"))
+        .hint(hint))
+}
+
+fn open_log(config: &Config, path: &Path) -> std::io::Result<File> {
+    // For its owner alone, like all that lies there.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.drive.data_dir)?;
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .read(true)
+        .mode(0o600)
+        .open(path)
 }

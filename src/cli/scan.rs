@@ -1,16 +1,18 @@
 //! `backlot scan`.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use backlot_config::Loaded;
+use backlot_config::{Loaded, Log, LogLevel};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::client::Client;
 use super::error::{CliError, Exit};
-use super::{ls, text};
+use super::mount::start_error;
+use super::{paths, text};
 use crate::api::types::{ScanRequest, ScanState};
-use crate::daemon::{Daemon, Start};
+use crate::daemon::{Daemon, EndSignals, Start};
 
 /// How often the progress is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(150);
@@ -20,26 +22,46 @@ const ASK_EVERY: Duration = Duration::from_millis(150);
 /// Works with the drive mounted or not. Interrupted, it goes on where it stopped when run again.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// PROJECT or PROJECT/PATH; all projects if left out.
-    #[arg(default_value = "", value_name = "PROJECT[/PATH]")]
-    path: String,
+    /// PROJECT or PROJECT/PATH, or a path below the mount point; all projects if left out.
+    #[arg(value_name = "PROJECT[/PATH]")]
+    path: Option<OsString>,
     /// Print JSON when it has ended.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
+    let path = args
+        .path
+        .as_deref()
+        .map_or_else(|| Ok(String::new()), |path| paths::in_drive(path, loaded))?;
+    known_project(&path, loaded)?;
     let client = Client::new(&loaded.config)?;
+    let mut signals = EndSignals::new().map_err(|e| CliError::failed("listen for signals", &e))?;
     if client.is_running().await {
-        return follow(&args, &client, loaded).await;
+        return tokio::select! {
+            done = follow(&client, &path, args.json) => done,
+            () = signals.recv() => Err(CliError::new(Exit::Partial, "stopped waiting for the scan")
+                .hint("the daemon goes on with it; `backlot status` shows how far it is")),
+        };
     }
-    // Nobody owns the drive now, so this process does for as long as the scan takes.
-    crate::telemetry::init(&loaded.config.log);
-    let start = Start { config: loaded.config.clone(), providers: None, mount: false };
-    let daemon = Daemon::start(start).await.map_err(|e| CliError::failed("open the drive", &e))?;
+    // Nobody owns the drive now, so this process does for as long as the scan takes. What went wrong is said below: the
+    // log would only say it again.
+    crate::telemetry::init(&Log {
+        level: LogLevel::Error,
+        ..loaded.config.log.clone()
+    });
+    let start = Start {
+        config: loaded.config.clone(),
+        providers: None,
+        mount: false,
+    };
+    let daemon = Daemon::start(start)
+        .await
+        .map_err(|e| start_error("open the drive", &e))?;
     let done = tokio::select! {
-        done = follow(&args, &client, loaded) => done,
-        _ = tokio::signal::ctrl_c() => {
+        done = follow(&client, &path, args.json) => done,
+        () = signals.recv() => {
             Err(CliError::new(Exit::Partial, "interrupted").hint("run it again; it goes on where it stopped"))
         }
     };
@@ -47,13 +69,26 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     done
 }
 
-async fn follow(args: &Args, client: &Client, loaded: &Loaded) -> Result<Exit, CliError> {
-    let request = ScanRequest { path: ls::drive_path(&args.path, loaded) };
-    let mut scans: Vec<ScanState> = client.post("scans", &request).await?;
-    if scans.is_empty() {
-        return Err(CliError::usage("there is no project to scan").hint("add a [projects.NAME] section to the settings"));
+/// Says which projects there are, where a path names none of them.
+fn known_project(path: &str, loaded: &Loaded) -> Result<(), CliError> {
+    let (first, _) = path.split_once('/').unwrap_or((path, ""));
+    let folders: Vec<_> = loaded.config.projects.values().map(|p| p.folder.as_str()).collect();
+    if first.is_empty() || folders.contains(&first) {
+        return Ok(());
     }
-    let bar = if std::io::stderr().is_terminal() && !args.json { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    Err(
+        CliError::usage(format!("there is no project {}", text::printable(first)))
+            .hint(format!("the projects of these settings: {}", folders.join(", "))),
+    )
+}
+
+async fn follow(client: &Client, path: &str, json: bool) -> Result<Exit, CliError> {
+    let mut scans: Vec<ScanState> = client.post("scans", &ScanRequest { path: path.to_owned() }).await?;
+    let bar = if std::io::stderr().is_terminal() && !json {
+        ProgressBar::new_spinner()
+    } else {
+        ProgressBar::hidden()
+    };
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]") {
         bar.set_style(style);
     }
@@ -77,7 +112,7 @@ async fn follow(args: &Args, client: &Client, loaded: &Loaded) -> Result<Exit, C
         }
     }
     bar.finish_and_clear();
-    if args.json {
+    if json {
         text::json(&scans)?;
     } else {
         scans.iter().for_each(show);
@@ -93,20 +128,29 @@ async fn follow(args: &Args, client: &Client, loaded: &Loaded) -> Result<Exit, C
 
 fn show(s: &ScanState) {
     let p = &s.progress;
-    println!(
+    outln!(
         "{}: {} folders, {} entries, {} changed",
-        p.path,
+        text::printable(&p.path),
         text::count(p.folders + p.resumed_folders),
         text::count(p.entries),
         text::count(p.changed)
     );
     if p.resumed_folders > 0 {
-        println!("  {} folders had been listed before the interruption", text::count(p.resumed_folders));
+        outln!(
+            "  {} folders had been listed before the interruption",
+            text::count(p.resumed_folders)
+        );
     }
     for failure in &p.failures {
-        eprintln!("  not listed: {failure}");
+        errln!("  not listed: {}", text::printable(failure));
     }
     if let Some(error) = &p.error {
-        eprintln!("error: {} was not scanned to its end\n  because {error}\n  run it again; it goes on from there", p.path);
+        let what = format!("scan {} to its end", p.path);
+        err!(
+            "{}",
+            CliError::failed_because(what, error.as_str())
+                .hint("run it again once that is settled, it goes on from there; `backlot doctor` looks into sites")
+                .shown()
+        );
     }
 }

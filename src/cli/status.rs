@@ -26,28 +26,59 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
 }
 
 fn show(s: &Status) {
-    println!("{} at {} (pid {}, up {} s)", s.name, s.mount_point.display(), s.pid, s.uptime_seconds);
-    println!("  {} files, {} in {} entries", text::count(s.files), text::bytes(s.bytes), text::count(s.entries));
-    println!("sites");
+    outln!(
+        "{} at {} (pid {}, up for {})",
+        s.name,
+        s.mount_point.display(),
+        s.pid,
+        text::span(s.uptime_seconds)
+    );
+    outln!(
+        "  {} entries, {} of them files with {}",
+        text::count(s.entries),
+        text::count(s.files),
+        text::bytes(s.bytes)
+    );
+    outln!("  this machine is the site {}", s.site_id);
+    outln!("sites");
     for site in &s.sites {
         let reason = site.reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
-        println!("  {:<16} {}{reason}", site.name, site.link);
+        outln!("  {:<16} {}{reason}", site.name, site.link);
     }
-    println!("projects");
+    outln!("projects");
     for p in &s.projects {
-        println!("  {:<16} from {}, {}", p.name, p.site, scanned(p));
+        outln!("  {:<16} from {}, {}", p.name, p.site, scanned(p));
     }
     let c = &s.cache;
-    println!("cache");
-    println!("  {} of {} in {} files, {}", text::bytes(c.bytes), text::bytes(c.max_bytes), text::count(c.contents), c.dir.display());
+    outln!("cache");
+    outln!(
+        "  {} of {} in {} files, {}",
+        text::bytes(c.bytes),
+        text::bytes(c.max_bytes),
+        text::count(c.contents),
+        c.dir.display()
+    );
     if c.bad_granules > 0 {
-        println!("  {} damaged pieces were found and fetched again", text::count(c.bad_granules));
+        outln!(
+            "  {} damaged pieces were found and fetched again",
+            text::count(c.bad_granules)
+        );
     }
     let h = &s.hydration;
-    println!("hydration");
-    println!("  {} in {} requests since the start, {} failed", text::bytes(h.fetched_bytes), text::count(h.fetches), h.failed);
+    outln!("hydration");
+    outln!(
+        "  {} in {} requests since the start, {} failed",
+        text::bytes(h.fetched_bytes),
+        text::count(h.fetches),
+        h.failed
+    );
     for f in &h.in_flight {
-        println!("  {} {} of {}", f.path, text::bytes(f.resident_bytes), text::bytes(f.size));
+        outln!(
+            "  {} {} of {}",
+            text::printable(&f.path),
+            text::bytes(f.resident_bytes),
+            text::bytes(f.size)
+        );
     }
 }
 

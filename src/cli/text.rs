@@ -1,4 +1,6 @@
-//! Figures as people read them.
+//! Figures and names as people read them.
+
+use std::borrow::Cow;
 
 /// Returns bytes with a binary unit, as in `1.5 GiB`.
 pub(super) fn bytes(n: u64) -> String {
@@ -10,17 +12,65 @@ pub(super) fn count(n: u64) -> String {
     indicatif::HumanCount(n).to_string()
 }
 
+/// Returns a count with its noun, as in `1 site` and `2 sites`.
+pub(super) fn counted(n: usize, one: &str) -> String {
+    format!("{} {one}{}", count(n as u64), if n == 1 { "" } else { "s" })
+}
+
+/// Returns a name that can be shown on a terminal: control characters, which could drive it, are spelled out.
+pub(super) fn printable(name: &str) -> Cow<'_, str> {
+    if !name.contains(char::is_control) {
+        return Cow::Borrowed(name);
+    }
+    let shown = name.chars().map(|c| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    });
+    Cow::Owned(shown.collect())
+}
+
+/// Returns a time span as people say it, as in `2 hours`.
+pub(super) fn span(seconds: u64) -> String {
+    indicatif::HumanDuration(std::time::Duration::from_secs(seconds)).to_string()
+}
+
 /// Returns a time given in milliseconds since 1970 as the local clock shows it.
 pub(super) fn when(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(
         |_| "at an unknown time".to_owned(),
-        |t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string(),
+        |t| {
+            t.to_zoned(jiff::tz::TimeZone::system())
+                .strftime("%Y-%m-%d %H:%M")
+                .to_string()
+        },
     )
 }
 
 /// Prints a value as JSON, for programs.
 pub(super) fn json(value: &impl serde::Serialize) -> Result<(), super::error::CliError> {
     let text = serde_json::to_string_pretty(value).map_err(|e| super::error::CliError::failed("write JSON", &e))?;
-    println!("{text}");
+    outln!("{text}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_drive_the_terminal() {
+        assert_eq!(printable("plate_v001.exr"), "plate_v001.exr");
+        assert_eq!(printable("a\u{1b}[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
+    }
+
+    #[test]
+    fn counts_agree_with_their_nouns() {
+        assert_eq!(
+            ["0 sites", "1 site", "1,000 sites"].map(str::to_owned),
+            [0, 1, 1000].map(|n| counted(n, "site"))
+        );
+    }
 }

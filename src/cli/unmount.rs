@@ -1,54 +1,182 @@
 //! `backlot unmount`.
+//!
+//! Asks the daemon, which knows what it still has to do; takes the mount away without it where it is gone or hangs.
 
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use backlot_config::Loaded;
-use backlot_platform::fuse::{self, Unmount};
+use backlot_platform::fuse::{self, MountHealth, Unmount, UnmountError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::client::Client;
+use super::client::{Client, Listener};
 use super::error::{CliError, Exit};
-use crate::api::types::{Holder, StopOutcome, UnmountRequest};
+use super::text;
+use crate::api::types::{Health, Holder, StopOutcome, UnmountRequest};
+
+/// A daemon that does not say that it lives within this time hangs.
+const LIFE_SIGN: Duration = Duration::from_secs(3);
+/// How long a daemon may take to end once the drive is unmounted: it makes durable what it holds.
+const ENDING: Duration = Duration::from_secs(20);
 
 /// Unmounts the drive and ends its daemon; says who still uses it.
+///
+/// Returns once the daemon has ended, so that the drive can be mounted again.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Detach the drive at once although it is in use; programs that hold files of it get errors.
+    /// Take the drive away at once although it is in use, or its daemon hangs. Programs that hold files of it get errors.
     #[arg(long)]
     lazy: bool,
-    /// The mount point, when it is not the one of the settings (a mount whose daemon is gone).
+    /// The mount point, when it is not the one of the settings.
     mount_point: Option<PathBuf>,
 }
 
 pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     let ours = &loaded.config.drive.mount_point;
-    let asked = args.mount_point.as_ref().unwrap_or(ours);
+    let asked = match &args.mount_point {
+        Some(given) => std::path::absolute(given).map_err(|e| CliError::failed("make sense of the mount point", &e))?,
+        None => ours.clone(),
+    };
+    // Whoever asks from within the drive does not keep it busy by asking.
+    drop(std::env::set_current_dir("/"));
     let client = Client::new(&loaded.config)?;
-    if asked == ours && client.is_running().await {
-        let outcome = client.post("unmount", &UnmountRequest { lazy: args.lazy }).await?;
-        return match outcome {
-            StopOutcome::Stopped => {
-                println!("unmounted {}", asked.display());
-                Ok(Exit::Ok)
-            }
-            StopOutcome::Busy { holders } => Err(busy(&holders)),
-            StopOutcome::Failed { reason } => {
-                Err(CliError::new(Exit::Failed, format!("could not unmount {}: {reason}", asked.display())))
-            }
-        };
+    // Paths that differ by a trailing slash are equal.
+    if asked.components().eq(ours.components()) {
+        match client.listener().await {
+            Listener::Daemon(pid) => return by_daemon(&client, loaded, &asked, pid, args.lazy).await,
+            Listener::Nobody | Listener::Foreign => {}
+        }
     }
-    let how = if args.lazy { Unmount::Lazy } else { Unmount::Normal };
-    match fuse::unmount_path(asked, how) {
-        Ok(()) => {
-            println!("unmounted {} (its daemon was not running)", asked.display());
+    without_daemon(&asked, args.lazy)
+}
+
+async fn by_daemon(
+    client: &Client,
+    loaded: &Loaded,
+    asked: &Path,
+    pid: Option<u32>,
+    lazy: bool,
+) -> Result<Exit, CliError> {
+    let quick = Client::at(loaded.config.drive.socket_path(), LIFE_SIGN)?;
+    let Ok(Health { pid, mounted, .. }) = quick.get::<Health>("health", &()).await else {
+        return hung(asked, pid, lazy);
+    };
+    if !mounted {
+        return Err(
+            CliError::new(Exit::Failed, format!("nothing is mounted at {}", asked.display()))
+                .why(format!("process {pid} has the drive open for a scan alone"))
+                .hint(format!(
+                    "wait for it, or `kill {pid}`; the next scan goes on where it stopped"
+                )),
+        );
+    }
+    // Held from before the daemon ends, so that its number can't be another process's by then.
+    let process = open_process(pid);
+    match client.post("unmount", &UnmountRequest { lazy }).await? {
+        StopOutcome::Stopped => {
+            if let Some(process) = process
+                && !ended(process).await
+            {
+                return Err(CliError::new(
+                    Exit::Partial,
+                    format!(
+                        "{} is unmounted, but the daemon (pid {pid}) has not ended",
+                        asked.display()
+                    ),
+                )
+                .hint("it may still be writing down what it knows; `backlot doctor` looks into it"));
+            }
+            outln!("unmounted {}", asked.display());
             Ok(Exit::Ok)
         }
-        Err(e) if e.is_busy() => Err(busy(&crate::daemon::holders(&e))),
-        Err(e) => Err(CliError::failed(&format!("unmount {}", asked.display()), &e).hint(e.hint())),
+        StopOutcome::Busy { holders } => Err(busy(&holders)),
+        StopOutcome::Failed { reason } => Err(CliError::failed_because(format!("unmount {}", asked.display()), reason)
+            .hint("`backlot unmount --lazy` takes it away at once")),
     }
 }
 
+/// The daemon listens but does not answer: only force helps, and only who asked for it gets it.
+fn hung(asked: &Path, pid: Option<u32>, lazy: bool) -> Result<Exit, CliError> {
+    let process = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    if !lazy {
+        return Err(CliError::failed_because(
+            format!("unmount {}", asked.display()),
+            format!("the daemon{process} does not answer within {LIFE_SIGN:?}"),
+        )
+        .hint("`backlot unmount --lazy` takes the drive away without it; whoever waits for the drive gets an error"));
+    }
+    if !matches!(fuse::mount_health(asked), MountHealth::NotMounted) {
+        fuse::abort_path(asked).map_err(|e| failed(asked, &e))?;
+        outln!("unmounted {}", asked.display());
+    }
+    let kill = pid.map_or_else(
+        || "end it".to_owned(),
+        |pid| format!("`kill {pid}`, or `kill -9 {pid}`, ends it"),
+    );
+    Err(CliError::new(
+        Exit::Partial,
+        format!("the daemon{process} still hangs, and keeps the data folder to itself"),
+    )
+    .hint(format!("{kill}; what is in the data folder survives that")))
+}
+
+fn without_daemon(asked: &Path, lazy: bool) -> Result<Exit, CliError> {
+    if matches!(fuse::mount_health(asked), MountHealth::NotMounted) {
+        return Err(CliError::new(Exit::NoDaemon, format!("nothing is mounted at {}", asked.display()))
+            .why("the daemon of these settings is not running either")
+            .hint("if the drive was mounted with --config or --set, give the same here; `findmnt -t fuse.backlot` shows all drives"));
+    }
+    let how = if lazy { Unmount::Lazy } else { Unmount::Normal };
+    match fuse::unmount_path(asked, how) {
+        Ok(()) => {
+            outln!("unmounted {}", asked.display());
+            Ok(Exit::Ok)
+        }
+        Err(e) if e.is_busy() => Err(busy(&crate::daemon::holders(&e))),
+        Err(e) => Err(failed(asked, &e)),
+    }
+}
+
+fn failed(asked: &Path, e: &UnmountError) -> CliError {
+    CliError::failed_because(format!("unmount {}", asked.display()), e.source.to_string()).hint(e.hint())
+}
+
 fn busy(holders: &[Holder]) -> CliError {
-    let who: Vec<_> = holders.iter().map(|h| format!("\n  {} (pid {}): {}", h.command, h.pid, h.what)).collect();
-    CliError::new(Exit::Failed, format!("the drive is in use:{}", who.concat()))
-        .hint("close those, or run `backlot unmount --lazy`")
+    let shown = |h: &Holder| {
+        format!(
+            "\n  {} (pid {}): {}",
+            text::printable(&h.command),
+            h.pid,
+            text::printable(&h.what)
+        )
+    };
+    let who: String = holders.iter().map(shown).collect();
+    let what = if who.is_empty() {
+        "the drive is in use by processes that this user may not see".to_owned()
+    } else {
+        format!("the drive is in use:{who}")
+    };
+    CliError::new(Exit::Failed, what).hint("close those, or run `backlot unmount --lazy`")
+}
+
+/// A handle on a process that stays with that process. `None` where the kernel does not offer it or it has ended already.
+fn open_process(pid: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Says whether a process has ended, or does within [`ENDING`].
+async fn ended(process: OwnedFd) -> bool {
+    let limit = Timespec {
+        tv_sec: ENDING.as_secs().cast_signed(),
+        tv_nsec: 0,
+    };
+    let waited = tokio::task::spawn_blocking(move || {
+        // A process's descriptor is readable once it has ended.
+        poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit))
+    });
+    // Where it can't be watched there is nothing to wait for.
+    !matches!(waited.await, Ok(Ok(0)))
 }

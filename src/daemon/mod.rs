@@ -3,6 +3,8 @@
 //! Owns: start, readiness, stop. Refuses to know: what the parts do. Invariant: whatever ends the daemon, the kernel side
 //! is let go first, then what is to be kept is made durable, then the lock is given up.
 
+mod signals;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +12,6 @@ use std::time::Duration;
 
 use backlot_config::{Config, LocalSite, ProviderSettings, Site};
 use backlot_platform::fuse::{self, Mount, MountError, MountOptions, Unmount};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -20,6 +21,8 @@ use crate::api::{self, StopRequest};
 use crate::engine::drive::{Drive, OpenError};
 use crate::model::SiteName;
 use crate::providers::{self, Controls, Provider, ProviderError};
+
+pub use signals::EndSignals;
 
 /// How long a stop by signal waits for the mount to be let go before it is detached.
 const BUSY_GRACE: Duration = Duration::from_secs(3);
@@ -63,13 +66,16 @@ pub struct Daemon {
     api: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
+/// Providers by the names of their sites.
+pub type Providers = BTreeMap<SiteName, Arc<dyn Provider>>;
+
 /// What a daemon is started with.
 #[derive(Debug)]
 pub struct Start {
     /// The settings.
     pub config: Config,
     /// Providers in place of the settings' own: for the demo and for tests.
-    pub providers: Option<BTreeMap<SiteName, Arc<dyn Provider>>>,
+    pub providers: Option<Providers>,
     /// Whether to mount the drive.
     pub mount: bool,
 }
@@ -98,10 +104,17 @@ impl Daemon {
         let socket = config.drive.socket_path();
         let listener =
             api::bind(&socket).map_err(|source| DaemonError::Socket { path: socket.clone(), source })?;
-        let mounted = if mount { Some(mount_drive(config, drive).await?) } else { None };
+        let mounted = match mount_if(mount, config, drive).await {
+            Ok(mounted) => mounted,
+            Err(e) => {
+                drop(std::fs::remove_file(&socket));
+                return Err(e);
+            }
+        };
         let (stop, stop_requests) = api::stop_queue();
         let until = CancellationToken::new();
-        let api = tokio::spawn(api::serve(listener, drive.clone(), stop, until.clone()));
+        let face = api::Face { drive: drive.clone(), mounted: mount, stop };
+        let api = tokio::spawn(api::serve(listener, face, until.clone()));
         if let Some(mount) = &mounted {
             drive.notify(mount.change_sink());
             drive.start();
@@ -120,8 +133,7 @@ impl Daemon {
     /// # Errors
     /// When signals can't be received.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), DaemonError> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut signals = EndSignals::new()?;
         loop {
             let mount = self.mount.clone();
             let outside = async {
@@ -135,9 +147,8 @@ impl Daemon {
                     info!("the drive was unmounted from outside");
                     break;
                 }
-                _ = terminate.recv() => break self.let_go(&mut terminate, &mut interrupt).await,
-                _ = interrupt.recv() => break self.let_go(&mut terminate, &mut interrupt).await,
-                _ = stop.wait_for(|s| *s) => break self.let_go(&mut terminate, &mut interrupt).await,
+                () = signals.recv() => break self.let_go(&mut signals).await,
+                _ = stop.wait_for(|s| *s) => break self.let_go(&mut signals).await,
                 Some(request) = self.stop_requests.recv() => {
                     let outcome = self.unmount(request.lazy).await;
                     let stopped = matches!(outcome, StopOutcome::Stopped);
@@ -153,7 +164,7 @@ impl Daemon {
     }
 
     /// Unmounts because the process is to end: politely for a while, then by detaching. A second signal doesn't wait.
-    async fn let_go(&self, terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio::signal::unix::Signal) {
+    async fn let_go(&self, signals: &mut EndSignals) {
         let polite = async {
             let give_up = tokio::time::Instant::now() + BUSY_GRACE;
             loop {
@@ -175,8 +186,7 @@ impl Daemon {
         };
         let done = tokio::select! {
             done = polite => done,
-            _ = terminate.recv() => false,
-            _ = interrupt.recv() => false,
+            () = signals.recv() => false,
         };
         if !done {
             drop(self.unmount(true).await);
@@ -224,6 +234,10 @@ pub(crate) fn holders(e: &fuse::UnmountError) -> Vec<Holder> {
     e.busy.iter().map(shown).collect()
 }
 
+async fn mount_if(mount: bool, config: &Config, drive: &Drive) -> Result<Option<Arc<Mount>>, DaemonError> {
+    if mount { mount_drive(config, drive).await.map(Some) } else { Ok(None) }
+}
+
 async fn mount_drive(config: &Config, drive: &Drive) -> Result<Arc<Mount>, DaemonError> {
     let mut options = MountOptions::new(&config.drive.mount_point, format!("backlot-{}", config.drive.name));
     let deadline: Duration = config.hydration.read_deadline.into();
@@ -255,7 +269,7 @@ pub fn slow_folder(
     root: &std::path::Path,
     delay: Duration,
     bytes_per_second: Option<u64>,
-) -> Result<(BTreeMap<SiteName, Arc<dyn Provider>>, Arc<SlowLink>), ProviderError> {
+) -> Result<(Providers, Arc<SlowLink>), ProviderError> {
     let link = Arc::new(SlowLink::new(delay, bytes_per_second, SLOW_FOLDER_PATIENCE));
     let controls = Controls { link: Some(Arc::clone(&link)), ..Controls::default() };
     let local = LocalSite { root: root.to_owned(), ..LocalSite::default() };

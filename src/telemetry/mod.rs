@@ -11,7 +11,12 @@ pub const ENV: &str = "BACKLOT_LOG";
 /// Sends the log to standard error. Only the first call of a process counts.
 pub fn init(log: &Log) {
     let filter = EnvFilter::try_from_env(ENV).unwrap_or_else(|_| EnvFilter::new(log.level.as_str()));
-    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
+    let base = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_target(false)
+        // A terminal that is closed under us must not be complained about on that terminal.
+        .log_internal_errors(false);
     let set = match log.format {
         LogFormat::Json => base.json().try_init(),
         LogFormat::Text => base.with_ansi(stderr().is_terminal()).try_init(),

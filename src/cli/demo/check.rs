@@ -14,8 +14,8 @@ use backlot_config::Period;
 use super::super::client::Client;
 use super::super::error::{CliError, Exit};
 use super::super::text;
-use super::studio::{PROJECT, Scale, Studio};
-use super::{Place, build};
+use super::Place;
+use super::studio::{PROJECT, Studio};
 use crate::api::types::{ScanRequest, ScanState, StopOutcome, UnmountRequest};
 use crate::engine::report::Status;
 
@@ -26,10 +26,16 @@ const STEP: Duration = Duration::from_secs(120);
 
 type Outcome = Result<String, String>;
 
-pub(super) async fn run(place: &Place) -> Result<Exit, CliError> {
+pub(super) async fn run(place: &Place, studio: &Studio) -> Result<Exit, CliError> {
     let mut steps = Steps::default();
-    let studio = build(place, Scale::Small).await?;
-    steps.note("make a studio", &Ok(format!("{} files, {}", studio.files.len(), text::bytes(studio.total_bytes))));
+    steps.note(
+        "make a studio",
+        &Ok(format!(
+            "{} files, {}",
+            studio.files.len(),
+            text::bytes(studio.total_bytes)
+        )),
+    );
     let mut served = match Served::start(place) {
         Ok(served) => served,
         Err(e) => {
@@ -39,7 +45,7 @@ pub(super) async fn run(place: &Place) -> Result<Exit, CliError> {
     };
     steps.note("start the drive", &Ok(format!("mounted at {}", place.mount.display())));
     let client = Client::new(&place.config)?;
-    all_steps(place, &studio, &mut served, &client, &mut steps).await;
+    all_steps(place, studio, &mut served, &client, &mut steps).await;
     let stopped = stop(place, &client, &mut served).await;
     steps.note("unmount", &stopped);
     Ok(steps.done())
@@ -51,31 +57,63 @@ async fn all_steps(place: &Place, studio: &Studio, served: &mut Served, client: 
         return;
     }
     // The movie is kept for the steps with the link cut: nobody reads it before.
-    let Some(movie) = studio.files.iter().max_by_key(|f| f.bytes).map(|f| f.path.clone()) else { return };
+    let Some(movie) = studio.files.iter().max_by_key(|f| f.bytes).map(|f| f.path.clone()) else {
+        return;
+    };
     let (p, s) = (place.clone(), studio.clone());
     steps.run("walk the tree", move || walk(&p, &s)).await;
     let (p, s, m) = (place.clone(), studio.clone(), movie.clone());
-    steps.run("read every file but one, compare with the remote", move || compare_all(&p, &s, &m)).await;
-    let Some(small) = studio.files.iter().find(|f| f.path != movie && f.bytes > 100_000).map(|f| f.path.clone()) else {
+    steps
+        .run("read every file but one, compare with the remote", move || {
+            compare_all(&p, &s, &m)
+        })
+        .await;
+    let Some(small) = studio
+        .files
+        .iter()
+        .find(|f| f.path != movie && f.bytes > 100_000)
+        .map(|f| f.path.clone())
+    else {
         return;
     };
     let before = fetched(client).await;
     let (p, f) = (place.clone(), small.clone());
     let again = bounded(move || compare(&p, &f)).await;
     let outcome = match (again, before, fetched(client).await) {
-        (Ok(bytes), Ok(b), Ok(a)) if a == b => Ok(format!("{} came from the cache, none from the remote", text::bytes(bytes))),
+        (Ok(bytes), Ok(b), Ok(a)) if a == b => Ok(format!(
+            "{} came from the cache, none from the remote",
+            text::bytes(bytes)
+        )),
         (Ok(_), Ok(b), Ok(a)) => Err(format!("{} bytes were fetched again", a - b)),
         (Err(e), _, _) | (_, Err(e), _) | (_, _, Err(e)) => Err(e),
     };
     steps.note("read one again", &outcome);
-    steps.note("cut the link", &served.say("link down").map(|()| "everything to the remote vanishes".to_owned()));
+    steps.note(
+        "cut the link",
+        &served
+            .say("link down")
+            .map(|()| "everything to the remote vanishes".to_owned()),
+    );
     let (p, s) = (place.clone(), studio.clone());
-    steps.run("list everything with the link cut", move || walk(&p, &s)).await;
+    steps
+        .run("list everything with the link cut", move || walk(&p, &s))
+        .await;
     let (p, f) = (place.clone(), small);
-    steps.run("read a cached file with the link cut", move || compare(&p, &f).map(|n| format!("{} are right", text::bytes(n)))).await;
+    steps
+        .run("read a cached file with the link cut", move || {
+            compare(&p, &f).map(|n| format!("{} are right", text::bytes(n)))
+        })
+        .await;
     let (p, m) = (place.clone(), movie.clone());
-    steps.run("read an uncached file with the link cut", move || fails_in_time(&p, &m)).await;
-    steps.note("mend the link", &served.say("link up").map(|()| String::new()));
+    steps
+        .run("read an uncached file with the link cut", move || fails_in_time(&p, &m))
+        .await;
+    steps.note(
+        "mend the link",
+        &served
+            .say("link up")
+            .map(|()| "requests reach the remote again".to_owned()),
+    );
     let (p, m) = (place.clone(), movie);
     steps.run("read that file now", move || comes_back(&p, &m)).await;
 }
@@ -125,7 +163,10 @@ fn walk(place: &Place, studio: &Studio) -> Outcome {
                 todo.push(path);
             } else {
                 if (here.len(), here.mtime()) != (there.len(), there.mtime()) {
-                    return Err(format!("{} has another size or time than at the remote", path.display()));
+                    return Err(format!(
+                        "{} has another size or time than at the remote",
+                        path.display()
+                    ));
                 }
                 if here.len() > 0 && here.blocks() == 0 {
                     return Err(format!("{} looks like a hole", path.display()));
@@ -138,7 +179,11 @@ fn walk(place: &Place, studio: &Studio) -> Outcome {
     seen.sort();
     let expected: Vec<_> = studio.files.iter().map(|f| f.path.clone()).collect();
     if seen != expected {
-        return Err(format!("{} files are there, {} are at the remote", seen.len(), expected.len()));
+        return Err(format!(
+            "{} files are there, {} are at the remote",
+            seen.len(),
+            expected.len()
+        ));
     }
     Ok(format!("{files} files in {folders} folders, as at the remote"))
 }
@@ -150,7 +195,10 @@ fn compare_all(place: &Place, studio: &Studio, but: &Path) -> Outcome {
         files += 1;
     }
     let rate = bytes as f64 / begun.elapsed().as_secs_f64() / 1e6;
-    Ok(format!("{files} files, {}, equal; {rate:.0} MB/s over a link of 25", text::bytes(bytes)))
+    Ok(format!(
+        "{files} files, {}, equal; {rate:.0} MB/s over a link of 25",
+        text::bytes(bytes)
+    ))
 }
 
 /// Compares one file with the remote's, byte for byte, and returns its length.
@@ -160,9 +208,15 @@ fn compare(place: &Place, path: &Path) -> Result<u64, String> {
     let (mut a, mut b) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     let mut at = 0;
     loop {
-        let (n, m) = (fill(&mut here, &mut a).map_err(|e| said(path, &e))?, fill(&mut there, &mut b).map_err(|e| said(path, &e))?);
+        let (n, m) = (
+            fill(&mut here, &mut a).map_err(|e| said(path, &e))?,
+            fill(&mut there, &mut b).map_err(|e| said(path, &e))?,
+        );
         if a[..n] != b[..m] {
-            return Err(format!("{} differs from the remote's within the megabyte at {at}", path.display()));
+            return Err(format!(
+                "{} differs from the remote's within the megabyte at {at}",
+                path.display()
+            ));
         }
         if n == 0 {
             return Ok(at);
@@ -186,13 +240,14 @@ fn fails_in_time(place: &Place, path: &Path) -> Outcome {
     let begun = Instant::now();
     // From its middle, so that nothing fetched at its opening can serve it.
     let size = fs::metadata(place.mount.join(path)).map_err(|e| said(path, &e))?.len();
-    let read = File::open(place.mount.join(path)).and_then(|f| {
-        std::os::unix::fs::FileExt::read_at(&f, &mut [0; 4096], size / 2)
-    });
+    let read = File::open(place.mount.join(path))
+        .and_then(|f| std::os::unix::fs::FileExt::read_at(&f, &mut [0; 4096], size / 2));
     let took = begun.elapsed();
     match read {
         Ok(n) => Err(format!("{n} bytes of {} came from nowhere", path.display())),
-        Err(e) if took > Duration::from(DEADLINE) + Duration::from_secs(1) => Err(format!("{e}, but only after {took:.1?}")),
+        Err(e) if took > Duration::from(DEADLINE) + Duration::from_secs(1) => {
+            Err(format!("{e}, but only after {took:.1?}"))
+        }
         Err(e) => Ok(format!("{e} after {:.1} s, as it should", took.as_secs_f64())),
     }
 }
@@ -202,7 +257,13 @@ fn comes_back(place: &Place, path: &Path) -> Outcome {
     let begun = Instant::now();
     loop {
         match compare(place, path) {
-            Ok(bytes) => return Ok(format!("{}, equal, {:.1} s after the link came back", text::bytes(bytes), begun.elapsed().as_secs_f64())),
+            Ok(bytes) => {
+                return Ok(format!(
+                    "{}, equal, {:.1} s after the link came back",
+                    text::bytes(bytes),
+                    begun.elapsed().as_secs_f64()
+                ));
+            }
             Err(e) if begun.elapsed() > Duration::from_secs(30) => return Err(e),
             Err(_) => {
                 let (_hold, wait) = sync_channel::<()>(1);
@@ -213,7 +274,10 @@ fn comes_back(place: &Place, path: &Path) -> Outcome {
 }
 
 async fn stop(place: &Place, client: &Client, served: &mut Served) -> Outcome {
-    let outcome = client.post("unmount", &UnmountRequest { lazy: false }).await.map_err(|e| e.shown())?;
+    let outcome = client
+        .post("unmount", &UnmountRequest { lazy: false })
+        .await
+        .map_err(|e| e.shown())?;
     match outcome {
         StopOutcome::Stopped => {}
         StopOutcome::Busy { holders } => return Err(format!("in use by {holders:?}")),
@@ -221,7 +285,11 @@ async fn stop(place: &Place, client: &Client, served: &mut Served) -> Outcome {
     }
     served.ended()?;
     let left = fs::read_dir(&place.mount).map_err(|e| e.to_string())?.count();
-    if left > 0 { Err(format!("{left} entries are left at the mount point")) } else { Ok("the mount point is empty again".to_owned()) }
+    if left > 0 {
+        Err(format!("{left} entries are left at the mount point"))
+    } else {
+        Ok("the mount point is empty again".to_owned())
+    }
 }
 
 fn said(path: &Path, e: &io::Error) -> String {
@@ -248,11 +316,11 @@ impl Steps {
         match outcome {
             Ok(says) => {
                 self.good += 1;
-                println!("ok    {step}: {says}");
+                outln!("ok    {step}: {says}");
             }
             Err(why) => {
                 self.bad += 1;
-                println!("FAIL  {step}: {why}");
+                outln!("FAIL  {step}: {why}");
             }
         }
         outcome.is_ok()
@@ -264,7 +332,7 @@ impl Steps {
     }
 
     fn done(&self) -> Exit {
-        println!("{} steps passed, {} failed", self.good, self.bad);
+        outln!("{} steps passed, {} failed", self.good, self.bad);
         if self.bad == 0 { Exit::Ok } else { Exit::Failed }
     }
 }
@@ -308,7 +376,10 @@ impl Served {
 
     fn say(&mut self, order: &str) -> Result<(), String> {
         writeln!(self.orders, "{order}").map_err(|e| e.to_string())?;
-        self.answers.recv_timeout(Duration::from_secs(5)).map(|_| ()).map_err(|e| e.to_string())
+        self.answers
+            .recv_timeout(Duration::from_secs(5))
+            .map(|_| ())
+            .map_err(|e| e.to_string())
     }
 
     fn ended(&mut self) -> Result<(), String> {

@@ -12,15 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backlot_config::{ByteSize, Config, LocalSite, Project, ProviderSettings, Site};
-use backlot_platform::fuse::{self, MountHealth};
+use backlot_config::{ByteSize, Config, LocalSite, LogLevel, Project, ProviderSettings, Site};
+use backlot_platform::fuse::{self, MountHealth, Unmount};
+use futures::FutureExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
 use super::error::{CliError, Exit};
 use super::mount::start_error;
 use super::text;
-use crate::daemon::{self, Daemon, SlowLink, Start};
+use crate::daemon::{self, Daemon, EndSignals, SlowLink, Start};
 use crate::engine::drive::Drive;
 
 /// The link of the demo: a studio's VPN on an ordinary day.
@@ -50,19 +51,44 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<Exit, CliError> {
     if let Some(dir) = args.serve {
-        return serve(&Place::at(&dir)).await;
+        return serve(&Place::at(&dir, LogLevel::Error)).await;
     }
+    // Before minutes of painting, and before there is anything to clean up.
+    fuse::preflight(false).map_err(|e| CliError::failed("show the demo", &e).hint(e.hint()))?;
+    let mut signals = EndSignals::new().map_err(|e| CliError::failed("listen for signals", &e))?;
     let (stage, place) = Place::make(args.dir.as_deref())?;
-    let done = if args.check { check::run(&place).await } else { show(&place).await };
+    let done = if args.check {
+        match build(&place, studio::Scale::Small, &mut signals).await {
+            Ok(studio) => tokio::select! {
+                done = check::run(&place, &studio) => done,
+                () = signals.recv() => Err(stopped()),
+            },
+            Err(e) => Err(e),
+        }
+    } else {
+        show(&place, &mut signals).await
+    };
+    if !matches!(fuse::mount_health(&place.mount), MountHealth::NotMounted) {
+        // Ours alone, and its daemon is gone: whoever still uses it does so for nothing.
+        drop(fuse::unmount_path(&place.mount, Unmount::Lazy));
+    }
     if matches!(fuse::mount_health(&place.mount), MountHealth::NotMounted) {
         if let Err(e) = stage.close() {
-            eprintln!("the demo's folder could not be removed: {e}");
+            errln!("the demo's folder could not be removed: {e}");
         }
     } else {
         let kept = stage.keep();
-        eprintln!("something is still mounted at {}; {} stays", place.mount.display(), kept.display());
+        errln!(
+            "something is still mounted at {}; {} stays",
+            place.mount.display(),
+            kept.display()
+        );
     }
     done
+}
+
+fn stopped() -> CliError {
+    CliError::new(Exit::Partial, "interrupted").hint("what the demo had made is removed")
 }
 
 /// The folders of one demo.
@@ -79,9 +105,15 @@ struct Place {
 impl Place {
     fn make(parent: Option<&Path>) -> Result<(tempfile::TempDir, Self), CliError> {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
-        let failed = |e: std::io::Error| CliError::failed("make a folder for the demo", &e);
-        let stage = tempfile::Builder::new().prefix("backlot-demo-").tempdir_in(parent).map_err(failed)?;
-        let place = Self::at(stage.path());
+        let failed = |e: std::io::Error| {
+            CliError::failed("make a folder for the demo", &e)
+                .hint("--dir DIR puts it into a folder that you may write to")
+        };
+        let stage = tempfile::Builder::new()
+            .prefix("backlot-demo-")
+            .tempdir_in(parent)
+            .map_err(failed)?;
+        let place = Self::at(stage.path(), LogLevel::Warn);
         for dir in [&place.remote, &place.mount] {
             std::fs::create_dir(dir).map_err(failed)?;
         }
@@ -89,20 +121,33 @@ impl Place {
         Ok((stage, place))
     }
 
-    fn at(dir: &Path) -> Self {
+    fn at(dir: &Path, log: LogLevel) -> Self {
         let (remote, mount) = (dir.join("remote"), dir.join("drive"));
         let mut config = Config::default();
         config.drive.name = "demo".to_owned();
         config.drive.mount_point.clone_from(&mount);
         config.drive.data_dir = dir.join("data");
         config.drive.cache_dir = dir.join("cache");
+        config.log.level = log;
         config.cache.max_size = ByteSize::gib(2);
         config.cache.min_free = ByteSize::mib(64);
         config.hydration.read_deadline = check::DEADLINE;
-        let local = LocalSite { root: remote.clone(), ..LocalSite::default() };
-        config.sites.insert(SITE.to_owned(), Site::new(ProviderSettings::Local(local)));
-        config.projects.insert(studio::PROJECT.to_owned(), Project::new(studio::PROJECT, SITE));
-        Self { remote, mount, settings_file: dir.join("backlot.toml"), config }
+        let local = LocalSite {
+            root: remote.clone(),
+            ..LocalSite::default()
+        };
+        config
+            .sites
+            .insert(SITE.to_owned(), Site::new(ProviderSettings::Local(local)));
+        config
+            .projects
+            .insert(studio::PROJECT.to_owned(), Project::new(studio::PROJECT, SITE));
+        Self {
+            remote,
+            mount,
+            settings_file: dir.join("backlot.toml"),
+            config,
+        }
     }
 
     /// The same settings as a file, so that the other commands find this drive.
@@ -125,46 +170,88 @@ impl Place {
         crate::telemetry::init(&self.config.log);
         let (providers, link) = daemon::slow_folder(SITE, &self.remote, DELAY, Some(RATE))
             .map_err(|e| CliError::failed("make a slow site of the demo's folder", &e))?;
-        let start = Start { config: self.config.clone(), providers: Some(providers), mount: true };
-        Ok((Daemon::start(start).await.map_err(|e| start_error(&e))?, link))
+        let start = Start {
+            config: self.config.clone(),
+            providers: Some(providers),
+            mount: true,
+        };
+        Ok((
+            Daemon::start(start)
+                .await
+                .map_err(|e| start_error("start the demo's drive", &e))?,
+            link,
+        ))
     }
 }
 
-async fn build(place: &Place, scale: studio::Scale) -> Result<studio::Studio, CliError> {
+async fn build(place: &Place, scale: studio::Scale, signals: &mut EndSignals) -> Result<studio::Studio, CliError> {
     let remote = place.remote.clone();
-    let built = tokio::task::spawn_blocking(move || studio::build(&remote, scale)).await;
-    built
-        .map_err(|e| CliError::failed("make the studio", &e))?
-        .map_err(|e| CliError::failed("make the studio", &e).hint("it needs about 300 MB of room; --dir puts it elsewhere"))
+    let mut built = tokio::task::spawn_blocking(move || studio::build(&remote, scale));
+    let done = tokio::select! {
+        done = &mut built => done,
+        () = signals.recv() => {
+            // The work stops at its next file, since that has no folder any more.
+            while !built.is_finished() {
+                drop(std::fs::remove_dir_all(&place.remote));
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(20)) => {}
+                    () = signals.recv() => break,
+                }
+            }
+            return Err(stopped());
+        }
+    };
+    done.map_err(|e| CliError::failed("make the studio", &e))?.map_err(|e| {
+        CliError::failed("make the studio", &e).hint("it needs about 300 MB of room; --dir DIR puts it elsewhere")
+    })
 }
 
-async fn show(place: &Place) -> Result<Exit, CliError> {
-    eprintln!("making a small studio…");
-    let studio = build(place, studio::Scale::Full).await?;
+async fn show(place: &Place, signals: &mut EndSignals) -> Result<Exit, CliError> {
+    errln!("making a small studio…");
+    let studio = build(place, studio::Scale::Full, signals).await?;
     let (daemon, _link) = place.start().await?;
-    for job in daemon.drive().scan(&crate::model::RelPath::root()).map_err(|e| CliError::failed("scan", &e))? {
-        job.ended().await;
+    if signals.recv().now_or_never().is_some() {
+        daemon.stop().await;
+        return Err(stopped());
     }
-    let at = place.mount.display();
-    println!(
-        "{} files, {} are on a \"remote\" 20 ms and 200 Mbit/s away; none of it is cached yet.\n\nready: {at}\n",
+    let view = tokio::spawn(introduce(daemon.drive().clone(), place.clone(), studio));
+    let (_never, stop) = watch::channel(false);
+    let done = daemon
+        .run(stop)
+        .await
+        .map_err(|e| start_error("serve the demo's drive", &e));
+    view.abort();
+    done.map(|()| {
+        outln!("\nunmounted; removing everything");
+        Exit::Ok
+    })
+}
+
+/// Tells what there is and what to try, then shows what happens.
+async fn introduce(drive: Drive, place: Place, studio: studio::Studio) {
+    match drive.scan(&crate::model::RelPath::root()) {
+        Ok(jobs) => {
+            for job in jobs {
+                job.ended().await;
+            }
+        }
+        Err(e) => err!("{}", CliError::failed("scan the demo's remote", &e).shown()),
+    }
+    let program = std::env::current_exe().map_or_else(|_| "backlot".to_owned(), |p| p.display().to_string());
+    outln!("ready: {}\n", place.mount.display());
+    outln!(
+        "{} files with {} are on a \"remote\" that is 20 ms and 200 Mbit/s away. None of it is here yet.\n",
         text::count(studio.files.len() as u64),
         text::bytes(studio.total_bytes)
     );
-    println!("try, in another terminal:");
-    println!("  ls -lR {at}");
+    outln!("In another terminal:\n\n  cd {}\n  ls -lR", place.mount.display());
+    outln!("  {program} --config ../backlot.toml ls demo");
+    outln!("  {program} --config ../backlot.toml status\n\nOpen what you like, for example:\n");
     for (path, why) in &studio.highlights {
-        println!("  {:<60} # {why}", format!("{at}/{}", path.display()));
+        outln!("  {}\n      {why}", path.display());
     }
-    println!("  backlot --config {} ls demo", place.settings_file.display());
-    println!("  backlot --config {} status", place.settings_file.display());
-    println!("\nCtrl-C unmounts and removes everything. What is hydrated shows below.");
-    let (ended, stop) = watch::channel(false);
-    let view = tokio::spawn(live(daemon.drive().clone()));
-    let done = daemon.run(stop).await.map_err(|e| start_error(&e));
-    view.abort();
-    drop(ended);
-    done.map(|()| Exit::Ok)
+    outln!("\nWhat is being hydrated shows below. Ctrl-C unmounts and removes everything.");
+    live(drive).await;
 }
 
 /// Shows files while their bytes arrive.
@@ -181,7 +268,7 @@ async fn live(drive: Drive) {
         if !std::io::stderr().is_terminal() {
             if h.fetched_bytes != seen && h.in_flight.is_empty() {
                 seen = h.fetched_bytes;
-                println!("hydrated so far: {} in {} requests", text::bytes(seen), h.fetches);
+                outln!("hydrated so far: {} in {} requests", text::bytes(seen), h.fetches);
             }
             continue;
         }
@@ -205,7 +292,11 @@ async fn live(drive: Drive) {
         });
         if h.fetched_bytes != last_line && h.in_flight.is_empty() {
             last_line = h.fetched_bytes;
-            drop(bars.println(format!("  hydrated so far: {} in {} requests", text::bytes(last_line), h.fetches)));
+            drop(bars.println(format!(
+                "  hydrated so far: {} in {} requests",
+                text::bytes(last_line),
+                h.fetches
+            )));
         }
     }
 }
@@ -214,7 +305,7 @@ async fn live(drive: Drive) {
 /// Obeys lines on standard input and stops when that ends.
 async fn serve(place: &Place) -> Result<Exit, CliError> {
     let (daemon, link) = place.start().await?;
-    println!("ready");
+    outln!("ready");
     let (stop, stopping) = watch::channel(false);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
@@ -223,10 +314,13 @@ async fn serve(place: &Place) -> Result<Exit, CliError> {
                 Ok("link up") => link.set_down(false),
                 Ok(_) | Err(_) => break,
             }
-            println!("done");
+            outln!("done");
         }
         stop.send_replace(true);
     });
-    daemon.run(stopping).await.map_err(|e| start_error(&e))?;
+    daemon
+        .run(stopping)
+        .await
+        .map_err(|e| start_error("serve the demo's drive", &e))?;
     Ok(Exit::Ok)
 }

@@ -1,0 +1,129 @@
+//! From a path as people give it to a path of the drive.
+//!
+//! Owns: what relative, absolute and dotted paths mean. Refuses to know: what is in the drive. Invariant: nothing below the
+//! mount point is looked at, because that may hang.
+
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
+
+use backlot_config::Loaded;
+
+use super::error::CliError;
+
+/// Returns the path in the drive that somebody means: below the mount point; else, in a folder of the drive, relative to
+/// that; else relative to the drive's root.
+pub(super) fn in_drive(given: &OsStr, loaded: &Loaded) -> Result<String, CliError> {
+    // Asks the kernel for the name it knows; a working folder that was removed has none.
+    let here = std::env::current_dir().ok();
+    resolve(Path::new(given), here.as_deref(), &loaded.config.drive.mount_point)
+}
+
+fn resolve(given: &Path, here: Option<&Path>, mount_point: &Path) -> Result<String, CliError> {
+    let mount = [mount_point.to_owned(), without_links(mount_point)];
+    let below = |path: &Path| mount.iter().find_map(|m| path.strip_prefix(m).ok().map(Path::to_owned));
+    let outside = || {
+        CliError::usage(format!(
+            "{} is not on the drive, which is mounted at {}",
+            given.display(),
+            mount_point.display()
+        ))
+        .hint("give a path below that, or one of the drive such as demo/sq010")
+    };
+    let path = match here.and_then(below) {
+        _ if given.is_absolute() => below(given).ok_or_else(outside)?,
+        Some(folder) => folder.join(given),
+        None => given.to_owned(),
+    };
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => {
+                if !out.pop() {
+                    return Err(outside());
+                }
+            }
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    out.into_os_string().into_string().map_err(|_bytes| {
+        CliError::usage(format!("{} is not UTF-8, which this command needs", given.display()))
+            .hint("name the folder that holds it; the mounted drive itself takes any name")
+    })
+}
+
+/// The mount point without symbolic links on the way to it, as the kernel names it. Itself is not looked at.
+fn without_links(mount_point: &Path) -> PathBuf {
+    let parent = mount_point.parent().and_then(|p| p.canonicalize().ok());
+    match (parent, mount_point.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => mount_point.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    fn resolved(given: &str, here: &str) -> Result<String, String> {
+        resolve(Path::new(given), Some(Path::new(here)), Path::new("/mnt/projects")).map_err(|e| e.shown())
+    }
+
+    #[test]
+    fn a_path_is_one_of_the_drive_or_below_its_mount_point() {
+        for (given, here, means) in [
+            ("demo/sq010", "/home/ada", "demo/sq010"),
+            ("./demo//sq010/", "/home/ada", "demo/sq010"),
+            ("/mnt/projects", "/home/ada", ""),
+            ("/mnt/projects/demo/x", "/home/ada", "demo/x"),
+            (".", "/home/ada", ""),
+            (".", "/mnt/projects/demo", "demo"),
+            ("sq010", "/mnt/projects/demo", "demo/sq010"),
+            ("..", "/mnt/projects/demo", ""),
+            ("../other", "/mnt/projects/demo", "other"),
+            ("demo", "/mnt/projects", "demo"),
+            ("demo", "/mnt/projects2", "demo"),
+        ] {
+            assert_eq!(resolved(given, here).unwrap(), means, "{given} in {here}");
+        }
+    }
+
+    #[test]
+    fn a_path_outside_is_refused() {
+        for (given, here) in [
+            ("/etc", "/home/ada"),
+            ("/mnt/projects2/demo", "/home/ada"),
+            ("/mnt/projects/../x", "/home/ada"),
+            ("..", "/home/ada"),
+            ("../..", "/mnt/projects/demo"),
+        ] {
+            let error = resolved(given, here).unwrap_err();
+            assert!(
+                error.contains("is not on the drive, which is mounted at /mnt/projects"),
+                "{given} in {here}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn links_on_the_way_to_the_mount_point_do_not_matter() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(real.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", real.join("link")).unwrap();
+        let (mount, here) = (real.join("link/drive"), real.join("real/drive/demo"));
+        assert_eq!(resolve(Path::new("x"), Some(&here), &mount).unwrap(), "demo/x");
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf8_is_refused_in_words() {
+        let error = resolve(
+            Path::new(OsStr::from_bytes(b"demo/\xff")),
+            None,
+            Path::new("/mnt/projects"),
+        )
+        .unwrap_err();
+        assert!(error.shown().contains("not UTF-8"));
+    }
+}
