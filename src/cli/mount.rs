@@ -92,7 +92,6 @@ pub(super) fn start_error(what: &str, e: &DaemonError) -> CliError {
         DaemonError::Open(OpenError::SiteId(_)) => {
             error.hint("see that this user may read and write the data folder, or set machine.site-id")
         }
-        DaemonError::Open(OpenError::SiteId(_)) => error.hint("see that this user may write the data folder"),
         DaemonError::Open(OpenError::Path(..)) => error.hint("correct that in the settings"),
         DaemonError::Open(OpenError::NoProject(_)) => error,
         DaemonError::Socket { .. } => error.hint("see that this user may write there, or set another drive.socket"),

@@ -30,6 +30,9 @@ use crate::providers::{ErrorKind, Op, ProviderError};
 const MAX_FETCH: u64 = 4 << 20;
 /// A read that finds its bytes missing again, after they were fetched this often, goes past the cache.
 const MAX_ROUNDS: u32 = 3;
+/// A granule in memory.
+const GRANULE_LEN: usize = 64 << 10;
+const _: () = assert!(GRANULE_LEN as u64 == GRANULE);
 /// Bytes gathered before they are handed to the cache in one call.
 const FILL_BATCH: usize = 1 << 20;
 
@@ -313,6 +316,9 @@ impl OpenContent {
                 Err(_elapsed) => {
                     let error = ProviderError::new(ErrorKind::TimedOut, Op::Read).at(&self.path);
                     self.site.link().failed(&error);
+                    // Given up for everyone: the kernel asks for the same bytes twice, and the second time must not wait
+                    // for a fetch that is known to be stuck.
+                    fetch.cancel.cancel();
                     return Err(HydrateError::Deadline(self.deadline));
                 }
             }
@@ -366,7 +372,7 @@ impl OpenContent {
             pending.extend_from_slice(&chunk);
             let end = at + pending.len() as u64;
             // Whole granules go to the cache; so does the tail when the span is complete.
-            let ready = if end >= fetch.span.end { pending.len() } else { (pending.len() as u64 / GRANULE * GRANULE) as usize };
+            let ready = if end >= fetch.span.end { pending.len() } else { pending.len() - pending.len() % GRANULE_LEN };
             if ready > 0 {
                 at = self.land(fetch, at, pending.split_to(ready).freeze()).await?;
             }

@@ -76,6 +76,6 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // Closing the file is not enough: a process that is being spawned at this moment has a copy of it until it
         // runs its program, and the copy keeps the lock. If this fails, closing is what is left.
-        drop(flock(&self.file, FlockOperation::Unlock));
+        let _closing_unlocks_too = flock(&self.file, FlockOperation::Unlock);
     }
 }
