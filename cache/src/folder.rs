@@ -212,3 +212,20 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, lock) = take_lock(dir.path()).unwrap();
+        assert!(matches!(take_lock(dir.path()), Err(CacheError::InUse { .. })));
+        // What a fork holds until its exec.
+        let copy = lock.0.try_clone().unwrap();
+        drop(lock);
+        assert!(take_lock(dir.path()).is_ok());
+        drop(copy);
+    }
+}

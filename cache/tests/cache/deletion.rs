@@ -108,6 +108,22 @@ fn a_single_data_file_that_went_away_is_missing() {
 }
 
 #[test]
+fn a_lost_data_file_is_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let content = cache.content(id(1), LEN).unwrap();
+    fill(&content, 0..1);
+    fs::remove_file(data_file(dir.path(), id(1))).unwrap();
+    fill(&content, 1..2);
+    let open = fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+    let ours = data_file(dir.path(), id(1)).into_os_string().into_string().unwrap();
+    let held = open.filter(|to| to.to_string_lossy().starts_with(&ours)).count();
+    assert_eq!(held, 1, "the lost file is still held, with its space");
+}
+
+#[test]
 fn a_folder_taken_over_by_another_is_left_to_it() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("cache");
