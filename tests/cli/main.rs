@@ -1,0 +1,21 @@
+//! The command line as a user meets it: what it says, how it fails, and with which exit code.
+//!
+//! Owns: help, settings, error texts, exit codes, `doctor`, `demo --check`. Refuses to know: what file operations mean
+//! (tests/mount). Invariant: no secret that a test uses appears in anything the program says.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect ends there")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod demo;
+mod doctor;
+mod help;
+mod home;
+mod listing;
+mod mounting;
+mod scanning;
+mod secrets;
+mod settings;
+mod sites;
+mod store;
