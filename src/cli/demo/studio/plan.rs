@@ -402,7 +402,7 @@ impl Plan {
         vec![
             (
                 format!("{folder}/plates/{name}_plate_v001.{FIRST_FRAME}.exr"),
-                "the first frame of a plate: play it, and the frames after it come before they are asked for",
+                "a frame of a plate: open it twice, and the second time it is read from this machine",
             ),
             (
                 "editorial/reel_v001.y4m".to_owned(),
