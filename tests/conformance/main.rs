@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails by panicking")]
 
 mod looking;
+mod passwords;
 mod reading;
 mod relay;
 mod rig;

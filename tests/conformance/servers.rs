@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backlot::model::RelPath;
+use backlot::model::{RelPath, SiteName};
+use backlot::providers::layers::RetryPolicy;
 use backlot::providers::sftp::SftpSite;
-use backlot::providers::{ErrorKind, Provider, ProviderError, Retry};
-use backlot_config::{HostKey, Period, SecretRef, SftpAuth, SftpSite as Settings};
+use backlot::providers::{Controls, ErrorKind, Op, Provider, ProviderError, Retry, build};
+use backlot_config::{HostKey, Period, ProviderSettings, SecretRef, SftpAuth, SftpSite as Settings, Site};
 use futures::StreamExt;
 use futures::future::join_all;
 
@@ -565,5 +566,41 @@ fn an_upload_survives_the_death_of_the_server() {
         }
         p.commit(token, &done, Some(None)).await.unwrap();
         assert!(fs::read(server.root().join("d/file")).unwrap() == bytes);
+    });
+}
+
+#[test]
+fn a_site_as_it_is_built_goes_on_reading_when_its_server_comes_back() {
+    with_server(Mode::Internal, async |mut server| {
+        // More than what may be on its way when the server dies, or nothing would be left to go on with.
+        let bytes = content(1, 48 << 20);
+        fs::write(server.root().join("file"), &bytes).unwrap();
+        let settings = Site::new(ProviderSettings::Sftp(server.settings(&server.root())));
+        let retry = RetryPolicy {
+            tries: 20,
+            ..RetryPolicy::default()
+        };
+        let controls = Controls {
+            idle_timeout: IDLE,
+            retry,
+            ..Controls::of(&settings)
+        };
+        let p = build(&SiteName("studio".into()), &settings, &controls).unwrap();
+        let at = path("file");
+        let version = p.stat(&at).await.unwrap().version;
+        let mut stream = p.read(&at, &version, 0..bytes.len() as u64);
+        let mut got = stream.next().await.unwrap().unwrap().to_vec();
+        server.kill();
+        server.restart();
+        while let Some(chunk) = stream.next().await {
+            got.extend_from_slice(&chunk.unwrap());
+        }
+        assert!(got == bytes);
+        assert_eq!(
+            controls.meter.snapshot().calls(Op::Read),
+            1,
+            "one read, as the caller sees it"
+        );
+        assert_eq!(controls.meter.snapshot().bytes_in, bytes.len() as u64);
     });
 }

@@ -10,7 +10,7 @@ use backlot::providers::layers::Faults;
 use backlot::providers::{Capabilities, PartDone, Provider, ProviderError, UploadPlan, UploadToken};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{FutureExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use crate::rig::{Kind, Rig, Wrap};
 use crate::{looking, reading, writing};
@@ -88,31 +88,36 @@ pub(crate) struct Row {
 /// No case takes longer: most take milliseconds.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Cases at once: much of each is waiting for a server's processes.
+const AT_ONCE: usize = 4;
+
 /// Runs all cases, or those whose name has `only` in it, each over a fresh site.
 pub(crate) async fn run(name: &'static str, kind: &Kind, wrap: Wrap, only: &str) -> Row {
-    let mut cells = BTreeMap::new();
-    let mut struck = 0;
     let start = Instant::now();
-    for (seed, case) in (0..).zip(CASES.iter().filter(|c| c.name.contains(only))) {
-        let faults = Faults::new(seed);
-        let kind = kind.clone();
-        let run = case.run;
-        let job = tokio::spawn({
-            let faults = Arc::clone(&faults);
-            async move { tokio::time::timeout(LIMIT, run(kind.rig(wrap, &faults))).await }
+    let jobs = (0..)
+        .zip(CASES.iter().filter(|c| c.name.contains(only)))
+        .map(|(seed, case)| {
+            let faults = Faults::new(seed);
+            let kind = kind.clone();
+            let run = case.run;
+            async move {
+                let job = tokio::spawn({
+                    let faults = Arc::clone(&faults);
+                    async move { tokio::time::timeout(LIMIT, run(kind.rig(wrap, &faults))).await }
+                });
+                let cell = match job.await {
+                    Ok(Ok(outcome)) => Cell::Done(outcome),
+                    Ok(Err(_)) => Cell::Failed(format!("not done after {LIMIT:?}")),
+                    Err(panic) => Cell::Failed(panic_text(panic)),
+                };
+                (case.name, cell, faults.fired())
+            }
         });
-        let cell = match job.await {
-            Ok(Ok(outcome)) => Cell::Done(outcome),
-            Ok(Err(_)) => Cell::Failed(format!("not done after {LIMIT:?}")),
-            Err(panic) => Cell::Failed(panic_text(panic)),
-        };
-        cells.insert(case.name, cell);
-        struck += faults.fired();
-    }
+    let done: Vec<_> = stream::iter(jobs).buffer_unordered(AT_ONCE).collect().await;
     Row {
         name,
-        cells,
-        faults: struck,
+        faults: done.iter().map(|(_, _, struck)| struck).sum(),
+        cells: done.into_iter().map(|(name, cell, _)| (name, cell)).collect(),
         took: start.elapsed(),
     }
 }

@@ -1,7 +1,7 @@
 //! A folder of this machine, or of a file server that is mounted here, as a site.
 //!
 //! Owns: the files below one root. Refuses to know: what else is on the machine; nothing outside the root is reached, see
-//! [`root`]. Invariants: no file operation runs on an async thread; at most so many run at once; a file that people can
+//! `root.rs`. Invariants: no file operation runs on an async thread; at most so many run at once; a file that people can
 //! see is never half written.
 
 mod error;

@@ -44,7 +44,7 @@ struct State {
     tree: Tree,
     /// Parts that have arrived, by nonce.
     uploads: HashMap<String, BTreeMap<u32, Bytes>>,
-    /// What a commit answered, by nonce: asked again, it answers the same.
+    /// What a commit answered, by nonce: asked again, it answers the same as long as that is what is there.
     committed: HashMap<String, Version>,
 }
 
@@ -242,7 +242,8 @@ impl Provider for MemorySite {
         self.count(Op::Commit, |s| {
             let plan = &token.plan;
             plan.check_parts(parts)?;
-            if let Some(version) = s.committed.get(&token.state) {
+            let found = s.tree.file(&plan.path).map(|f| f.version);
+            if let Some(version) = s.committed.get(&token.state).filter(|v| Some(*v) == found.as_ref()) {
                 return Ok(version.clone());
             }
             let arrived = s.uploads.get(&token.state);
@@ -254,7 +255,6 @@ impl Provider for MemorySite {
                     .at(&plan.path)
                     .because(why));
             }
-            let found = s.tree.file(&plan.path).map(|f| f.version.clone());
             check_expect(&plan.path, expect, found.as_ref())?;
             let version = s.tree.put(&plan.path, whole.into(), Some(plan.mtime_ns), plan.perm);
             let version = version.map_err(|e| e.during(Op::Commit))?;

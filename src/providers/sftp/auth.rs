@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use russh::client::{AuthResult, Handle, Handler, KeyboardInteractiveAuthResponse as Interactive};
 use russh::keys::agent::{AgentIdentity, client::AgentClient};
@@ -66,6 +67,9 @@ pub(super) async fn log_in<H: Handler>(
                 AuthResult::Success => return Ok(()),
                 AuthResult::Failure { remaining_methods, .. } => remaining_methods,
             };
+            if hung_up(ssh, &left).await {
+                return Err(broke(russh::Error::Disconnect));
+            }
             // Servers that leave passwords to PAM ask for them as a question.
             if left.contains(&MethodKind::KeyboardInteractive)
                 && answer_questions(ssh, user, password).await.map_err(broke)?
@@ -81,6 +85,9 @@ pub(super) async fn log_in<H: Handler>(
             match ssh.authenticate_publickey(user, key).await.map_err(broke)? {
                 AuthResult::Success => Ok(()),
                 AuthResult::Failure { remaining_methods, .. } => {
+                    if hung_up(ssh, &remaining_methods).await {
+                        return Err(broke(russh::Error::Disconnect));
+                    }
                     let shown = public.fingerprint(HashAlg::Sha256);
                     let what = format!(
                         "the key {} ({shown}); is it in that user's authorized_keys there?",
@@ -113,7 +120,16 @@ pub(super) async fn log_in<H: Handler>(
                     .await
                 {
                     Ok(AuthResult::Success) => return Ok(()),
-                    Ok(AuthResult::Failure { remaining_methods, .. }) => left = remaining_methods,
+                    Ok(AuthResult::Failure { remaining_methods, .. }) => {
+                        if hung_up(ssh, &remaining_methods).await {
+                            if left.is_empty() {
+                                return Err(broke(russh::Error::Disconnect));
+                            }
+                            // After a refusal it is the server's way of saying that these were too many keys.
+                            break;
+                        }
+                        left = remaining_methods;
+                    }
                     // The agent would not sign, its owner having said no for example: the next key may do.
                     Err(e) => tracing::debug!(%e, "the SSH agent did not sign"),
                 }
@@ -126,6 +142,18 @@ pub(super) async fn log_in<H: Handler>(
             Err(refused(format!("any of {tried} keys of the SSH agent"), &left))
         }
     }
+}
+
+/// Says whether a refusal is none: russh reports a connection that ends meanwhile as one that names no other way in.
+async fn hung_up<H: Handler>(ssh: &Handle<H>, left: &MethodSet) -> bool {
+    // The connection's task ends a moment after the answer that it did not get.
+    for _ in 0..10 {
+        if !left.is_empty() || ssh.is_closed() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    left.is_empty() && ssh.is_closed()
 }
 
 async fn answer_questions<H: Handler>(

@@ -66,10 +66,14 @@ pub(super) struct Connection {
 
 /// The SSH connection below a session.
 struct Ssh {
-    _handle: client::Handle<Gatekeeper>,
-    /// The same socket once more: shutting it down is the one thing that ends a connection whose server has stopped.
-    socket: std::net::TcpStream,
+    handle: client::Handle<Gatekeeper>,
+    socket: Socket,
 }
+
+/// The connection's socket once more: shutting it down is the one thing that ends a connection, or an attempt at one,
+/// whose server has stopped.
+#[derive(Debug)]
+struct Socket(std::net::TcpStream);
 
 impl std::fmt::Debug for Ssh {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -79,10 +83,10 @@ impl std::fmt::Debug for Ssh {
     }
 }
 
-impl Drop for Ssh {
+impl Drop for Socket {
     fn drop(&mut self) {
         // Fails when the other side has closed it already, which is as good.
-        drop(self.socket.shutdown(Shutdown::Both));
+        drop(self.0.shutdown(Shutdown::Both));
     }
 }
 
@@ -112,7 +116,7 @@ impl Server {
             .map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
         let stream = stream.into_std().map_err(unreachable)?;
-        let socket = stream.try_clone().map_err(unreachable)?;
+        let socket = Socket(stream.try_clone().map_err(unreachable)?);
         let (read, write) = TcpStream::from_std(stream).map_err(unreachable)?.into_split();
         let stream = Buffered {
             read: BufReader::with_capacity(SOCKET_BUFFER, read),
@@ -133,12 +137,9 @@ impl Server {
                 let refused = refused.lock().unwrap_or_else(PoisonError::into_inner).take();
                 refused.unwrap_or_else(|| self.broken(&e))
             })?;
-        let mut ssh = Ssh {
-            _handle: handle,
-            socket,
-        };
-        auth::log_in(&mut ssh._handle, &self.user, &self.name(), &self.credentials).await?;
-        let session = self.open_sftp(&ssh._handle).await?;
+        let mut ssh = Ssh { handle, socket };
+        auth::log_in(&mut ssh.handle, &self.user, &self.name(), &self.credentials).await?;
+        let session = self.open_sftp(&ssh.handle).await?;
         Ok(Connection {
             session,
             files: OpenFiles::default(),

@@ -1,8 +1,8 @@
 //! A folder of an SSH server as a site, over SFTP version 3.
 //!
-//! Owns: what each operation is in SFTP. Refuses to know: what is asked for and why. The parts: [`wire`] packets,
-//! [`session`] requests in flight, [`connect`] SSH, [`pool`] connections, [`read`], [`list`], [`upload`]. Invariant: names
-//! and paths are bytes from end to end; "not there" is said only when the server says so and the site's root is there.
+//! Owns: what each operation is in SFTP. Refuses to know: what is asked for and why. The parts: `wire` packets, `session`
+//! requests in flight, `connect` SSH, `pool` connections, `read`, `list`, `upload`. Invariant: names and paths are bytes
+//! from end to end; "not there" is said only when the server says so and the site's root is there.
 
 mod auth;
 mod connect;

@@ -18,6 +18,7 @@ use super::connect::{Connection, Server};
 use super::error::{Closed, Fault};
 use super::files::KEPT_OPEN;
 use super::session::Features;
+use crate::model::RelPath;
 use crate::providers::ErrorKind;
 
 /// With more than this to move for the least busy connection, another one is opened: a megabyte is where that starts to
@@ -109,6 +110,14 @@ impl Pool {
             }
         };
         opening.await.map(|c| Lease::new(c, bytes)).map_err(Fault::Closed)
+    }
+
+    /// Closes an upload's temporary file wherever it is open: what has its name from now on is another file.
+    pub(super) fn forget_temp(&self, temp: &RelPath) {
+        let open = self.shared.lock().open.clone();
+        for connection in open {
+            connection.files.forget(temp, None);
+        }
     }
 
     /// Returns what the server offered at the last contact.

@@ -209,7 +209,7 @@ pub(super) async fn commit(
     };
     check_expect(&plan.path, expect, found.as_ref())?;
     replace(site, &connection, &temp, plan, expect == Some(None)).await?;
-    connection.files.forget(&temp, None);
+    site.pool.forget_temp(&temp);
     Ok(attrs_version(&arrived))
 }
 
@@ -267,7 +267,7 @@ async fn replace(
 pub(super) async fn abort(site: &SftpSite, token: &UploadToken) -> Result<(), ProviderError> {
     let temp = temp_path(token, Op::Abort)?;
     let connection = site.connection(Op::Abort, &token.plan.path).await?;
-    connection.files.forget(&temp, None);
+    site.pool.forget_temp(&temp);
     match connection.session.remove(&site.full(&temp, Op::Abort)?).await {
         Ok(()) => Ok(()),
         Err(fault) if fault.is_absent() => Ok(()),
