@@ -353,7 +353,7 @@ impl OpenContent {
         let _slot = self.slot(fetch).await;
         let (cache, length) = (Arc::clone(&self.cache), fetch.span.end - fetch.span.start);
         // Making room may delete files, which takes its time.
-        let _reserved = self.on_disk(move || cache.reserve(length)).await?;
+        let mut reserved = self.on_disk(move || cache.reserve(length)).await?;
         self.stats.fetches.fetch_add(1, Ordering::Relaxed);
         let mut stream = self.site.provider().read(&self.path, &self.version, fetch.span.clone());
         let mut pending = BytesMut::new();
@@ -375,6 +375,8 @@ impl OpenContent {
             let ready = if end >= fetch.span.end { pending.len() } else { pending.len() - pending.len() % GRANULE_LEN };
             if ready > 0 {
                 at = self.land(fetch, at, pending.split_to(ready).freeze()).await?;
+                // What has landed counts as resident now, no longer as promised.
+                reserved.release(ready as u64);
             }
         }
         if at < fetch.span.end {
