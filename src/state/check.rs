@@ -39,7 +39,7 @@ const INVARIANTS: &[&str] = &[
     "SELECT 'number ' || ino || ' is no folder and bears a project' FROM inode WHERE kind <> 1 AND project IS NOT NULL",
     "SELECT 'project ' || quote(name) || ' has its folder elsewhere' FROM project AS p WHERE NOT EXISTS
        (SELECT 1 FROM dirent AS d WHERE d.ino = p.root AND d.parent = iif(p.hidden, 2, 1)
-          AND d.name = iif(p.hidden, CAST(p.name AS BLOB), p.folder))",
+          AND d.name = iif(p.hidden, CAST(CAST(p.root AS TEXT) AS BLOB), p.folder))",
     "SELECT 'cookie ' || cookie || ' is used ' || count(*) || ' times' FROM dirent GROUP BY cookie HAVING count(*) > 1",
     "SELECT 'the next number is ' || value || ', and it is taken' FROM meta WHERE key = 'next_id' AND value <= max(
        (SELECT max(ino) FROM inode), (SELECT ifnull(max(cookie), 0) FROM dirent))",

@@ -101,14 +101,13 @@ impl StateError {
 
     /// Names the database in errors made where only the connection was known.
     pub(super) fn at(self, database: &Path) -> Self {
-        match self {
-            Self::Damaged { path, detail } if path.as_os_str().is_empty() => Self::Damaged {
-                path: database.to_owned(),
-                detail,
-            },
-            Self::NotADatabase(path) if path.as_os_str().is_empty() => Self::NotADatabase(database.to_owned()),
-            other => other,
+        let mut named = self;
+        if let Self::Damaged { path, .. } | Self::NotADatabase(path) = &mut named
+            && path.as_os_str().is_empty()
+        {
+            database.clone_into(path);
         }
+        named
     }
 
     pub(super) fn damaged(detail: impl Into<String>) -> Self {
@@ -126,12 +125,19 @@ pub(super) trait Db<T> {
 
 impl<T> Db<T> for rusqlite::Result<T> {
     fn db(self) -> Result<T, StateError> {
-        self.map_err(|e| match e.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt) => StateError::damaged(e.to_string()),
-            Some(ErrorCode::NotADatabase) => StateError::NotADatabase(PathBuf::new()),
-            Some(ErrorCode::DiskFull) => StateError::Full(Arc::new(e)),
-            Some(ErrorCode::ReadOnly) => StateError::ReadOnly,
-            _ => StateError::Database(Arc::new(e)),
+        self.map_err(|e| {
+            let code = e.sqlite_error_code();
+            if code == Some(ErrorCode::DatabaseCorrupt) {
+                StateError::damaged(e.to_string())
+            } else if code == Some(ErrorCode::NotADatabase) {
+                StateError::NotADatabase(PathBuf::new())
+            } else if code == Some(ErrorCode::DiskFull) {
+                StateError::Full(Arc::new(e))
+            } else if code == Some(ErrorCode::ReadOnly) {
+                StateError::ReadOnly
+            } else {
+                StateError::Database(Arc::new(e))
+            }
         })
     }
 }

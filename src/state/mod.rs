@@ -5,8 +5,9 @@
 //! after its commit; the database is not read through to open it, and memory does not grow with it.
 //!
 //! One thread writes; writes that wait together share a transaction. Reads run on the caller's thread, each in a snapshot of
-//! its own, and neither wait for the writer nor hold it up. [`Tree`] answers what is asked
-//! most from memory.
+//! its own, and neither wait for the writer nor hold it up. [`Tree`] answers what is asked most from memory.
+
+#![warn(clippy::wildcard_enum_match_arm)]
 
 mod cache;
 mod check;

@@ -1,7 +1,6 @@
 //! The plain values that go in and out of the store, and how rows become them.
 
 use rusqlite::Row;
-use rusqlite::types::ValueRef;
 
 use super::StateError;
 use super::error::Db;
@@ -301,21 +300,14 @@ pub(super) fn version_at(row: &Row<'_>, at: usize) -> Result<Option<Version>, St
 
 /// Reads text in place, without a copy.
 pub(super) fn text_at<'r>(row: &'r Row<'_>, at: usize) -> Result<Option<&'r str>, StateError> {
-    match row.get_ref(at).db()? {
-        ValueRef::Null => Ok(None),
-        value => value.as_str().map(Some).map_err(|e| StateError::damaged(e.to_string())),
-    }
+    let value = row.get_ref(at).db()?;
+    value.as_str_or_null().map_err(|e| StateError::damaged(e.to_string()))
 }
 
 /// Reads bytes in place, without a copy.
 pub(super) fn bytes_at<'r>(row: &'r Row<'_>, at: usize) -> Result<Option<&'r [u8]>, StateError> {
-    match row.get_ref(at).db()? {
-        ValueRef::Null => Ok(None),
-        value => value
-            .as_bytes()
-            .map(Some)
-            .map_err(|e| StateError::damaged(e.to_string())),
-    }
+    let value = row.get_ref(at).db()?;
+    value.as_bytes_or_null().map_err(|e| StateError::damaged(e.to_string()))
 }
 
 pub(super) fn name_at(row: &Row<'_>, at: usize) -> Result<Name, StateError> {

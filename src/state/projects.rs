@@ -125,8 +125,8 @@ impl WriteTxn<'_> {
     }
 
     fn hide(&self, project: &Project, now_ms: i64) -> Result<(), StateError> {
-        // Names of projects are unique, so they can't collide out of sight.
-        self.move_root(project.root, ATTIC, project.name.0.as_bytes(), now_ms)?;
+        // Out of sight its folder is called by its number: that is free, and a name whatever the project's is.
+        self.move_root(project.root, ATTIC, project.root.to_string().as_bytes(), now_ms)?;
         self.run(
             "UPDATE project SET hidden = 1 WHERE root = ?1",
             [as_i64(project.root.0)],

@@ -24,7 +24,7 @@ macro_rules! project_columns {
     };
 }
 
-/// A view of one moment of the store.
+/// A view of one moment of the store. Each question fails when the database does; what else can fail is said there.
 #[derive(Debug)]
 pub struct ReadTxn<'c> {
     pub(super) conn: &'c Connection,

@@ -14,7 +14,7 @@ use super::node::{ChangeKind, Counts, as_i64};
 use super::read::ReadTxn;
 use crate::model::{EntryKind, Ino};
 
-/// A write in progress; it also answers all questions of a [`ReadTxn`], with its own changes in view (but for
+/// A write in progress. Each change fails when the database does; what else can fail is said there. It also answers all questions of a [`ReadTxn`], with its own changes in view (but for
 /// [`ReadTxn::counts`]).
 #[derive(Debug)]
 pub struct WriteTxn<'c> {

@@ -152,7 +152,9 @@ fn a_reader_that_panics_or_fails_harms_nobody() {
         let failed = t.store.read(|_| Err::<(), _>(StateError::Invalid("no".to_owned())));
         assert!(matches!(failed, Err(StateError::Invalid(_))));
     }
-    let both = t.store.read(|txn| t.store.read(|inner| Ok((txn.last_seq()?, inner.last_seq()?))));
+    let both = t
+        .store
+        .read(|txn| t.store.read(|inner| Ok((txn.last_seq()?, inner.last_seq()?))));
     let (outer, inner) = both.unwrap();
     assert_eq!(outer, inner);
     t.check();
