@@ -118,13 +118,7 @@ pub(super) fn store_hint(e: &StateError) -> String {
             "see that this user may write there, or set another drive.data-dir".to_owned()
         }
         StateError::Full(_) => "make room on that disk, or set another drive.data-dir".to_owned(),
-        StateError::Closed
-        | StateError::Panicked
-        | StateError::NoSuchNode(_)
-        | StateError::NotAFolder(_)
-        | StateError::NoSuchProject(_)
-        | StateError::Invalid(_)
-        | StateError::Database(_) => "`backlot doctor --deep` looks the database through".to_owned(),
+        _ => "`backlot doctor --deep` looks the database through".to_owned(),
     }
 }
 

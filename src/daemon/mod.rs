@@ -61,6 +61,8 @@ pub struct Daemon {
     drive: Drive,
     mount: Option<Arc<Mount>>,
     socket: PathBuf,
+    /// Heard from before there is a mount that could be left behind.
+    signals: EndSignals,
     stop_requests: mpsc::Receiver<StopRequest>,
     until: CancellationToken,
     api: tokio::task::JoinHandle<std::io::Result<()>>,
@@ -101,6 +103,7 @@ impl Daemon {
     }
 
     async fn start_faces(config: &Config, drive: &Drive, mount: bool) -> Result<Self, DaemonError> {
+        let signals = EndSignals::new()?;
         let socket = config.drive.socket_path();
         let listener =
             api::bind(&socket).map_err(|source| DaemonError::Socket { path: socket.clone(), source })?;
@@ -119,7 +122,7 @@ impl Daemon {
             drive.notify(mount.change_sink());
             drive.start();
         }
-        Ok(Self { drive: drive.clone(), mount: mounted, socket, stop_requests, until, api })
+        Ok(Self { drive: drive.clone(), mount: mounted, socket, signals, stop_requests, until, api })
     }
 
     /// The drive.
@@ -133,7 +136,6 @@ impl Daemon {
     /// # Errors
     /// When signals can't be received.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), DaemonError> {
-        let mut signals = EndSignals::new()?;
         loop {
             let mount = self.mount.clone();
             let outside = async {
@@ -147,10 +149,10 @@ impl Daemon {
                     info!("the drive was unmounted from outside");
                     break;
                 }
-                () = signals.recv() => break self.let_go(&mut signals).await,
-                _ = stop.wait_for(|s| *s) => break self.let_go(&mut signals).await,
+                () = self.signals.recv() => break let_go(self.mount.clone(), &mut self.signals).await,
+                _ = stop.wait_for(|s| *s) => break let_go(self.mount.clone(), &mut self.signals).await,
                 Some(request) = self.stop_requests.recv() => {
-                    let outcome = self.unmount(request.lazy).await;
+                    let outcome = unmount(self.mount.clone(), request.lazy).await;
                     let stopped = matches!(outcome, StopOutcome::Stopped);
                     drop(request.reply.send(outcome));
                     if stopped {
@@ -161,47 +163,6 @@ impl Daemon {
         }
         self.end().await;
         Ok(())
-    }
-
-    /// Unmounts because the process is to end: politely for a while, then by detaching. A second signal doesn't wait.
-    async fn let_go(&self, signals: &mut EndSignals) {
-        let polite = async {
-            let give_up = tokio::time::Instant::now() + BUSY_GRACE;
-            loop {
-                match self.unmount(false).await {
-                    StopOutcome::Stopped => return true,
-                    StopOutcome::Busy { holders } if tokio::time::Instant::now() >= give_up => {
-                        for h in holders {
-                            warn!(pid = h.pid, command = %h.command, what = %h.what, "still uses the drive; it is detached");
-                        }
-                        return false;
-                    }
-                    StopOutcome::Busy { .. } => tokio::time::sleep(Duration::from_millis(200)).await,
-                    StopOutcome::Failed { reason } => {
-                        warn!(%reason, "could not unmount; the drive is detached");
-                        return false;
-                    }
-                }
-            }
-        };
-        let done = tokio::select! {
-            done = polite => done,
-            () = signals.recv() => false,
-        };
-        if !done {
-            drop(self.unmount(true).await);
-        }
-    }
-
-    async fn unmount(&self, lazy: bool) -> StopOutcome {
-        let Some(mount) = self.mount.clone() else { return StopOutcome::Stopped };
-        let how = if lazy { Unmount::Lazy } else { Unmount::Normal };
-        match tokio::task::spawn_blocking(move || mount.unmount(how)).await {
-            Ok(Ok(())) => StopOutcome::Stopped,
-            Ok(Err(e)) if e.is_busy() => StopOutcome::Busy { holders: holders(&e) },
-            Ok(Err(e)) => StopOutcome::Failed { reason: e.to_string() },
-            Err(e) => StopOutcome::Failed { reason: e.to_string() },
-        }
     }
 
     /// Ends the faces, then closes the drive.
@@ -221,10 +182,51 @@ impl Daemon {
 
     /// Stops a daemon that nobody runs: unmounts, detaching if need be, and closes.
     pub async fn stop(self) {
-        if !matches!(self.unmount(false).await, StopOutcome::Stopped) {
-            drop(self.unmount(true).await);
+        if !matches!(unmount(self.mount.clone(), false).await, StopOutcome::Stopped) {
+            drop(unmount(self.mount.clone(), true).await);
         }
         self.end().await;
+    }
+}
+
+/// Unmounts because the process is to end: politely for a while, then by detaching. A second signal doesn't wait.
+async fn let_go(mount: Option<Arc<Mount>>, signals: &mut EndSignals) {
+    let polite = async {
+        let give_up = tokio::time::Instant::now() + BUSY_GRACE;
+        loop {
+            match unmount(mount.clone(), false).await {
+                StopOutcome::Stopped => return true,
+                StopOutcome::Busy { holders } if tokio::time::Instant::now() >= give_up => {
+                    for h in holders {
+                        warn!(pid = h.pid, command = %h.command, what = %h.what, "still uses the drive; it is detached");
+                    }
+                    return false;
+                }
+                StopOutcome::Busy { .. } => tokio::time::sleep(Duration::from_millis(200)).await,
+                StopOutcome::Failed { reason } => {
+                    warn!(%reason, "could not unmount; the drive is detached");
+                    return false;
+                }
+            }
+        }
+    };
+    let done = tokio::select! {
+        done = polite => done,
+        () = signals.recv() => false,
+    };
+    if !done {
+        drop(unmount(mount.clone(), true).await);
+    }
+}
+
+async fn unmount(mount: Option<Arc<Mount>>, lazy: bool) -> StopOutcome {
+    let Some(mount) = mount else { return StopOutcome::Stopped };
+    let how = if lazy { Unmount::Lazy } else { Unmount::Normal };
+    match tokio::task::spawn_blocking(move || mount.unmount(how)).await {
+        Ok(Ok(())) => StopOutcome::Stopped,
+        Ok(Err(e)) if e.is_busy() => StopOutcome::Busy { holders: holders(&e) },
+        Ok(Err(e)) => StopOutcome::Failed { reason: e.to_string() },
+        Err(e) => StopOutcome::Failed { reason: e.to_string() },
     }
 }
 
