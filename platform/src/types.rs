@@ -121,6 +121,8 @@ pub struct Opened {
     pub handle: HandleId,
     /// The host may keep what it cached of the node's bytes under earlier opens.
     pub keep_cache: bool,
+    /// The host must neither serve this open from what it cached of the node's bytes nor cache what is read through it.
+    pub uncached: bool,
 }
 
 /// Changes of attributes asked for; `None` leaves one as it is.

@@ -192,7 +192,10 @@ impl VirtualFs for DriveFs {
             let whole = len <= self.drive.limits.small_file;
             file.keep(content.fetch_ahead(0..if whole { len } else { HEAD.min(len) }, Priority::ReadAhead));
         }
-        Ok(Opened { handle, keep_cache })
+        // Pages belong to the file, not to an open of it: with this version's in there, a handle that reads an earlier
+        // one would be given them without our being asked.
+        let uncached = self.drive.handles.of(node.ino).iter().any(|other| other.is_stale());
+        Ok(Opened { handle, keep_cache, uncached })
     }
 
     async fn read(&self, _cx: &OpCx, handle: HandleId, range: Range<u64>) -> Result<Bytes, FsError> {

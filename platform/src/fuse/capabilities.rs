@@ -22,7 +22,7 @@ const MAX_BACKGROUND: u16 = 64;
 /// - SETXATTR_EXT: fuser parses it wrong.
 ///
 /// PASSTHROUGH with a stack depth of 1 belongs here once the engine hands out backing files.
-const CAPABILITIES: [(InitFlags, &str); 7] = [
+const CAPABILITIES: [(InitFlags, &str); 8] = [
     (InitFlags::FUSE_DO_READDIRPLUS, "listings bring no attributes"),
     (InitFlags::FUSE_PARALLEL_DIROPS, "look-ups in one folder go one by one"),
     (InitFlags::FUSE_CACHE_SYMLINKS, "links are read again at each use"),
@@ -31,6 +31,10 @@ const CAPABILITIES: [(InitFlags, &str); 7] = [
         "an open that truncates takes two requests",
     ),
     (InitFlags::FUSE_ASYNC_DIO, "direct I/O goes one request at a time"),
+    (
+        InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        "files that are open for direct I/O can't be mapped",
+    ),
     (
         InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         "each write asks for file capabilities first",

@@ -129,7 +129,7 @@ pub(super) fn is_exclusive(flags: i32) -> bool {
 pub(super) fn fopen_flags(options: OpenOptions, opened: Opened, may_keep: bool) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache && may_keep);
-    flags.set(FopenFlags::FOPEN_DIRECT_IO, options.direct);
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, options.direct || opened.uncached);
     flags
 }
 

@@ -147,6 +147,7 @@ impl Tree {
         Ok(Opened {
             handle,
             keep_cache: true,
+            uncached: false,
         })
     }
 
