@@ -1,7 +1,7 @@
 //! `backlot mount`.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -71,6 +71,9 @@ async fn serve(config: Config) -> Result<Exit, CliError> {
     .await
     .map_err(|e| start_error("start the drive", &e))?;
     outln!("ready: {} (pid {})", mount_point.display(), std::process::id());
+    if std::io::stdout().is_terminal() {
+        outln!("Ctrl-C unmounts it");
+    }
     // Without systemd there is nobody to tell.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
     let (_never, stop) = watch::channel(false);

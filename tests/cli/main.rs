@@ -3,8 +3,6 @@
 //! Owns: help, settings, error texts, exit codes, `doctor`, `demo --check`. Refuses to know: what file operations mean
 //! (tests/mount). Invariant: no secret that a test uses appears in anything the program says.
 
-#![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect ends there")]
-
 #[path = "../common/mod.rs"]
 mod common;
 
