@@ -21,7 +21,7 @@ pub enum Priority {
     Demand,
 }
 
-/// Fetches of one site share its slots. Demands take one at once, up to [`DEMAND_FACTOR`] times the slots.
+/// Fetches of one site share its slots. Demands take one at once, up to `DEMAND_FACTOR` times the slots.
 #[derive(Debug)]
 pub struct Slots {
     limit: usize,
