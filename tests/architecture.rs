@@ -18,13 +18,31 @@ const RULES: &[Rule] = &[
     Rule {
         module: "model",
         may_use: &[],
-        never: &["tokio", "rusqlite", "futures", "backlot_cache", "backlot_platform", "backlot_config", "axum", "clap"],
+        never: &[
+            "tokio",
+            "rusqlite",
+            "futures",
+            "backlot_cache",
+            "backlot_platform",
+            "backlot_config",
+            "axum",
+            "clap",
+        ],
         why: "model is pure: values that everything else speaks in",
     },
     Rule {
         module: "state",
         may_use: &["model"],
-        never: &["backlot_config", "backlot_cache", "backlot_platform", "fuser", "axum", "clap", "russh", "reqwest"],
+        never: &[
+            "backlot_config",
+            "backlot_cache",
+            "backlot_platform",
+            "fuser",
+            "axum",
+            "clap",
+            "russh",
+            "reqwest",
+        ],
         why: "the store knows rows and nothing of where they come from",
     },
     Rule {
@@ -42,7 +60,15 @@ const RULES: &[Rule] = &[
     Rule {
         module: "api",
         may_use: &["model", "engine", "state"],
-        never: &["backlot_cache", "backlot_platform", "rusqlite", "fuser", "clap", "russh", "reqwest"],
+        never: &[
+            "backlot_cache",
+            "backlot_platform",
+            "rusqlite",
+            "fuser",
+            "clap",
+            "russh",
+            "reqwest",
+        ],
         why: "the API is a view of the engine's facade",
     },
     Rule {
@@ -83,7 +109,10 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
 /// The code of a file without its comments and strings' worth of trouble: whole-line comments are dropped.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
-    text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .filter(|l| !l.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// First path segments that follow `prefix` in the code, such as `crate::` or nothing.
@@ -132,7 +161,10 @@ fn ident(s: &str) -> String {
 
 fn names_crate(code: &str, name: &str) -> bool {
     code.match_indices(&format!("{name}::")).any(|(at, _)| {
-        !code[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+        !code[..at]
+            .chars()
+            .next_back()
+            .is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
     })
 }
 
@@ -163,7 +195,10 @@ fn the_arrows_of_the_root_package_point_one_way() {
     for entry in fs::read_dir(&root).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        assert!(modules.contains(&name) || name == "lib" || name == "main", "src/{name} has no rule; add it to the table");
+        assert!(
+            modules.contains(&name) || name == "lib" || name == "main",
+            "src/{name} has no rule; add it to the table"
+        );
     }
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
@@ -173,13 +208,24 @@ fn leaf_crates_know_neither_each_other_nor_the_root() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for leaf in LEAVES {
         let manifest = fs::read_to_string(root.join(leaf).join("Cargo.toml")).unwrap();
-        assert!(!manifest.contains("backlot-") || manifest.matches("backlot-").count() == 1, "{leaf} depends on ours");
+        assert!(
+            !manifest.contains("backlot-") || manifest.matches("backlot-").count() == 1,
+            "{leaf} depends on ours"
+        );
         for file in sources(&root.join(leaf).join("src")) {
             let code = code(&file);
             for other in LEAVES.iter().filter(|l| l != &leaf) {
-                assert!(!names_crate(&code, &format!("backlot_{other}")), "{} uses {other}", file.display());
+                assert!(
+                    !names_crate(&code, &format!("backlot_{other}")),
+                    "{} uses {other}",
+                    file.display()
+                );
             }
-            assert!(!names_crate(&code, "backlot"), "{} uses the root package", file.display());
+            assert!(
+                !names_crate(&code, "backlot"),
+                "{} uses the root package",
+                file.display()
+            );
         }
     }
 }
@@ -203,7 +249,10 @@ fn every_module_says_what_it_owns() {
 #[test]
 fn the_table_catches_an_arrow_that_points_up() {
     let code = "use crate::{engine::{drive, link}, model::Ino};\nfn f() { crate::api::bind(); mycrate::x(); }";
-    assert_eq!(segments_after(code, "crate::"), ["api", "engine", "model"].map(str::to_owned).into());
+    assert_eq!(
+        segments_after(code, "crate::"),
+        ["api", "engine", "model"].map(str::to_owned).into()
+    );
     assert!(names_crate("let x = fuser::mount();", "fuser"));
     assert!(!names_crate("let x = my_fuser::mount();", "fuser"));
 }

@@ -70,5 +70,7 @@ pub fn stop_queue() -> (mpsc::Sender<StopRequest>, mpsc::Receiver<StopRequest>) 
 /// When the listener fails.
 pub async fn serve(listener: UnixListener, face: Face, until: CancellationToken) -> io::Result<()> {
     let app = routes::router(face);
-    axum::serve(listener, app).with_graceful_shutdown(until.cancelled_owned()).await
+    axum::serve(listener, app)
+        .with_graceful_shutdown(until.cancelled_owned())
+        .await
 }

@@ -26,7 +26,12 @@ pub struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, kind: &str, title: impl Into<String>) -> Self {
-        Self { status: status.as_u16(), kind: kind.to_owned(), title: title.into(), hint: None }
+        Self {
+            status: status.as_u16(),
+            kind: kind.to_owned(),
+            title: title.into(),
+            hint: None,
+        }
     }
 
     pub(crate) fn hint(mut self, hint: &str) -> Self {

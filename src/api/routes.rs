@@ -30,22 +30,25 @@ pub(super) fn router(state: Face) -> Router {
 
 async fn health(State(api): State<Face>) -> Json<Health> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    Json(Health { pid: std::process::id(), version, mounted: api.mounted })
+    Json(Health {
+        pid: std::process::id(),
+        version,
+        mounted: api.mounted,
+    })
 }
 
 async fn status(State(api): State<Face>) -> Result<Json<Status>, Problem> {
     Ok(Json(api.drive.status()?))
 }
 
-async fn ls(
-    State(api): State<Face>,
-    query: Result<Query<LsQuery>, QueryRejection>,
-) -> Result<Json<LsPage>, Problem> {
+async fn ls(State(api): State<Face>, query: Result<Query<LsQuery>, QueryRejection>) -> Result<Json<LsPage>, Problem> {
     let Query(query) = query.map_err(|e| bad_request(&e))?;
     let path = RelPath::new(&query.path)?;
     let limit = query.limit.unwrap_or(LS_MAX).clamp(1, LS_MAX);
     let entries = api.drive.ls(&path, query.after, limit)?;
-    let next = (entries.len() == limit).then(|| entries.last().map(|e| e.cookie)).flatten();
+    let next = (entries.len() == limit)
+        .then(|| entries.last().map(|e| e.cookie))
+        .flatten();
     Ok(Json(LsPage { entries, next }))
 }
 
@@ -55,13 +58,23 @@ async fn scan(
 ) -> Result<Json<Vec<ScanState>>, Problem> {
     let Json(request) = body.map_err(|e| bad_request(&e))?;
     let jobs = api.drive.scan(&RelPath::new(&request.path)?)?;
-    Ok(Json(jobs.iter().map(|j| ScanState { id: j.id, progress: j.progress() }).collect()))
+    Ok(Json(
+        jobs.iter()
+            .map(|j| ScanState {
+                id: j.id,
+                progress: j.progress(),
+            })
+            .collect(),
+    ))
 }
 
 async fn scan_state(State(api): State<Face>, Path(id): Path<u64>) -> Result<Json<ScanState>, Problem> {
     let job = api.drive.scan_job(id);
     let job = job.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "not-found", format!("there is no scan {id}")))?;
-    Ok(Json(ScanState { id, progress: job.progress() }))
+    Ok(Json(ScanState {
+        id,
+        progress: job.progress(),
+    }))
 }
 
 async fn unmount(
@@ -69,9 +82,20 @@ async fn unmount(
     body: Result<Json<UnmountRequest>, JsonRejection>,
 ) -> Result<Json<StopOutcome>, Problem> {
     let Json(request) = body.map_err(|e| bad_request(&e))?;
-    let stopping = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the daemon is already stopping");
+    let stopping = || {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stopping",
+            "the daemon is already stopping",
+        )
+    };
     let (reply, outcome) = oneshot::channel();
-    api.stop.try_send(StopRequest { lazy: request.lazy, reply }).map_err(|_full_or_gone| stopping())?;
+    api.stop
+        .try_send(StopRequest {
+            lazy: request.lazy,
+            reply,
+        })
+        .map_err(|_full_or_gone| stopping())?;
     Ok(Json(outcome.await.map_err(|_gone| stopping())?))
 }
 

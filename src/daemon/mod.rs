@@ -88,7 +88,11 @@ impl Daemon {
     /// # Errors
     /// See [`DaemonError`]; nothing stays behind.
     pub async fn start(start: Start) -> Result<Self, DaemonError> {
-        let Start { config, providers, mount } = start;
+        let Start {
+            config,
+            providers,
+            mount,
+        } = start;
         let drive = match providers {
             Some(providers) => Drive::open_with(&config, providers).await?,
             None => Drive::open(&config).await?,
@@ -105,8 +109,10 @@ impl Daemon {
     async fn start_faces(config: &Config, drive: &Drive, mount: bool) -> Result<Self, DaemonError> {
         let signals = EndSignals::new()?;
         let socket = config.drive.socket_path();
-        let listener =
-            api::bind(&socket).map_err(|source| DaemonError::Socket { path: socket.clone(), source })?;
+        let listener = api::bind(&socket).map_err(|source| DaemonError::Socket {
+            path: socket.clone(),
+            source,
+        })?;
         let mounted = match mount_if(mount, config, drive).await {
             Ok(mounted) => mounted,
             Err(e) => {
@@ -116,13 +122,25 @@ impl Daemon {
         };
         let (stop, stop_requests) = api::stop_queue();
         let until = CancellationToken::new();
-        let face = api::Face { drive: drive.clone(), mounted: mount, stop };
+        let face = api::Face {
+            drive: drive.clone(),
+            mounted: mount,
+            stop,
+        };
         let api = tokio::spawn(api::serve(listener, face, until.clone()));
         if let Some(mount) = &mounted {
             drive.notify(mount.change_sink());
             drive.start();
         }
-        Ok(Self { drive: drive.clone(), mount: mounted, socket, signals, stop_requests, until, api })
+        Ok(Self {
+            drive: drive.clone(),
+            mount: mounted,
+            socket,
+            signals,
+            stop_requests,
+            until,
+            api,
+        })
     }
 
     /// The drive.
@@ -220,7 +238,9 @@ async fn let_go(mount: Option<Arc<Mount>>, signals: &mut EndSignals) {
 }
 
 async fn unmount(mount: Option<Arc<Mount>>, lazy: bool) -> StopOutcome {
-    let Some(mount) = mount else { return StopOutcome::Stopped };
+    let Some(mount) = mount else {
+        return StopOutcome::Stopped;
+    };
     let how = if lazy { Unmount::Lazy } else { Unmount::Normal };
     match tokio::task::spawn_blocking(move || mount.unmount(how)).await {
         Ok(Ok(())) => StopOutcome::Stopped,
@@ -232,12 +252,20 @@ async fn unmount(mount: Option<Arc<Mount>>, lazy: bool) -> StopOutcome {
 
 /// Returns who keeps a mount busy.
 pub(crate) fn holders(e: &fuse::UnmountError) -> Vec<Holder> {
-    let shown = |h: &fuse::Holder| Holder { pid: h.pid, command: h.command.clone(), what: h.what.to_string() };
+    let shown = |h: &fuse::Holder| Holder {
+        pid: h.pid,
+        command: h.command.clone(),
+        what: h.what.to_string(),
+    };
     e.busy.iter().map(shown).collect()
 }
 
 async fn mount_if(mount: bool, config: &Config, drive: &Drive) -> Result<Option<Arc<Mount>>, DaemonError> {
-    if mount { mount_drive(config, drive).await.map(Some) } else { Ok(None) }
+    if mount {
+        mount_drive(config, drive).await.map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 async fn mount_drive(config: &Config, drive: &Drive) -> Result<Arc<Mount>, DaemonError> {
@@ -245,7 +273,10 @@ async fn mount_drive(config: &Config, drive: &Drive) -> Result<Arc<Mount>, Daemo
     let deadline: Duration = config.hydration.read_deadline.into();
     let entry_ttl: Duration = config.fuse.entry_ttl.into();
     options.allow_other = config.drive.allow_other;
-    options.threads = config.fuse.threads.count(std::thread::available_parallelism().map_or(2, usize::from));
+    options.threads = config
+        .fuse
+        .threads
+        .count(std::thread::available_parallelism().map_or(2, usize::from));
     options.entry_ttl = entry_ttl;
     options.negative_ttl = entry_ttl;
     // Folders are asked about again this often, which is how the drive knows what somebody looks at.
@@ -273,8 +304,14 @@ pub fn slow_folder(
     bytes_per_second: Option<u64>,
 ) -> Result<(Providers, Arc<SlowLink>), ProviderError> {
     let link = Arc::new(SlowLink::new(delay, bytes_per_second, SLOW_FOLDER_PATIENCE));
-    let controls = Controls { link: Some(Arc::clone(&link)), ..Controls::default() };
-    let local = LocalSite { root: root.to_owned(), ..LocalSite::default() };
+    let controls = Controls {
+        link: Some(Arc::clone(&link)),
+        ..Controls::default()
+    };
+    let local = LocalSite {
+        root: root.to_owned(),
+        ..LocalSite::default()
+    };
     let name = SiteName(site.to_owned());
     let provider = providers::build(&name, &Site::new(ProviderSettings::Local(local)), &controls)?;
     Ok((BTreeMap::from([(name, provider)]), link))

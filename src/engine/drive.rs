@@ -114,7 +114,10 @@ pub struct Inner {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Drive").field("name", &self.name).field("mount_point", &self.mount_point).finish_non_exhaustive()
+        f.debug_struct("Drive")
+            .field("name", &self.name)
+            .field("mount_point", &self.mount_point)
+            .finish_non_exhaustive()
     }
 }
 
@@ -160,8 +163,10 @@ impl Drive {
         let site_id = super::site_id::of_machine(config.machine.site_id.as_deref(), &config.drive.data_dir)
             .map_err(OpenError::SiteId)?;
         let slots = config.hydration.parallel_fetches as usize;
-        let sites: BTreeMap<_, _> =
-            providers.into_iter().map(|(name, p)| (name.clone(), Site::new(name, p, slots))).collect();
+        let sites: BTreeMap<_, _> = providers
+            .into_iter()
+            .map(|(name, p)| (name.clone(), Site::new(name, p, slots)))
+            .collect();
         let projects = open_projects(config, &store, &sites).await?;
         let inner = Inner {
             name: config.drive.name.clone(),
@@ -206,7 +211,9 @@ impl Drive {
     /// Returns the file operations, for a host to mount.
     #[must_use]
     pub fn filesystem(&self) -> DriveFs {
-        DriveFs { drive: Arc::clone(&self.0) }
+        DriveFs {
+            drive: Arc::clone(&self.0),
+        }
     }
 
     /// Tells the drive whom to tell of changes. Only the first call counts.
@@ -258,7 +265,12 @@ async fn open_projects(
             continue;
         };
         let folder = Name::new(p.folder.as_bytes()).map_err(|e| OpenError::Path(name.clone(), "folder", e))?;
-        wanted.push(NewProject { name: name.clone(), folder, remote_site: site_name, remote_path: remote_path.clone() });
+        wanted.push(NewProject {
+            name: name.clone(),
+            folder,
+            remote_site: site_name,
+            remote_path: remote_path.clone(),
+        });
         handles.push((name, p, site, remote_path));
     }
     let roots = store.write(move |txn| txn.set_projects(&wanted, now_ms())).await?;
@@ -317,7 +329,10 @@ impl Inner {
 
     /// Returns the content of a file's current version, shared by all who have it open.
     pub(super) fn open_content(&self, node: &Node) -> Result<Arc<OpenContent>, OpenError> {
-        let version = node.version.clone().unwrap_or_else(|| Version::from_size_mtime(node.size, node.mtime_ns));
+        let version = node
+            .version
+            .clone()
+            .unwrap_or_else(|| Version::from_size_mtime(node.size, node.mtime_ns));
         let id = self.content_id(node.ino, &version);
         if let Some(open) = self.contents().get(&id).and_then(Weak::upgrade) {
             return Ok(open);
@@ -351,7 +366,10 @@ impl Inner {
 
     /// Returns the word for a file and how many of its bytes are here.
     pub(super) fn file_state(&self, node: &Node) -> (FileState, u64) {
-        let version = node.version.clone().unwrap_or_else(|| Version::from_size_mtime(node.size, node.mtime_ns));
+        let version = node
+            .version
+            .clone()
+            .unwrap_or_else(|| Version::from_size_mtime(node.size, node.mtime_ns));
         let residency = self.cache.residency(self.content_id(node.ino, &version), node.size);
         let (residency, bytes) = match residency {
             Ok(backlot_cache::Residency::Full) => (Residency::Full, node.size),
@@ -383,10 +401,14 @@ impl Inner {
         let written = match looked {
             Ok(Ok(entry)) => {
                 let remote = remote(Listed { name, entry });
-                self.store.write(move |txn| txn.apply_entry(dir, &remote, now_ms())).await
+                self.store
+                    .write(move |txn| txn.apply_entry(dir, &remote, now_ms()))
+                    .await
             }
             Ok(Err(e)) if e.kind == ErrorKind::NotFound => {
-                self.store.write(move |txn| txn.apply_absent(dir, &name, now_ms())).await
+                self.store
+                    .write(move |txn| txn.apply_absent(dir, &name, now_ms()))
+                    .await
             }
             Ok(Err(e)) => {
                 project.site.link().failed(&e);
@@ -411,7 +433,12 @@ impl Inner {
             self.handles.mark_stale(*ino);
         }
         let Some(sink) = self.sink.get() else { return };
-        if !self.shown.lock().unwrap_or_else(PoisonError::into_inner).contains(&diff.dir) {
+        if !self
+            .shown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&diff.dir)
+        {
             return;
         }
         for (ino, content) in &diff.changed {
@@ -495,13 +522,19 @@ impl Inner {
     /// # Errors
     /// See [`LookupError`].
     pub fn ls(&self, path: &RelPath, after: u64, limit: usize) -> Result<Vec<LsEntry>, LookupError> {
-        let node = self.tree.resolve(path)?.ok_or_else(|| LookupError::NotFound(path.clone()))?;
+        let node = self
+            .tree
+            .resolve(path)?
+            .ok_or_else(|| LookupError::NotFound(path.clone()))?;
         if node.kind != EntryKind::Dir {
             let name = path.split_last().map(|(_, n)| n.to_string()).unwrap_or_default();
             return Ok(vec![self.ls_entry(0, name, &node)]);
         }
         let children = self.tree.children(node.ino, after, limit)?;
-        Ok(children.into_iter().map(|c| self.ls_entry(c.cookie, c.name.to_string(), &c.node)).collect())
+        Ok(children
+            .into_iter()
+            .map(|c| self.ls_entry(c.cookie, c.name.to_string(), &c.node))
+            .collect())
     }
 
     fn ls_entry(&self, cookie: u64, name: String, node: &Node) -> LsEntry {
@@ -527,7 +560,9 @@ fn disk_space(dir: &Path) -> (u64, u64) {
 /// # Errors
 /// What is in the way.
 pub async fn check_site(name: &str, settings: &backlot_config::Site) -> Result<(), ProviderError> {
-    crate::providers::build(&SiteName(name.to_owned()), settings, &Controls::of(settings))?.probe().await
+    crate::providers::build(&SiteName(name.to_owned()), settings, &Controls::of(settings))?
+        .probe()
+        .await
 }
 
 /// The controls of a site whose errors come before a reader's patience ends, so that the reader hears the site's reason.

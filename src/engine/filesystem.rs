@@ -41,7 +41,11 @@ pub struct DriveFs {
 
 impl DriveFs {
     fn node(&self, node: NodeId) -> Result<Node, FsError> {
-        self.drive.tree.node(Ino(node.0)).map_err(state_error)?.ok_or_else(|| FsErrorKind::NotFound.into())
+        self.drive
+            .tree
+            .node(Ino(node.0))
+            .map_err(state_error)?
+            .ok_or_else(|| FsErrorKind::NotFound.into())
     }
 
     fn attr(&self, node: &Node) -> Attr {
@@ -69,7 +73,10 @@ impl DriveFs {
     }
 
     fn file(&self, handle: HandleId) -> Result<Arc<OpenFile>, FsError> {
-        self.drive.handles.get(handle).ok_or_else(|| FsErrorKind::BadHandle.into())
+        self.drive
+            .handles
+            .get(handle)
+            .ok_or_else(|| FsErrorKind::BadHandle.into())
     }
 
     /// Reads through a handle; on a version that is gone, takes up the new one if nobody saw a byte of the old.
@@ -104,7 +111,10 @@ impl DriveFs {
             }
             let alone = self.drive.handles.of(file.ino).len() == 1;
             if switched || file.has_served() || !file.fresh || !alone {
-                return Err(FsError::new(FsErrorKind::RemoteChanged, format!("{} changed at the site", content.path())));
+                return Err(FsError::new(
+                    FsErrorKind::RemoteChanged,
+                    format!("{} changed at the site", content.path()),
+                ));
             }
             let node = self.node(NodeId(file.ino.0))?;
             file.switch_to(self.drive.open_content(&node).map_err(|e| log_fs(&node, e))?);
@@ -120,12 +130,19 @@ impl VirtualFs for DriveFs {
             return Err(FsErrorKind::NameTooLong.into());
         }
         self.drive.looked_at(Ino(parent.0));
-        let found = self.drive.tree.lookup(Ino(parent.0), name.as_bytes()).map_err(state_error)?;
+        let found = self
+            .drive
+            .tree
+            .lookup(Ino(parent.0), name.as_bytes())
+            .map_err(state_error)?;
         let node = found.ok_or(FsErrorKind::NotFound)?;
         if node.kind == EntryKind::Dir {
             self.drive.looked_at(node.ino);
         }
-        Ok(Entry { attr: self.attr(&node), stored_name: None })
+        Ok(Entry {
+            attr: self.attr(&node),
+            stored_name: None,
+        })
     }
 
     fn forget(&self, _node: NodeId, _times: u64) {}
@@ -140,7 +157,9 @@ impl VirtualFs for DriveFs {
 
     async fn readlink(&self, _cx: &OpCx, node: NodeId) -> Result<OsString, FsError> {
         let target = self.drive.tree.link_target(Ino(node.0)).map_err(state_error)?;
-        target.map(OsString::from_vec).ok_or_else(|| FsErrorKind::Invalid.into())
+        target
+            .map(OsString::from_vec)
+            .ok_or_else(|| FsErrorKind::Invalid.into())
     }
 
     async fn readdir(&self, _cx: &OpCx, dir: NodeId, after: u64, max: usize) -> Result<Vec<DirEntry>, FsError> {
@@ -180,7 +199,12 @@ impl VirtualFs for DriveFs {
         // Pages that the kernel may hold were read under this version or never: an earlier version's were dropped when
         // its change was noticed. Where nothing is resident there can be none, and the kernel is told so.
         let keep_cache = content.content().resident_bytes() > 0;
-        let file = Arc::new(OpenFile::new(node.ino, Arc::clone(&content), !keep_cache, self.drive.limits.readahead_max));
+        let file = Arc::new(OpenFile::new(
+            node.ino,
+            Arc::clone(&content),
+            !keep_cache,
+            self.drive.limits.readahead_max,
+        ));
         let handle = self.drive.handles.insert(Arc::clone(&file));
         // A change noticed between the look at the node and the insertion did not mark this handle: look again.
         if self.node(NodeId(node.ino.0)).ok().and_then(|n| n.version) != node.version {
@@ -195,7 +219,11 @@ impl VirtualFs for DriveFs {
         // Pages belong to the file, not to an open of it: with this version's in there, a handle that reads an earlier
         // one would be given them without our being asked.
         let uncached = self.drive.handles.of(node.ino).iter().any(|other| other.is_stale());
-        Ok(Opened { handle, keep_cache, uncached })
+        Ok(Opened {
+            handle,
+            keep_cache,
+            uncached,
+        })
     }
 
     async fn read(&self, _cx: &OpCx, handle: HandleId, range: Range<u64>) -> Result<Bytes, FsError> {
@@ -260,7 +288,14 @@ impl VirtualFs for DriveFs {
     async fn statfs(&self, _cx: &OpCx) -> Result<Space, FsError> {
         let (total_bytes, free_bytes) = self.drive.space();
         let files = self.drive.tree.counts().map_err(state_error)?.entries;
-        Ok(Space { total_bytes, free_bytes, available_bytes: free_bytes, files, free_files: 0, name_max: 255 })
+        Ok(Space {
+            total_bytes,
+            free_bytes,
+            available_bytes: free_bytes,
+            files,
+            free_files: 0,
+            name_max: 255,
+        })
     }
 
     async fn seek(&self, _cx: &OpCx, handle: HandleId, offset: u64, to: SeekTo) -> Result<u64, FsError> {
@@ -278,7 +313,9 @@ impl VirtualFs for DriveFs {
             return Err(FsErrorKind::NoAttr.into());
         };
         let node = self.node(node)?;
-        xattr::value(&self.drive, &node, asked).map(Bytes::from).ok_or_else(|| FsErrorKind::NoAttr.into())
+        xattr::value(&self.drive, &node, asked)
+            .map(Bytes::from)
+            .ok_or_else(|| FsErrorKind::NoAttr.into())
     }
 
     async fn listxattr(&self, _cx: &OpCx, _node: NodeId) -> Result<Vec<OsString>, FsError> {
@@ -296,7 +333,11 @@ impl VirtualFs for DriveFs {
 
 fn time(ns: i64) -> SystemTime {
     let d = Duration::from_nanos(ns.unsigned_abs());
-    if ns >= 0 { SystemTime::UNIX_EPOCH + d } else { SystemTime::UNIX_EPOCH - d }
+    if ns >= 0 {
+        SystemTime::UNIX_EPOCH + d
+    } else {
+        SystemTime::UNIX_EPOCH - d
+    }
 }
 
 fn state_error(e: StateError) -> FsError {

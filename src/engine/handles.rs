@@ -41,7 +41,10 @@ impl OpenFile {
             fresh,
             served: AtomicBool::new(false),
             stale: AtomicBool::new(false),
-            ahead: Mutex::new(AheadState { pattern: Pattern::new(max_window), wanted: Vec::new() }),
+            ahead: Mutex::new(AheadState {
+                pattern: Pattern::new(max_window),
+                wanted: Vec::new(),
+            }),
         }
     }
 
@@ -87,7 +90,11 @@ impl OpenFile {
 
     /// Keeps fetches going for as long as the file is open.
     pub(super) fn keep(&self, interests: Vec<Interest>) {
-        self.ahead.lock().unwrap_or_else(PoisonError::into_inner).wanted.extend(interests);
+        self.ahead
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .wanted
+            .extend(interests);
     }
 }
 
@@ -101,12 +108,19 @@ pub(super) struct Handles {
 impl Handles {
     pub(super) fn insert(&self, file: Arc<OpenFile>) -> HandleId {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(id, file);
+        self.open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, file);
         HandleId(id)
     }
 
     pub(super) fn get(&self, id: HandleId) -> Option<Arc<OpenFile>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&id.0).cloned()
+        self.open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id.0)
+            .cloned()
     }
 
     pub(super) fn remove(&self, id: HandleId) -> Option<Arc<OpenFile>> {

@@ -137,7 +137,16 @@ impl OpenContent {
         deadline: Duration,
         stats: Arc<HydrateStats>,
     ) -> Arc<Self> {
-        Arc::new(Self { site, path, version, cache, content, deadline, stats, fetches: Mutex::default() })
+        Arc::new(Self {
+            site,
+            path,
+            version,
+            cache,
+            content,
+            deadline,
+            stats,
+            fetches: Mutex::default(),
+        })
     }
 
     /// The version whose bytes these are.
@@ -235,7 +244,10 @@ impl OpenContent {
         let mut fetches = self.lock();
         // A fetch leaves the list only after its bytes are in the cache, so looking at the cache under this lock never
         // misses a granule between the two.
-        let missing = self.content.missing(range.clone()).map_err(|e| HydrateError::Cache(Arc::new(e)))?;
+        let missing = self
+            .content
+            .missing(range.clone())
+            .map_err(|e| HydrateError::Cache(Arc::new(e)))?;
         if missing.is_empty() {
             return Ok(Vec::new());
         }
@@ -272,7 +284,10 @@ impl OpenContent {
         if !gaps.is_empty()
             && let super::link::LinkState::Down { reason } = self.site.link().state()
         {
-            return Err(HydrateError::Offline { site: self.site.name().to_string(), reason });
+            return Err(HydrateError::Offline {
+                site: self.site.name().to_string(),
+                reason,
+            });
         }
         for gap in gaps {
             let mut at = gap.start;
@@ -368,11 +383,17 @@ impl OpenContent {
                 None => break,
             };
             self.site.link().answered();
-            self.stats.fetched_bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            self.stats
+                .fetched_bytes
+                .fetch_add(chunk.len() as u64, Ordering::Relaxed);
             pending.extend_from_slice(&chunk);
             let end = at + pending.len() as u64;
             // Whole granules go to the cache; so does the tail when the span is complete.
-            let ready = if end >= fetch.span.end { pending.len() } else { pending.len() - pending.len() % GRANULE_LEN };
+            let ready = if end >= fetch.span.end {
+                pending.len()
+            } else {
+                pending.len() - pending.len() % GRANULE_LEN
+            };
             if ready > 0 {
                 at = self.land(fetch, at, pending.split_to(ready).freeze()).await?;
                 // What has landed counts as resident now, no longer as promised.
@@ -382,7 +403,9 @@ impl OpenContent {
         if at < fetch.span.end {
             // The provider ended early without saying why: a file that shrank is its mismatch to report, so this is a
             // fault of the site or of ours. Either way no byte is made up.
-            let e = ProviderError::new(ErrorKind::Protocol, Op::Read).at(&self.path).because("the stream ended early");
+            let e = ProviderError::new(ErrorKind::Protocol, Op::Read)
+                .at(&self.path)
+                .because("the stream ended early");
             return Err(HydrateError::Provider(Arc::new(e)));
         }
         Ok(())
@@ -409,7 +432,9 @@ impl OpenContent {
         match tokio::task::spawn_blocking(work).await {
             Ok(done) => done.map_err(|e| HydrateError::Cache(Arc::new(e))),
             Err(_panicked_or_shutdown) => {
-                let e = ProviderError::new(ErrorKind::Protocol, Op::Read).at(&self.path).because("shutting down");
+                let e = ProviderError::new(ErrorKind::Protocol, Op::Read)
+                    .at(&self.path)
+                    .because("shutting down");
                 Err(HydrateError::Provider(Arc::new(e)))
             }
         }
@@ -438,7 +463,10 @@ impl OpenContent {
     /// time, but a reader gets its bytes.
     async fn read_past_cache(&self, range: Range<u64>) -> Result<Bytes, HydrateError> {
         if let super::link::LinkState::Down { reason } = self.site.link().state() {
-            return Err(HydrateError::Offline { site: self.site.name().to_string(), reason });
+            return Err(HydrateError::Offline {
+                site: self.site.name().to_string(),
+                reason,
+            });
         }
         let want = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let mut out = BytesMut::new();
@@ -452,7 +480,9 @@ impl OpenContent {
                 }
                 Ok(None) => {
                     let e = ProviderError::new(ErrorKind::Protocol, Op::Read);
-                    return Err(HydrateError::Provider(Arc::new(e.at(&self.path).because("the stream ended early"))));
+                    return Err(HydrateError::Provider(Arc::new(
+                        e.at(&self.path).because("the stream ended early"),
+                    )));
                 }
                 Err(_elapsed) => return Err(HydrateError::Deadline(self.deadline)),
             }

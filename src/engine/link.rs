@@ -42,7 +42,11 @@ pub struct Link {
 impl Link {
     /// Makes the link of a site, in state [`LinkState::Unknown`].
     pub fn new(site: SiteName, provider: Arc<dyn Provider>) -> Arc<Self> {
-        Arc::new(Self { site, state: watch::Sender::new(LinkState::Unknown), provider })
+        Arc::new(Self {
+            site,
+            state: watch::Sender::new(LinkState::Unknown),
+            provider,
+        })
     }
 
     /// Returns what is known now.

@@ -29,7 +29,12 @@ impl Pattern {
     /// Starts a pattern whose window grows to `max_window` bytes. A reader that begins at 0 counts as sequential from its
     /// first read on.
     pub(super) fn new(max_window: u64) -> Self {
-        Self { max_window, run_start: 0, high: 0, ahead: 0 }
+        Self {
+            max_window,
+            run_start: 0,
+            high: 0,
+            ahead: 0,
+        }
     }
 
     /// Takes note of a read and returns the range worth having before it is asked for.
@@ -40,19 +45,33 @@ impl Pattern {
             && read.start.saturating_add(GAP_BEHIND) >= self.high
             && read.start >= self.run_start;
         if !follows {
-            *self = Self { max_window: self.max_window, run_start: read.start, high: read.end, ahead: read.end };
-            return Ahead { restarted: true, range: None };
+            *self = Self {
+                max_window: self.max_window,
+                run_start: read.start,
+                high: read.end,
+                ahead: read.end,
+            };
+            return Ahead {
+                restarted: true,
+                range: None,
+            };
         }
         self.high = self.high.max(read.end);
         self.ahead = self.ahead.max(self.high);
         let window = (self.high - self.run_start).min(self.max_window);
         // Ask again only when half the window is used up, so that requests stay long.
         if window < MIN_WINDOW.min(self.max_window) || self.ahead >= len || self.ahead - self.high > window / 2 {
-            return Ahead { restarted: false, range: None };
+            return Ahead {
+                restarted: false,
+                range: None,
+            };
         }
         let range = self.ahead..(self.high + window).min(len);
         self.ahead = self.ahead.max(range.end);
-        Ahead { restarted: false, range: (range.start < range.end).then_some(range) }
+        Ahead {
+            restarted: false,
+            range: (range.start < range.end).then_some(range),
+        }
     }
 }
 

@@ -93,7 +93,12 @@ impl SiteReport {
             LinkState::Up => ("up", None),
             LinkState::Down { reason } => ("down", Some(reason)),
         };
-        Self { name: site.name().0.clone(), link: link.to_owned(), reason, fetching: site.slots().load() }
+        Self {
+            name: site.name().0.clone(),
+            link: link.to_owned(),
+            reason,
+            fetching: site.slots().load(),
+        }
     }
 }
 

@@ -130,7 +130,11 @@ impl Default for Scans {
 impl Scans {
     /// Returns the scan that runs in a project.
     pub(super) fn of(&self, root: Ino) -> Option<ScanProgress> {
-        self.jobs().iter().filter(|j| j.root == root).map(|j| j.progress()).find(|p| !p.done)
+        self.jobs()
+            .iter()
+            .filter(|j| j.root == root)
+            .map(|j| j.progress())
+            .find(|p| !p.done)
     }
 
     fn jobs(&self) -> MutexGuard<'_, Vec<Arc<ScanJob>>> {
@@ -154,7 +158,10 @@ pub(super) fn begin(drive: &Arc<Inner>, path: &RelPath) -> Result<Vec<Arc<ScanJo
     if let Some(project) = drive.projects.iter().find(|p| p.folder.as_bytes() == path.as_bytes()) {
         return Ok(vec![begin_project(drive, Arc::clone(project))]);
     }
-    let node = drive.tree.resolve(path)?.ok_or_else(|| LookupError::NotFound(path.clone()))?;
+    let node = drive
+        .tree
+        .resolve(path)?
+        .ok_or_else(|| LookupError::NotFound(path.clone()))?;
     if node.kind != EntryKind::Dir {
         return Err(LookupError::NotDir(path.clone()));
     }
@@ -173,7 +180,12 @@ pub(super) fn begin(drive: &Arc<Inner>, path: &RelPath) -> Result<Vec<Arc<ScanJo
 
 /// Begins a whole scan of a project, or joins the one that runs.
 fn begin_project(drive: &Arc<Inner>, project: Arc<Project>) -> Arc<ScanJob> {
-    let running = drive.scans.jobs().iter().find(|j| j.root == project.root && is_whole(j, &project)).cloned();
+    let running = drive
+        .scans
+        .jobs()
+        .iter()
+        .find(|j| j.root == project.root && is_whole(j, &project))
+        .cloned();
     if let Some(job) = running {
         return job;
     }
@@ -242,7 +254,11 @@ async fn scan_project(drive: &Arc<Inner>, project: &Arc<Project>, job: &ScanJob)
             }
         }
         let Some(visited) = next(drive, &mut running).await? else {
-            if drive.store.write(move |txn| txn.finish_scan(root, epoch, now_ms())).await? {
+            if drive
+                .store
+                .write(move |txn| txn.finish_scan(root, epoch, now_ms()))
+                .await?
+            {
                 return Ok(());
             }
             continue;
@@ -272,10 +288,13 @@ async fn walk(
         {
             running.push(visit(drive, project, dir, Some(path), None));
         }
-        let Some(visited) = next(drive, &mut running).await? else { return Ok(()) };
+        let Some(visited) = next(drive, &mut running).await? else {
+            return Ok(());
+        };
         let whole = visited.dir == first;
         todo.extend(take_in(visited, job, whole)?.folders);
-        job.progress.send_modify(|p| p.waiting = (todo.len() + running.len()) as u64);
+        job.progress
+            .send_modify(|p| p.waiting = (todo.len() + running.len()) as u64);
     }
 }
 
@@ -301,7 +320,10 @@ fn take_in(visited: Visited, job: &ScanJob, is_start: bool) -> Result<Taken, Sca
                 p.entries += visit.entries;
                 p.changed += visit.changed;
             });
-            Ok(Taken { listed: true, folders: visit.folders })
+            Ok(Taken {
+                listed: true,
+                folders: visit.folders,
+            })
         }
         Err(e) if is_start => Err(e),
         // A folder that went away since its own folder was listed: that one's next listing tells.
@@ -350,13 +372,25 @@ async fn visit(
 ) -> Visited {
     let path = match path.map_or_else(|| drive.locate(dir).map(|(_, path)| path), Ok) {
         Ok(path) => path,
-        Err(e) => return Visited { dir, path: RelPath::root(), outcome: Err(e.into()) },
+        Err(e) => {
+            return Visited {
+                dir,
+                path: RelPath::root(),
+                outcome: Err(e.into()),
+            };
+        }
     };
-    let outcome = list_into_store(drive, project, dir, &path, epoch).await.map(|(entries, diff)| Visit {
-        entries,
-        changed: diff.size(),
-        folders: diff.subfolders.iter().map(|(name, ino)| (*ino, path.join(name))).collect(),
-    });
+    let outcome = list_into_store(drive, project, dir, &path, epoch)
+        .await
+        .map(|(entries, diff)| Visit {
+            entries,
+            changed: diff.size(),
+            folders: diff
+                .subfolders
+                .iter()
+                .map(|(name, ino)| (*ino, path.join(name)))
+                .collect(),
+        });
     Visited { dir, path, outcome }
 }
 
@@ -382,7 +416,10 @@ async fn list_into_store(
     drop(stream);
     project.site.link().answered();
     let entries = listed.len() as u64;
-    let diff = drive.store.write(move |txn| txn.apply_listing(dir, &listed, epoch, now_ms())).await?;
+    let diff = drive
+        .store
+        .write(move |txn| txn.apply_listing(dir, &listed, epoch, now_ms()))
+        .await?;
     drive.announce(&diff);
     Ok((entries, diff))
 }
@@ -431,18 +468,25 @@ async fn serve_looks(drive: Arc<Inner>) {
 }
 
 async fn recheck(drive: &Arc<Inner>, dir: Ino, max_age: Duration) -> Result<(), ScanError> {
-    let Ok((project, path)) = drive.locate(dir) else { return Ok(()) };
+    let Ok((project, path)) = drive.locate(dir) else {
+        return Ok(());
+    };
     if project.site.link().is_down() {
         return Ok(());
     }
-    let Some(node) = drive.tree.node(dir)? else { return Ok(()) };
+    let Some(node) = drive.tree.node(dir)? else {
+        return Ok(());
+    };
     // A scan that runs gets to every folder; only one that would be shown empty until then is worth a list of its own.
     let scanning = drive.scans.of(project.root).is_some();
     if scanning && node.listed_at_ms.is_some() {
         return Ok(());
     }
     let max_age_ms = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
-    if node.listed_at_ms.is_some_and(|at| now_ms().saturating_sub(at) < max_age_ms) {
+    if node
+        .listed_at_ms
+        .is_some_and(|at| now_ms().saturating_sub(at) < max_age_ms)
+    {
         return Ok(());
     }
     let _turn = drive.scans.rechecks.acquire().await;
@@ -458,7 +502,11 @@ async fn recheck(drive: &Arc<Inner>, dir: Ino, max_age: Duration) -> Result<(), 
         .map(|(name, ino)| (*ino, path.join(name)))
         .collect();
     for (ino, below) in new {
-        let job = ScanJob { id: 0, root: project.root, progress: watch::Sender::new(ScanProgress::of(&project, below.to_string())) };
+        let job = ScanJob {
+            id: 0,
+            root: project.root,
+            progress: watch::Sender::new(ScanProgress::of(&project, below.to_string())),
+        };
         walk(drive, &project, (ino, below), &job).await?;
     }
     Ok(())
@@ -504,7 +552,9 @@ pub(super) async fn keep_scanned(drive: Weak<Inner>, project: Arc<Project>) {
                 }
             }
         };
-        let Some(stop) = drive.upgrade().map(|d| d.stop.clone()) else { return };
+        let Some(stop) = drive.upgrade().map(|d| d.stop.clone()) else {
+            return;
+        };
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}

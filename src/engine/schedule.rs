@@ -55,7 +55,10 @@ pub struct Ticket {
 impl Slots {
     /// Makes `limit` slots (at least one).
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit: limit.max(1), inner: Mutex::default() })
+        Arc::new(Self {
+            limit: limit.max(1),
+            inner: Mutex::default(),
+        })
     }
 
     /// Queues for a slot.
@@ -93,9 +96,15 @@ impl Slots {
     fn let_in(self: &Arc<Self>) {
         loop {
             let mut inner = self.lock();
-            let Some((key, _)) = inner.waiting.first_key_value() else { return };
+            let Some((key, _)) = inner.waiting.first_key_value() else {
+                return;
+            };
             let key = *key;
-            let limit = if key.0.0 == Priority::Demand { self.limit * DEMAND_FACTOR } else { self.limit };
+            let limit = if key.0.0 == Priority::Demand {
+                self.limit * DEMAND_FACTOR
+            } else {
+                self.limit
+            };
             if inner.running >= limit {
                 return;
             }

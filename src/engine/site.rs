@@ -33,7 +33,13 @@ impl Site {
     /// Makes a site whose background fetches share `slots`.
     pub fn new(name: SiteName, provider: Arc<dyn Provider>, slots: usize) -> Arc<Self> {
         let link = Link::new(name.clone(), Arc::clone(&provider));
-        Arc::new(Self { name, provider, link, slots: Slots::new(slots), space: Mutex::default() })
+        Arc::new(Self {
+            name,
+            provider,
+            link,
+            slots: Slots::new(slots),
+            space: Mutex::default(),
+        })
     }
 
     /// The key of its section in the settings.

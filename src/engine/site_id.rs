@@ -14,16 +14,16 @@ const FILE: &str = "site-id";
 /// The words of an id, in the form that AYON's users know: `wild-red-fox`. Sixteen each, so that a hexadecimal digit
 /// chooses one.
 const MANNERS: [&str; 16] = [
-    "wild", "calm", "brave", "quick", "quiet", "proud", "sly", "merry", "keen", "lucky", "noble", "shy", "bold", "warm",
-    "wise", "swift",
+    "wild", "calm", "brave", "quick", "quiet", "proud", "sly", "merry", "keen", "lucky", "noble", "shy", "bold",
+    "warm", "wise", "swift",
 ];
 const COLOURS: [&str; 16] = [
-    "red", "blue", "green", "amber", "black", "white", "grey", "gold", "teal", "pink", "brown", "ivory", "olive", "coral",
-    "silver", "violet",
+    "red", "blue", "green", "amber", "black", "white", "grey", "gold", "teal", "pink", "brown", "ivory", "olive",
+    "coral", "silver", "violet",
 ];
 const ANIMALS: [&str; 16] = [
-    "fox", "owl", "bear", "wolf", "hare", "lynx", "otter", "heron", "raven", "moose", "seal", "crane", "badger", "finch",
-    "ibex", "stoat",
+    "fox", "owl", "bear", "wolf", "hare", "lynx", "otter", "heron", "raven", "moose", "seal", "crane", "badger",
+    "finch", "ibex", "stoat",
 ];
 
 /// Returns this machine's id: the configured one, else the one kept in the data folder, which is made if there is none.
@@ -38,11 +38,17 @@ pub(super) fn of_machine(configured: Option<&str>, data_dir: &Path) -> io::Resul
     match fs::read_to_string(&path) {
         Ok(text) => {
             let id = text.trim();
-            let is_id = !id.is_empty() && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            let is_id = !id.is_empty()
+                && id
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
             if is_id {
                 return Ok(id.to_owned());
             }
-            let what = format!("{} holds {id:?}, which is no site id; correct it or remove it", path.display());
+            let what = format!(
+                "{} holds {id:?}, which is no site id; correct it or remove it",
+                path.display()
+            );
             Err(io::Error::new(io::ErrorKind::InvalidData, what))
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -61,7 +67,14 @@ pub(super) fn of_machine(configured: Option<&str>, data_dir: &Path) -> io::Resul
 fn make(random: Uuid) -> String {
     let b = random.as_bytes();
     let word = |list: [&'static str; 16], byte: u8| list[usize::from(byte & 15)];
-    format!("{}-{}-{}-{:02x}{:02x}", word(MANNERS, b[0]), word(COLOURS, b[1]), word(ANIMALS, b[2]), b[3], b[4])
+    format!(
+        "{}-{}-{}-{:02x}{:02x}",
+        word(MANNERS, b[0]),
+        word(COLOURS, b[1]),
+        word(ANIMALS, b[2]),
+        b[3],
+        b[4]
+    )
 }
 
 #[cfg(test)]
@@ -75,7 +88,11 @@ mod tests {
         assert_eq!(of_machine(None, dir.path()).unwrap(), made);
         assert_eq!(made.split('-').count(), 4, "{made}");
         assert_eq!(of_machine(Some("farm-7"), dir.path()).unwrap(), "farm-7");
-        assert_eq!(of_machine(None, dir.path()).unwrap(), made, "a setting does not overwrite what was given out");
+        assert_eq!(
+            of_machine(None, dir.path()).unwrap(),
+            made,
+            "a setting does not overwrite what was given out"
+        );
     }
 
     #[test]

@@ -47,7 +47,10 @@ pub(super) fn value(drive: &Inner, node: &Node, asked: Virtual) -> Option<Vec<u8
         Virtual::State => Some(drive.file_state(node).0.to_string().into_bytes()),
         Virtual::CachedBytes => Some(drive.file_state(node).1.to_string().into_bytes()),
         Virtual::Version => node.version.as_ref().map(|v| v.as_str().as_bytes().to_vec()),
-        Virtual::Site => drive.locate(node.ino).ok().map(|(project, _)| project.site.name().0.clone().into_bytes()),
+        Virtual::Site => drive
+            .locate(node.ino)
+            .ok()
+            .map(|(project, _)| project.site.name().0.clone().into_bytes()),
         Virtual::RemotePath => drive.locate(node.ino).ok().map(|(_, path)| path.as_bytes().to_vec()),
     }
 }

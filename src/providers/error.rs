@@ -118,7 +118,13 @@ impl ProviderError {
             | ErrorKind::Unsupported
             | ErrorKind::Config => Retry::Never,
         };
-        Self { kind, retry, op, path: None, source: None }
+        Self {
+            kind,
+            retry,
+            op,
+            path: None,
+            source: None,
+        }
     }
 
     /// Adds the path.
@@ -154,7 +160,9 @@ impl ProviderError {
     pub fn hint(&self) -> &'static str {
         match self.kind {
             ErrorKind::Auth => "see the user, the key or password, and known-hosts in the site's settings",
-            ErrorKind::NotFound | ErrorKind::WrongKind => "see the root in the site's settings: it is a folder at the site",
+            ErrorKind::NotFound | ErrorKind::WrongKind => {
+                "see the root in the site's settings: it is a folder at the site"
+            }
             ErrorKind::Denied => "ask who runs the site to let this user in there",
             ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::Busy => {
                 "see the host and port in the site's settings, the network, the VPN; cached files stay readable meanwhile"
