@@ -79,3 +79,28 @@ impl Drop for Lock {
         let _closing_unlocks_too = flock(&self.file, FlockOperation::Unlock);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_file_in_a_process_being_spawned_does_not_keep_the_lock() {
+        let home = tempfile::TempDir::new().unwrap();
+        for clean in [true, false] {
+            let lock = Lock::take(home.path()).unwrap();
+            // What fork leaves in the child until it runs its program.
+            let copy = lock.file.try_clone().unwrap();
+            assert!(Lock::take(home.path()).is_err());
+            if clean {
+                lock.release().unwrap();
+            } else {
+                drop(lock);
+            }
+            let next = Lock::take(home.path()).unwrap();
+            assert_eq!(next.was_unclean, !clean);
+            next.release().unwrap();
+            drop(copy);
+        }
+    }
+}

@@ -113,6 +113,33 @@ fn a_failure_of_the_disk_takes_down_its_transaction_and_no_other() {
 }
 
 #[test]
+fn a_write_that_hides_what_the_disk_did_to_it_is_found_out() {
+    let t = Fixture::new();
+    let root = t.root;
+    let hidden = write(&t.store, move |txn| {
+        let pages: i64 = txn
+            .conn
+            .pragma_query_value(None, "page_count", |row| row.get(0))
+            .unwrap();
+        txn.conn
+            .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+            .unwrap();
+        while txn
+            .apply_entry(root, &file(&format!("{}", txn.new_id()), 1), NOW)
+            .is_ok()
+        {}
+        txn.conn
+            .pragma_update_and_check(None, "max_page_count", 1 << 30, |_| Ok(()))
+            .unwrap();
+        assert!(txn.conn.is_autocommit(), "the database undid the transaction");
+        Ok(())
+    });
+    assert!(matches!(hidden, Err(StateError::Invalid(_))), "{hidden:?}");
+    assert_eq!(t.store.read(|txn| txn.children(root, 0, 1)).unwrap(), []);
+    t.check();
+}
+
+#[test]
 fn a_durable_write_is_synced_and_others_are_not() {
     let t = Fixture::new();
     let level = |txn: &WriteTxn<'_>| {
