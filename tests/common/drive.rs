@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -52,8 +53,8 @@ fn daemons() -> MutexGuard<'static, Vec<(ThreadId, Pid)>> {
 }
 
 /// The program under test: this build's, or another one (an installed one, say) that `BACKLOT_TEST_PROGRAM` names.
-fn program() -> OsString {
-    std::env::var_os("BACKLOT_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_backlot").into())
+fn program() -> PathBuf {
+    std::env::var_os("BACKLOT_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_backlot").into(), PathBuf::from)
 }
 
 /// Says something past the test harness, which swallows what a passed test prints.
@@ -104,15 +105,15 @@ pub fn drive_test_within(limit: Duration, body: impl FnOnce() + Send + 'static) 
     let running = thread::spawn(move || {
         body();
         // Nobody listens any more when the time was up.
-        drop(done.send(()));
+        let _ = done.send(());
     });
     if is_done.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
         let test = running.thread().id();
         for (_, pid) in daemons().iter().filter(|(t, _)| *t == test) {
-            drop(kill_process(*pid, Signal::KILL));
+            let _ = kill_process(*pid, Signal::KILL);
         }
         // Freed, it fails for a reason of its own; what counts is that it hung.
-        drop(is_done.recv_timeout(SOON));
+        let _ = is_done.recv_timeout(SOON);
         panic!("the test took longer than {limit:?}");
     }
     if let Err(panic) = running.join() {
@@ -329,7 +330,12 @@ impl Builder {
         }
         let file = self.dir.path().join("backlot.toml");
         fs::write(&file, text).expect("written");
+        let mut program = program();
         if let Some(user) = self.user {
+            // The build's folder may be closed to other users.
+            let copy = self.dir.path().join("backlot");
+            fs::copy(&program, &copy).expect("copied");
+            program = copy;
             let owner = (
                 Some(rustix::fs::Uid::from_raw(user)),
                 Some(rustix::fs::Gid::from_raw(user)),
@@ -344,6 +350,7 @@ impl Builder {
             data_dir: of("data-dir"),
             cache_dir: of("cache-dir"),
             dir: self.dir,
+            program,
             settings: file,
             user: self.user,
             env: self.env,
@@ -356,6 +363,7 @@ impl Builder {
 #[derive(Debug)]
 pub struct Drive {
     dir: TempDir,
+    program: PathBuf,
     settings: PathBuf,
     mount_point: PathBuf,
     data_dir: PathBuf,
@@ -407,7 +415,7 @@ impl Drive {
 
     /// The program with these settings, for any verb.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(program());
+        let mut command = Command::new(&self.program);
         for (name, _) in std::env::vars_os() {
             if name.as_encoded_bytes().starts_with(b"BACKLOT_") {
                 command.env_remove(name);
@@ -528,6 +536,19 @@ impl Drive {
         serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {told}"))
     }
 
+    /// What [`status`](Self::status) tells, asked without starting a program: for what is over in a moment.
+    pub fn status_now(&self) -> Value {
+        let mut socket = UnixStream::connect(self.data_dir.join("backlot.sock")).expect("the daemon listens");
+        socket.set_read_timeout(Some(SOON)).expect("a socket");
+        socket
+            .write_all(b"GET /v1/status HTTP/1.0\r\nHost: backlot\r\n\r\n")
+            .expect("asked");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("answered");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {answer}"))
+    }
+
     /// Bytes that arrived from the site since the daemon started.
     pub fn fetched(&self) -> u64 {
         self.counter("fetched_bytes")
@@ -573,6 +594,12 @@ impl Drive {
         self.tell(["unmount"]);
         let status = self.wait_end();
         assert!(status.success(), "the daemon ended with {status}");
+    }
+
+    /// Takes the mount away though it is in use, by `backlot unmount --lazy`, and waits for the daemon's end.
+    pub fn unmount_lazily(&mut self) {
+        self.tell(["unmount", "--lazy"]);
+        self.wait_end();
     }
 
     /// Unmounts and mounts again.

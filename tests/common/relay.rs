@@ -55,6 +55,7 @@ struct Shared {
 struct Control {
     delay: Duration,
     bytes_per_second: Option<u64>,
+    cut_after: Option<u64>,
     /// When the limited link is free again, by [`Way`].
     free_at: [Instant; 2],
     swallows: bool,
@@ -74,6 +75,7 @@ impl Relay {
         let control = Control {
             delay: Duration::ZERO,
             bytes_per_second: None,
+            cut_after: None,
             free_at: [now, now],
             swallows: false,
             refuses: false,
@@ -117,6 +119,11 @@ impl Relay {
         self.shared.lock().bytes_per_second = bytes_per_second;
     }
 
+    /// Closes each connection in place of passing more than this many bytes of the server's on it. `None` closes none.
+    pub fn set_cut_after(&self, bytes: Option<u64>) {
+        self.shared.lock().cut_after = bytes;
+    }
+
     /// Keeps all connections, takes new ones, and passes nothing in either direction, until [`mend`](Self::mend).
     pub fn swallow(&self) {
         self.shared.lock().swallows = true;
@@ -145,7 +152,7 @@ impl Relay {
                 // Dissolving an association resets it at once. Some kernels refuse while a thread waits in it: then the
                 // other side sees an end, and a reset after it.
                 if rustix::net::connect_unspec(stream).is_err() {
-                    drop(rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)));
+                    let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
                     drop(stream.shutdown(Shutdown::Both));
                 }
             }
@@ -295,12 +302,27 @@ impl Shared {
 
     /// Writes what is due, unless the link swallows, until the end, which is passed on as well.
     fn pass_on(&self, way: Way, mut to: TcpStream, from: &Receiver<(Instant, Vec<u8>)>) -> io::Result<()> {
-        for (due, bytes) in from {
+        let mut so_far = 0;
+        for (due, mut bytes) in from {
             self.wait_to_pass(due)?;
+            let left = self
+                .lock()
+                .cut_after
+                .filter(|_| way == Way::Down)
+                .map(|limit| limit.saturating_sub(so_far));
+            let whole = bytes.len();
+            let is_cut = left.is_some_and(|left| whole as u64 > left);
+            if let Some(left) = left.and_then(|left| usize::try_from(left).ok()) {
+                bytes.truncate(left);
+            }
+            so_far += bytes.len() as u64;
             let written = to.write_all(&bytes);
-            self.held[way as usize].fetch_sub(bytes.len() as u64, Ordering::Relaxed);
+            self.held[way as usize].fetch_sub(whole as u64, Ordering::Relaxed);
             written?;
             self.passed[way as usize].fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            if is_cut {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
         }
         self.wait_to_pass(Instant::now())?;
         to.shutdown(Shutdown::Write)

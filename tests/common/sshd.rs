@@ -144,7 +144,8 @@ impl Sshd {
             known_hosts: self.file("known_hosts"),
             host_key: HostKey::Strict,
             connections: 2,
-            connect_timeout: Period::from_secs(10),
+            // A machine that runs many tests may be slow to shake hands.
+            connect_timeout: Period::from_secs(60),
             ..SftpSite::default()
         }
     }

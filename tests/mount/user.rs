@@ -1,0 +1,151 @@
+//! Mounting as an ordinary user, and where FUSE is not to be had.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use rustix::fs::{CWD, Dev, FileType, Mode, chmod, mknodat};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use crate::common::drive::{Builder, Drive, SOON, drive_test, find_program, is_root, mounts_at, run_within, say};
+use crate::common::tree;
+
+/// An ordinary user: `nobody`.
+const NOBODY: u32 = 65534;
+
+/// Only root can become somebody else and show a process another /dev.
+fn can_not_become_nobody() -> bool {
+    let can = is_root() && find_program("fusermount3").is_some();
+    if !can {
+        say("SKIPPED: root (becoming an ordinary user takes root, and fusermount3)");
+    }
+    !can
+}
+
+/// A drive of `nobody`'s, and a copy of the program where `nobody` may run it.
+fn drive_of_nobody(site: &Path) -> Drive {
+    fs::set_permissions(site, fs::Permissions::from_mode(0o755)).unwrap();
+    Builder::local(site).user(NOBODY).build()
+}
+
+/// Gives this thread, and what it starts, a table of mounts of its own.
+#[expect(unsafe_code, reason = "leaving the mount namespace")]
+fn leave_namespace() {
+    // SAFETY: only this thread leaves the shared namespace and the shared working folder; no file table is split.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.unwrap();
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).unwrap();
+}
+
+fn make_device(at: &Path, device: Dev, mode: u32) {
+    mknodat(CWD, at, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, device).unwrap();
+    chmod(at, Mode::from_raw_mode(mode)).unwrap();
+}
+
+fn as_nobody(command: &mut Command) -> Output {
+    run_within(SOON, command.uid(NOBODY).gid(NOBODY).current_dir("/"))
+}
+
+#[test]
+fn an_ordinary_user_mounts_reads_and_unmounts_and_keeps_others_out() {
+    drive_test(|| {
+        if can_not_become_nobody() {
+            return;
+        }
+        let site = tempfile::tempdir().unwrap();
+        tree::write(&site.path().join("sh010/a"), 1, 3_000_000);
+        let mut drive = drive_of_nobody(site.path());
+        let device = rustix::fs::stat("/dev/fuse").unwrap();
+        if device.st_mode & 0o006 != 0o006 {
+            // fusermount3 opens it as the user who asks; most distributions let everybody.
+            leave_namespace();
+            make_device(&drive.dir().join("fuse"), device.st_rdev, 0o666);
+            mount_bind(drive.dir().join("fuse"), "/dev/fuse").unwrap();
+        }
+        drive.scan();
+        drive.mount();
+        let read = as_nobody(Command::new("cat").arg(drive.path("sh010/a")));
+        assert!(read.status.success(), "{read:?}");
+        assert_eq!(
+            (read.stdout.len(), tree::first_wrong(1, 0, &read.stdout)),
+            (3_000_000, None)
+        );
+        let root = fs::read(drive.path("sh010/a")).unwrap_err();
+        assert_eq!(
+            root.kind(),
+            std::io::ErrorKind::PermissionDenied,
+            "the drive is its owner's"
+        );
+        assert_eq!(drive.fetched(), 3_000_000);
+        drive.unmount();
+        assert_eq!(mounts_at(drive.mount_point()), 0);
+        drive.mount();
+        drive.kill9();
+        assert_eq!(mounts_at(drive.mount_point()), 1);
+        drive.mount();
+        assert_eq!(mounts_at(drive.mount_point()), 1, "the dead mount was cleared");
+        assert!(drive.terminate().success());
+        assert_eq!(mounts_at(drive.mount_point()), 0);
+    });
+}
+
+/// Shows this thread, and what it starts, a /dev with nothing but what programs can't do without.
+fn bare_dev() {
+    let device = |name: &str| rustix::fs::stat(name).unwrap().st_rdev;
+    let kept = ["/dev/null", "/dev/zero", "/dev/urandom"].map(|name| (name, device(name)));
+    leave_namespace();
+    mount("none", "/dev", "tmpfs", MountFlags::NOSUID, Some(c"size=64k,mode=755")).unwrap();
+    for (name, device) in kept {
+        make_device(Path::new(name), device, 0o666);
+    }
+}
+
+#[test]
+fn without_a_fuse_device_it_says_so_and_what_to_do() {
+    drive_test(|| {
+        if can_not_become_nobody() {
+            return;
+        }
+        let site = tempfile::tempdir().unwrap();
+        tree::write(&site.path().join("a"), 1, 10);
+        let drive = Builder::local(site.path()).build();
+        bare_dev();
+        assert!(!Path::new("/dev/fuse").exists(), "the fault fired");
+        let refused = drive.refused(["mount"]);
+        assert!(
+            refused.said.contains("no /dev/fuse") && refused.said.contains("modprobe fuse"),
+            "{refused:?}"
+        );
+        assert_eq!(refused.code, Some(1));
+        let doctor = drive.run(["doctor"]);
+        assert!(
+            !doctor.status.success() && String::from_utf8_lossy(&doctor.stdout).contains("/dev/fuse"),
+            "{doctor:?}"
+        );
+        // What needs no mount works.
+        drive.scan();
+    });
+}
+
+#[test]
+fn without_leave_to_use_fuse_it_says_so_and_what_to_do() {
+    drive_test(|| {
+        if can_not_become_nobody() {
+            return;
+        }
+        let site = tempfile::tempdir().unwrap();
+        tree::write(&site.path().join("a"), 1, 10);
+        let drive = drive_of_nobody(site.path());
+        let device = rustix::fs::stat("/dev/fuse").unwrap().st_rdev;
+        bare_dev();
+        make_device(Path::new("/dev/fuse"), device, 0o600);
+        let refused = drive.refused(["mount"]);
+        assert!(
+            refused.said.contains("/dev/fuse may not be opened") && refused.said.contains("chmod"),
+            "{refused:?}"
+        );
+        assert_eq!(refused.code, Some(1));
+    });
+}
