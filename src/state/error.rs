@@ -75,9 +75,6 @@ pub enum StateError {
     /// The number is not that of a folder inside a project.
     #[error("the number {0} is not that of a folder inside a project")]
     NotAFolder(Ino),
-    /// No project has this name.
-    #[error("no project is called {0}")]
-    NoSuchProject(ProjectName),
     /// A value makes no sense where it was given or found.
     #[error("{0}")]
     Invalid(String),

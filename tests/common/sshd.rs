@@ -272,10 +272,12 @@ fn config(dir: &Path, port: u16, mode: Mode) -> Result<String, String> {
         Mode::Bare => format!("{} -P posix-rename,fsync,statvfs,limits", program()?.display()),
     };
     let dir = dir.display();
+    // A subsystem that is a program is started by the user's shell, and what that reads from the user's home folder is
+    // none of a test's business: it may take a minute.
     Ok(format!(
         "Port {port}\nListenAddress 127.0.0.1\nHostKey {dir}/host_key\nPidFile none\nAuthorizedKeysFile {dir}/authorized_keys\n\
          StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication yes\nKbdInteractiveAuthentication no\n\
-         MaxStartups 100\nLogLevel ERROR\nSubsystem sftp {subsystem}\n"
+         MaxStartups 100\nLogLevel ERROR\nSetEnv HOME={dir}\nSubsystem sftp {subsystem}\n"
     ))
 }
 
