@@ -23,7 +23,7 @@ mod tree;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -193,10 +193,12 @@ fn run(args: &Args) -> Result<bool> {
             continue;
         }
         eprintln!("== {name}");
+        let begin = Instant::now();
         if let Err(e) = scenario(&bench, &mut report) {
             failed = true;
             report.not_run(name, &format!("{e:#}"));
         }
+        eprintln!("   took {:.0} s", begin.elapsed().as_secs_f64());
     }
     println!("{}", report.table());
     if let Some(path) = &args.json {

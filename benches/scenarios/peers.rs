@@ -83,15 +83,28 @@ pub(crate) fn mounted<T>(
     run: impl FnOnce(&Path, Option<&Drive<'_>>) -> Result<T>,
 ) -> Result<T> {
     let dir = bench.dir.join(format!("at-{}", who.name().replace(' ', "-")));
-    // What a round before left: a store and a cache, which would make this one warm.
-    for old in ["data", "cache"] {
-        drop(std::fs::remove_dir_all(dir.join(old)));
-    }
     std::fs::create_dir_all(&dir)?;
-    rustix::fs::sync();
+    let value = mounted_at(&dir, who, bench, remote, run);
+    // The next round must not find it warm, nor have its disk busy with it.
+    for used in ["data", "cache"] {
+        match std::fs::remove_dir_all(dir.join(used)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context("remove a cache"),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    value
+}
+
+fn mounted_at<T>(
+    dir: &Path,
+    who: Who,
+    bench: &Bench,
+    remote: &Remote<'_>,
+    run: impl FnOnce(&Path, Option<&Drive<'_>>) -> Result<T>,
+) -> Result<T> {
     let known_hosts = remote.server.known_hosts(remote.port)?;
     if who == Who::Backlot {
-        let setup = DriveSetup::new(bench, &dir, &site(bench, remote, &known_hosts), "")?;
+        let setup = DriveSetup::new(bench, dir, &site(bench, remote, &known_hosts), "")?;
         let (mut drive, _) = setup.mount()?;
         drive.scanned()?;
         warm_up(&setup.project())?;

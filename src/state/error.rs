@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rusqlite::ErrorCode;
 
-use crate::model::{Ino, ProjectName};
+use crate::model::Ino;
 
 /// The database's own account, shared by all writes that one failed commit took down.
 type Cause = Arc<dyn StdError + Send + Sync>;

@@ -96,7 +96,7 @@ impl Kind {
                 let root = dir.path().join("root");
                 fs::create_dir(&root).unwrap();
                 let back = Arc::new(Folder::new(&root, true));
-                let idle = Duration::from_secs(10);
+                let idle = Duration::from_secs(30);
                 let (provider, again) = wrapped(Box::new(move || Arc::new(LocalSite::new(&root, None, idle))));
                 Rig {
                     provider,
@@ -114,7 +114,7 @@ impl Kind {
                 let drops_powers = fs::read_to_string(drops_powers).unwrap().contains("dac_override");
                 let denies = drops_powers || !rustix::process::geteuid().is_root();
                 let back = Arc::new(Folder::new(&root, denies));
-                let idle = Duration::from_secs(10);
+                let idle = Duration::from_secs(30);
                 let (provider, again) = wrapped(Box::new(move || {
                     Arc::new(SftpSite::new(&settings, None, idle).unwrap())
                 }));
@@ -141,7 +141,7 @@ fn wrap_in(wrap: Wrap, inner: Arc<dyn Provider>, faults: &Arc<Faults>) -> Arc<dy
     };
     let throttle = |inner| ThrottleLayer::new(Arc::new(Limits::new(Some(1 << 32), Some(1 << 32)))).over(inner);
     let link = |inner| {
-        let control = LinkControl::new(Duration::from_millis(1), Some(1 << 32), Duration::from_secs(10));
+        let control = LinkControl::new(Duration::from_millis(1), Some(1 << 32), Duration::from_secs(30));
         LinkLayer::new(Arc::new(control)).over(inner)
     };
     match wrap {

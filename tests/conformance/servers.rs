@@ -20,12 +20,15 @@ use crate::runtime;
 use crate::sshd::{Mode, Sshd};
 use crate::suite::{content, plan, read};
 
-const IDLE: Duration = Duration::from_millis(1500);
+/// The idle time-out of sites that are to run into it.
+const IDLE: Duration = Duration::from_secs(3);
 /// What a machine that is busy with other things may add to any time.
-const SLACK: Duration = Duration::from_secs(4);
+const SLACK: Duration = Duration::from_secs(10);
+/// The idle time-out of all others: longer than what is waited for in vain.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn site(settings: &Settings) -> Arc<SftpSite> {
-    Arc::new(SftpSite::new(settings, None, IDLE).unwrap())
+    Arc::new(SftpSite::new(settings, None, PATIENCE).unwrap())
 }
 
 /// Runs a test with a server, if there is one.
@@ -71,7 +74,7 @@ fn a_server_that_dies_in_mid_stream_is_unreachable_at_once_and_found_again() {
         let (error, took) = drain(stream).await;
         let error = error.expect("the file is far larger than what can have been under way");
         assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
-        assert!(took < IDLE + SLACK, "{took:?}");
+        assert!(took < SLACK, "{took:?}");
         let error = p.stat(&at).await.unwrap_err();
         assert_eq!(
             (error.kind, error.retry),
@@ -88,10 +91,10 @@ fn a_server_that_stops_answering_times_out_and_is_given_up() {
     with_server(Mode::Program, async |server| {
         let (at, len) = put_large(&server);
         let settings = Settings {
-            connect_timeout: Period::from_millis(1000),
+            connect_timeout: Period::from_secs(5),
             ..server.settings(&server.root())
         };
-        let p = site(&settings);
+        let p = Arc::new(SftpSite::new(&settings, None, IDLE).unwrap());
         let version = p.stat(&at).await.unwrap().version;
         let mut stream = p.read(&at, &version, 0..len);
         stream.next().await.unwrap().unwrap();
@@ -142,17 +145,16 @@ fn one_slow_start_is_shared_and_connections_grow_only_with_work() {
             1,
             "thirty looks are no reason for a second connection"
         );
-        let reads = (0..6).map(|i| {
-            let (p, at, version) = (Arc::clone(&p), at.clone(), version.clone());
-            tokio::spawn(async move {
-                read(&*p, &at, &version, i * (32 << 20)..(i + 1) * (32 << 20))
-                    .await
-                    .unwrap()
-                    .len()
-            })
-        });
-        for got in join_all(reads).await {
-            assert_eq!(got.unwrap(), 32 << 20);
+        // Wave after wave: each finds what the one before it had opened.
+        for _ in 0..6 {
+            let reads = (0..8).map(|i| {
+                let (p, at, version) = (Arc::clone(&p), at.clone(), version.clone());
+                let range = i * (8 << 20)..(i + 1) * (8 << 20);
+                tokio::spawn(async move { read(&*p, &at, &version, range).await.unwrap().len() })
+            });
+            for got in join_all(reads).await {
+                assert_eq!(got.unwrap(), 8 << 20);
+            }
         }
         let open = server.session_processes().len();
         assert!((2..=3).contains(&open), "{open} connections");
@@ -203,7 +205,7 @@ fn requests_that_nobody_waits_for_leave_nothing_open() {
             content(1, 200_000)
         );
         // What was read lately is kept open for a few seconds; then nothing is.
-        let deadline = Instant::now() + Duration::from_secs(15);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while open_files() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -221,31 +223,39 @@ fn the_first_byte_comes_in_two_round_trips_and_the_next_read_in_one() {
     with_server(Mode::Internal, async |server| {
         const ROUND_TRIP: Duration = Duration::from_millis(300);
         let bytes = content(1, 1_000_000);
-        fs::write(server.root().join("file"), &bytes).unwrap();
+        let files = ["a", "b", "c"];
+        for file in files {
+            fs::write(server.root().join(file), &bytes).unwrap();
+        }
         let port = relay::start(server.port(), ROUND_TRIP / 2).await;
         let key = fs::read_to_string(server.file("host_key.pub")).unwrap();
         fs::write(server.file("known_hosts"), format!("[127.0.0.1]:{port} {key}")).unwrap();
-        let settings = Settings {
+        let p = site(&Settings {
             port,
             ..server.settings(&server.root())
-        };
-        let p = Arc::new(SftpSite::new(&settings, None, Duration::from_secs(20)).unwrap());
-        let at = path("file");
-        let version = p.stat(&at).await.unwrap().version;
-        let first_byte = async |range| {
-            let start = Instant::now();
-            let mut stream = p.read(&at, &version, range);
-            stream.next().await.unwrap().unwrap();
-            start.elapsed()
-        };
-        let first = first_byte(0..65_536).await;
-        assert!(first >= ROUND_TRIP, "the relay does not delay: {first:?}");
+        });
+        // A busy machine only ever adds to a time: the best of three is the truth.
+        let mut best = [Duration::MAX; 3];
+        for file in files {
+            let at = path(file);
+            let version = p.stat(&at).await.unwrap().version;
+            let first_byte = async |range| {
+                let start = Instant::now();
+                let mut stream = p.read(&at, &version, range);
+                stream.next().await.unwrap().unwrap();
+                start.elapsed()
+            };
+            let times = [first_byte(0..65_536).await, first_byte(500_000..600_000).await, {
+                let start = Instant::now();
+                assert!(read(&*p, &at, &version, 0..1_000_000).await.unwrap() == bytes);
+                start.elapsed()
+            }];
+            best = std::array::from_fn(|i| best[i].min(times[i]));
+        }
+        let [first, second, whole] = best;
+        assert!(second >= ROUND_TRIP, "the relay does not delay: {second:?}");
         assert!(first < ROUND_TRIP * 29 / 10, "open, then read: {first:?}");
-        let second = first_byte(500_000..600_000).await;
         assert!(second < ROUND_TRIP * 19 / 10, "it is open already: {second:?}");
-        let start = Instant::now();
-        assert!(read(&*p, &at, &version, 0..1_000_000).await.unwrap() == bytes);
-        let whole = start.elapsed();
         assert!(
             whole < ROUND_TRIP * 29 / 10,
             "a megabyte is asked for at once: {whole:?}"
@@ -581,7 +591,7 @@ fn a_site_as_it_is_built_goes_on_reading_when_its_server_comes_back() {
             ..RetryPolicy::default()
         };
         let controls = Controls {
-            idle_timeout: IDLE,
+            idle_timeout: PATIENCE,
             retry,
             ..Controls::of(&settings)
         };
