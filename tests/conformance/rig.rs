@@ -133,7 +133,7 @@ fn wrap_in(wrap: Wrap, inner: Arc<dyn Provider>, faults: &Arc<Faults>) -> Arc<dy
     let meter = |inner| MeterLayer::new(Arc::new(Meter::default())).over(inner);
     let retry = |inner| {
         let policy = RetryPolicy {
-            tries: 8,
+            tries: 20,
             first: Duration::from_millis(1),
             cap: Duration::from_millis(20),
         };
