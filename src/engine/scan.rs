@@ -40,6 +40,11 @@ enum ScanError {
     State(#[from] StateError),
     #[error("{0}")]
     Open(#[from] OpenError),
+    #[error(
+        "the site shows the project's folder empty, and entries of it are known; that is not believed, as a share that is \
+         not mounted looks the same. If it is meant, put any file there"
+    )]
+    Empty,
     #[error("the daemon is stopping")]
     Stopped,
 }
@@ -415,6 +420,9 @@ async fn list_into_store(
     }
     drop(stream);
     project.site.link().answered();
+    if dir == project.root && listed.is_empty() && !drive.tree.children(dir, 0, 1)?.is_empty() {
+        return Err(ScanError::Empty);
+    }
     let entries = listed.len() as u64;
     let diff = drive
         .store

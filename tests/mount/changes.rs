@@ -182,3 +182,27 @@ fn an_unreachable_site_removes_nothing() {
         });
     });
 }
+
+/// A share that is not mounted looks like an empty folder.
+#[test]
+fn a_project_that_is_suddenly_empty_is_not_believed() {
+    drive_test(|| {
+        let site = site();
+        let drive = Builder::local(site.path()).build().mounted();
+        let elsewhere = tempfile::tempdir().unwrap();
+        for name in ["sh010", "sh020"] {
+            fs::rename(site.path().join(name), elsewhere.path().join(name)).unwrap();
+        }
+        assert_eq!(fs::read_dir(site.path()).unwrap().count(), 0, "the site is empty now");
+        let scan = drive.run(["scan"]);
+        let said = String::from_utf8_lossy(&scan.stderr).into_owned();
+        assert_eq!(scan.status.code(), Some(1), "{said}");
+        assert!(said.contains("empty") && said.contains("mounted"), "{said}");
+        assert!(fs::metadata(drive.path("sh010/plate.exr")).is_ok(), "what was known stays");
+        assert_eq!(fs::read_dir(drive.path("")).unwrap().count(), 2);
+        // Whoever means it leaves a word.
+        tree::write(&site.path().join("moved-to-archive.txt"), 9, 20);
+        assert!(drive.run(["scan"]).status.success());
+        eventually_within(SHOWS, "the removal", || fs::metadata(drive.path("sh010/plate.exr")).is_err());
+    });
+}
