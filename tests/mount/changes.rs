@@ -198,11 +198,16 @@ fn a_project_that_is_suddenly_empty_is_not_believed() {
         let said = String::from_utf8_lossy(&scan.stderr).into_owned();
         assert_eq!(scan.status.code(), Some(1), "{said}");
         assert!(said.contains("empty") && said.contains("mounted"), "{said}");
-        assert!(fs::metadata(drive.path("sh010/plate.exr")).is_ok(), "what was known stays");
+        assert!(
+            fs::metadata(drive.path("sh010/plate.exr")).is_ok(),
+            "what was known stays"
+        );
         assert_eq!(fs::read_dir(drive.path("")).unwrap().count(), 2);
         // Whoever means it leaves a word.
         tree::write(&site.path().join("moved-to-archive.txt"), 9, 20);
         assert!(drive.run(["scan"]).status.success());
-        eventually_within(SHOWS, "the removal", || fs::metadata(drive.path("sh010/plate.exr")).is_err());
+        eventually_within(SHOWS, "the removal", || {
+            fs::metadata(drive.path("sh010/plate.exr")).is_err()
+        });
     });
 }

@@ -478,3 +478,25 @@ fn what_the_server_refuses_is_said_so_and_the_rest_goes_on() {
         reads_right(&drive, "shut/b", 3, 1000);
     });
 }
+
+#[test]
+fn a_scan_of_a_server_that_does_not_answer_ends() {
+    drive_test(|| {
+        let Some(far) = Far::start(Mode::Internal) else { return };
+        far.write("a", 1, 10);
+        // Silent from the first byte on, and silent once it has let us in.
+        for heard in [0, 2700] {
+            let drive = far.builder().site("connect-timeout", "2s").build();
+            far.relay.mute_after(heard);
+            let begun = Instant::now();
+            let refused = drive.refused(["scan"]);
+            let took = begun.elapsed();
+            say(&format!(
+                "a scan of a server that fell silent after {heard} bytes gave up after {took:.1?}"
+            ));
+            assert!(took < Duration::from_secs(30), "{took:?}: {refused:?}");
+            assert!(far.relay.held() > 0, "the fault fired");
+            far.relay.mend();
+        }
+    });
+}
