@@ -21,7 +21,7 @@ use tracing::warn;
 
 use super::drive::Inner;
 use super::handles::OpenFile;
-use super::hydrate::HydrateError;
+use super::hydrate::{HydrateError, OpenContent};
 use super::schedule::Priority;
 use super::xattr;
 use crate::model::{EntryKind, Ino};
@@ -111,12 +111,14 @@ impl DriveFs {
             }
             let alone = self.drive.handles.of(file.ino).len() == 1;
             if switched || file.has_served() || !file.fresh || !alone {
-                return Err(FsError::new(
-                    FsErrorKind::RemoteChanged,
-                    format!("{} changed at the site", content.path()),
-                ));
+                return Err(changed_at_site(&content));
             }
             let node = self.node(NodeId(file.ino.0))?;
+            if node.size != len {
+                // The kernel, and whoever asked it, hold this open to the length that it began with: another version's
+                // bytes cut to that would be half a file that looks whole.
+                return Err(changed_at_site(&content));
+            }
             file.switch_to(self.drive.open_content(&node).map_err(|e| log_fs(&node, e))?);
             switched = true;
         }
@@ -338,6 +340,10 @@ fn time(ns: i64) -> SystemTime {
     } else {
         SystemTime::UNIX_EPOCH - d
     }
+}
+
+fn changed_at_site(content: &OpenContent) -> FsError {
+    FsError::new(FsErrorKind::RemoteChanged, format!("{} changed at the site", content.path()))
 }
 
 fn state_error(e: StateError) -> FsError {

@@ -162,6 +162,7 @@ pub fn run_within(limit: Duration, command: &mut Command) -> Output {
     let out = drain(child.stdout.take().unwrap());
     let err = drain(child.stderr.take().unwrap());
     let Some(status) = wait_within(&mut child, limit) else {
+        say(&format!("--- threads of {shown}\n{}---", threads(child.id())));
         drop(child.kill());
         panic!("{shown} took longer than {limit:?}");
     };
@@ -171,6 +172,24 @@ pub fn run_within(limit: Duration, command: &mut Command) -> Output {
         stdout: take(out),
         stderr: take(err),
     }
+}
+
+/// What each thread of a process waits for, as far as the kernel tells.
+fn threads(pid: u32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let about = |task: PathBuf| {
+        let read = |file: &str| fs::read_to_string(task.join(file)).unwrap_or_default();
+        let status = read("status");
+        let state = status
+            .lines()
+            .find(|line| line.starts_with("State:"))
+            .unwrap_or_default();
+        format!("{} {state} in {}\n", read("comm").trim(), read("wchan"))
+    };
+    tasks.map(|task| about(task.path())).collect()
 }
 
 fn drain(mut from: impl Read + Send + 'static) -> std::sync::mpsc::Receiver<Vec<u8>> {

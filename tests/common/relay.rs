@@ -59,6 +59,8 @@ struct Control {
     /// When the limited link is free again, by [`Way`].
     free_at: [Instant; 2],
     swallows: bool,
+    /// It begins to swallow in place of passing more than so many bytes of the server's in all.
+    swallows_at: Option<u64>,
     /// The listener ends at the next connection.
     refuses: bool,
     stopped: bool,
@@ -78,6 +80,7 @@ impl Relay {
             cut_after: None,
             free_at: [now, now],
             swallows: false,
+            swallows_at: None,
             refuses: false,
             stopped: false,
             next: 0,
@@ -129,10 +132,17 @@ impl Relay {
         self.shared.lock().swallows = true;
     }
 
+    /// Begins to swallow in place of passing more than this many bytes of the server's from now on, all connections together.
+    pub fn swallow_after(&self, bytes: u64) {
+        let passed = self.passed().1;
+        self.shared.lock().swallows_at = Some(passed + bytes);
+    }
+
     /// Passes everything again that was swallowed, and takes new connections again.
     pub fn mend(&self) {
         let mut control = self.shared.lock();
         control.swallows = false;
+        control.swallows_at = None;
         let refused = std::mem::take(&mut control.refuses);
         drop(control);
         self.shared.changed.notify_all();
@@ -304,6 +314,11 @@ impl Shared {
     fn pass_on(&self, way: Way, mut to: TcpStream, from: &Receiver<(Instant, Vec<u8>)>) -> io::Result<()> {
         let mut so_far = 0;
         for (due, mut bytes) in from {
+            if way == Way::Down {
+                let after = self.passed[way as usize].load(Ordering::Relaxed) + bytes.len() as u64;
+                let mut control = self.lock();
+                control.swallows |= control.swallows_at.is_some_and(|at| after > at);
+            }
             self.wait_to_pass(due)?;
             let left = self
                 .lock()

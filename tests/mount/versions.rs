@@ -83,13 +83,41 @@ fn a_handle_that_gave_out_nothing_takes_up_the_new_version() {
             .build()
             .mounted();
         let mut file = File::open(drive.path("plate")).unwrap();
-        put(&site.path().join("plate"), b'B', 30 * MIB);
+        put(&site.path().join("plate"), b'B', 40 * MIB);
         let mut first = vec![0; 64 << 10];
         file.read_exact_at(&mut first, 20 * MIB as u64).unwrap();
         assert_eq!(letter(&first), Some(b'B'));
         let mut all = Vec::new();
         file.read_to_end(&mut all).unwrap();
-        assert_eq!((all.len(), letter(&all)), (30 * MIB, Some(b'B')));
+        assert_eq!((all.len(), letter(&all)), (40 * MIB, Some(b'B')));
+    });
+}
+
+#[test]
+fn a_handle_never_takes_up_a_version_of_another_length() {
+    drive_test(|| {
+        for len in [39 * MIB, 41 * MIB] {
+            let site = tempfile::tempdir().unwrap();
+            put(&site.path().join("plate"), b'A', 40 * MIB);
+            let drive = Builder::local(site.path())
+                .site("link-delay", "400ms")
+                .set("hydration.read-deadline", "10s")
+                .build()
+                .mounted();
+            let file = File::open(drive.path("plate")).unwrap();
+            // What programs do: they ask how long it is, and then read that much.
+            assert_eq!(file.metadata().unwrap().len(), 40 * MIB as u64);
+            put(&site.path().join("plate"), b'B', len);
+            let mut buffer = vec![0; MIB];
+            let error = file
+                .read_exact_at(&mut buffer, 20 * MIB as u64)
+                .expect_err("it was asked for by its length");
+            assert!(is_stale(&error), "{error}");
+            let path = drive.path("plate");
+            eventually("opened again it is the new version", || {
+                fs::read(&path).is_ok_and(|b| b.len() == len && letter(&b) == Some(b'B'))
+            });
+        }
     });
 }
 
