@@ -78,6 +78,8 @@ pub struct Attr {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// The host must not remember these, but ask again each time: somebody reads bytes that they are not about.
+    pub volatile: bool,
 }
 
 /// The answer of `lookup`: the node, and the spelling under which the folder holds it.
@@ -123,6 +125,9 @@ pub struct Opened {
     pub keep_cache: bool,
     /// The host must neither serve this open from what it cached of the node's bytes nor cache what is read through it.
     pub uncached: bool,
+    /// The attributes that the host remembers of the node may be those of earlier bytes: it must have dropped them when
+    /// the open is answered, or else it would end these bytes where those ended.
+    pub forget_attributes: bool,
 }
 
 /// Changes of attributes asked for; `None` leaves one as it is.

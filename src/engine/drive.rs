@@ -18,6 +18,7 @@ use backlot_platform::vfs::ChangeSink;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::doubt::Doubts;
 use super::filesystem::DriveFs;
 use super::handles::Handles;
 use super::hydrate::{HydrateStats, OpenContent};
@@ -102,6 +103,7 @@ pub struct Inner {
     /// Who files are shown as belonging to: the user that the daemon runs as.
     pub(super) owner: (u32, u32),
     pub(super) handles: Handles,
+    pub(super) doubts: Arc<Doubts>,
     pub(super) scans: Scans,
     pub(super) stats: Arc<HydrateStats>,
     pub(super) stop: CancellationToken,
@@ -187,6 +189,7 @@ impl Drive {
             },
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             handles: Handles::default(),
+            doubts: Arc::default(),
             scans: Scans::default(),
             stats: Arc::default(),
             stop: CancellationToken::new(),
@@ -329,10 +332,7 @@ impl Inner {
 
     /// Returns the content of a file's current version, shared by all who have it open.
     pub(super) fn open_content(&self, node: &Node) -> Result<Arc<OpenContent>, OpenError> {
-        let version = node
-            .version
-            .clone()
-            .unwrap_or_else(|| Version::from_size_mtime(node.size, node.mtime_ns));
+        let version = version_of(node);
         let id = self.content_id(node.ino, &version);
         if let Some(open) = self.contents().get(&id).and_then(Weak::upgrade) {
             return Ok(open);
@@ -366,10 +366,7 @@ impl Inner {
 
     /// Returns the word for a file and how many of its bytes are here.
     pub(super) fn file_state(&self, node: &Node) -> (FileState, u64) {
-        let version = node
-            .version
-            .clone()
-            .unwrap_or_else(|| Version::from_size_mtime(node.size, node.mtime_ns));
+        let version = version_of(node);
         let residency = self.cache.residency(self.content_id(node.ino, &version), node.size);
         let (residency, bytes) = match residency {
             Ok(backlot_cache::Residency::Full) => (Residency::Full, node.size),
@@ -400,9 +397,12 @@ impl Inner {
         let looked = tokio::time::timeout(self.limits.read_deadline, project.site.provider().stat(&path)).await;
         let written = match looked {
             Ok(Ok(entry)) => {
-                let remote = remote(Listed { name, entry });
+                let (remote, doubts) = (remote(Listed { name, entry }), Arc::clone(&self.doubts));
                 self.store
-                    .write(move |txn| txn.apply_entry(dir, &remote, now_ms()))
+                    .write(move |txn| {
+                        txn.apply_entry(dir, &remote, now_ms())
+                            .inspect(|diff| doubts.note(diff))
+                    })
                     .await
             }
             Ok(Err(e)) if e.kind == ErrorKind::NotFound => {
@@ -571,6 +571,12 @@ fn controls(config: &Config, settings: &backlot_config::Site) -> Controls {
     let deadline: Duration = config.hydration.read_deadline.into();
     controls.idle_timeout = controls.idle_timeout.min(deadline * 3 / 4);
     controls
+}
+
+/// The identity of a file's bytes: what its site says, else what follows from size and time.
+pub(super) fn version_of(node: &Node) -> Version {
+    let version = node.version.clone();
+    version.unwrap_or_else(|| Version::from_size_mtime(node.size, node.mtime_ns))
 }
 
 /// What a provider lists, as the store takes it.

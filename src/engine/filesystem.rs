@@ -19,7 +19,7 @@ use backlot_platform::vfs::VirtualFs;
 use bytes::Bytes;
 use tracing::warn;
 
-use super::drive::Inner;
+use super::drive::{Inner, version_of};
 use super::handles::OpenFile;
 use super::hydrate::{HydrateError, OpenContent};
 use super::schedule::Priority;
@@ -69,6 +69,10 @@ impl DriveFs {
             nlink: node.nlink,
             uid: self.drive.owner.0,
             gid: self.drive.owner.1,
+            // A handle of an earlier version must not end where this one does. The kernel asks on behalf of the handle
+            // that reads past the length it knows, if it does not remember that length.
+            volatile: node.kind == EntryKind::File
+                && (self.drive.doubts.has(node.ino) || self.drive.handles.has_stale(node.ino)),
         }
     }
 
@@ -79,6 +83,16 @@ impl DriveFs {
             .ok_or_else(|| FsErrorKind::BadHandle.into())
     }
 
+    /// Says whether the version that a handle reads is not the file's any more.
+    fn is_old(&self, file: &OpenFile, content: &OpenContent) -> bool {
+        // The store changes first, and handles are marked after it: who looks between the two has the doubt to go by.
+        file.is_stale()
+            || self.drive.doubts.has(file.ino)
+                && self
+                    .node(NodeId(file.ino.0))
+                    .is_ok_and(|node| version_of(&node) != *content.version())
+    }
+
     /// Reads through a handle; on a version that is gone, takes up the new one if nobody saw a byte of the old.
     async fn read_open(&self, file: &Arc<OpenFile>, range: Range<u64>) -> Result<Bytes, FsError> {
         let mut switched = false;
@@ -86,14 +100,14 @@ impl DriveFs {
             let content = file.content();
             let len = content.content().len();
             let clipped = range.start.min(len)..range.end.min(len);
-            let error = if file.is_stale() {
+            let error = if self.is_old(file, &content) {
                 None
             } else if clipped.is_empty() {
                 return Ok(Bytes::new());
             } else {
                 file.note_read(&content, clipped.clone());
                 match content.read(clipped).await {
-                    Ok(bytes) if !file.is_stale() => {
+                    Ok(bytes) if !self.is_old(file, &content) => {
                         file.mark_served();
                         return Ok(bytes);
                     }
@@ -110,7 +124,9 @@ impl DriveFs {
                 self.drive.refresh(file.ino).await;
             }
             let alone = self.drive.handles.of(file.ino).len() == 1;
-            if switched || file.has_served() || !file.fresh || !alone {
+            // Old and not marked: those who noticed the change are about to mark whatever is open.
+            let unmarked = error.is_none() && !file.is_stale();
+            if switched || unmarked || file.has_served() || !file.fresh || !alone {
                 return Err(changed_at_site(&content));
             }
             let node = self.node(NodeId(file.ino.0))?;
@@ -119,7 +135,8 @@ impl DriveFs {
                 // bytes cut to that would be half a file that looks whole.
                 return Err(changed_at_site(&content));
             }
-            file.switch_to(self.drive.open_content(&node).map_err(|e| log_fs(&node, e))?);
+            let content = self.drive.open_content(&node).map_err(|e| log_fs(&node, e))?;
+            self.drive.handles.switch(file, content);
             switched = true;
         }
     }
@@ -149,8 +166,16 @@ impl VirtualFs for DriveFs {
 
     fn forget(&self, _node: NodeId, _times: u64) {}
 
-    async fn getattr(&self, _cx: &OpCx, node: NodeId, _handle: Option<HandleId>) -> Result<Attr, FsError> {
-        Ok(self.attr(&self.node(node)?))
+    async fn getattr(&self, _cx: &OpCx, node: NodeId, handle: Option<HandleId>) -> Result<Attr, FsError> {
+        let node = self.node(node)?;
+        if let Some(file) = handle.and_then(|handle| self.drive.handles.get(handle)) {
+            let content = file.content();
+            let may_switch = file.fresh && !file.has_served() && node.size == content.content().len();
+            if !may_switch && self.is_old(&file, &content) {
+                return Err(changed_at_site(&content));
+            }
+        }
+        Ok(self.attr(&node))
     }
 
     async fn setattr(&self, _: &OpCx, _: NodeId, _: Option<HandleId>, _: SetAttr) -> Result<Attr, FsError> {
@@ -220,11 +245,12 @@ impl VirtualFs for DriveFs {
         }
         // Pages belong to the file, not to an open of it: with this version's in there, a handle that reads an earlier
         // one would be given them without our being asked.
-        let uncached = self.drive.handles.of(node.ino).iter().any(|other| other.is_stale());
+        let uncached = self.drive.handles.has_stale(node.ino);
         Ok(Opened {
             handle,
             keep_cache,
             uncached,
+            forget_attributes: self.drive.doubts.has(node.ino),
         })
     }
 
@@ -343,7 +369,10 @@ fn time(ns: i64) -> SystemTime {
 }
 
 fn changed_at_site(content: &OpenContent) -> FsError {
-    FsError::new(FsErrorKind::RemoteChanged, format!("{} changed at the site", content.path()))
+    FsError::new(
+        FsErrorKind::RemoteChanged,
+        format!("{} changed at the site", content.path()),
+    )
 }
 
 fn state_error(e: StateError) -> FsError {

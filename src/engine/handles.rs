@@ -3,9 +3,9 @@
 //! Owns: handle ids, the pattern of reads per handle, which version a handle reads. Refuses to know: the store, sites.
 //! Invariant: a handle never gives out bytes of two versions; one whose file changed at the site is *stale* and says so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use backlot_platform::types::HandleId;
 
@@ -50,12 +50,6 @@ impl OpenFile {
 
     pub(super) fn content(&self) -> Arc<OpenContent> {
         Arc::clone(&self.content.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Turns an open that has not given out a byte to the version that is at the site now.
-    pub(super) fn switch_to(&self, content: Arc<OpenContent>) {
-        *self.content.write().unwrap_or_else(PoisonError::into_inner) = content;
-        self.stale.store(false, Ordering::Release);
     }
 
     pub(super) fn mark_served(&self) {
@@ -103,6 +97,8 @@ impl OpenFile {
 pub(super) struct Handles {
     next: AtomicU64,
     open: RwLock<HashMap<u64, Arc<OpenFile>>>,
+    /// Files that have a stale handle. Changed while `open` is locked.
+    stale: Mutex<HashSet<Ino>>,
 }
 
 impl Handles {
@@ -124,7 +120,28 @@ impl Handles {
     }
 
     pub(super) fn remove(&self, id: HandleId) -> Option<Arc<OpenFile>> {
-        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id.0)
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let file = open.remove(&id.0)?;
+        if file.is_stale() && !open.values().any(|other| other.ino == file.ino && other.is_stale()) {
+            self.lock_stale().remove(&file.ino);
+        }
+        Some(file)
+    }
+
+    /// Turns the only open of a file, that has not given out a byte, to the version that is at the site now.
+    pub(super) fn switch(&self, file: &OpenFile, content: Arc<OpenContent>) {
+        *file.content.write().unwrap_or_else(PoisonError::into_inner) = content;
+        file.stale.store(false, Ordering::Release);
+        self.lock_stale().remove(&file.ino);
+    }
+
+    /// Says whether a handle of the file reads a version that is not the file's any more.
+    pub(super) fn has_stale(&self, ino: Ino) -> bool {
+        self.lock_stale().contains(&ino)
+    }
+
+    fn lock_stale(&self) -> MutexGuard<'_, HashSet<Ino>> {
+        self.stale.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -138,11 +155,16 @@ impl Handles {
 
     /// Marks the open handles of a file whose bytes changed, and says whether there were any.
     pub(super) fn mark_stale(&self, ino: Ino) -> bool {
-        let open = self.of(ino);
-        for file in &open {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let mut any = false;
+        for file in open.values().filter(|file| file.ino == ino) {
             file.stale.store(true, Ordering::Release);
+            any = true;
         }
-        !open.is_empty()
+        if any {
+            self.lock_stale().insert(ino);
+        }
+        any
     }
 
     /// Returns the open files, each content once.

@@ -424,9 +424,13 @@ async fn list_into_store(
         return Err(ScanError::Empty);
     }
     let entries = listed.len() as u64;
+    let doubts = Arc::clone(&drive.doubts);
     let diff = drive
         .store
-        .write(move |txn| txn.apply_listing(dir, &listed, epoch, now_ms()))
+        .write(move |txn| {
+            txn.apply_listing(dir, &listed, epoch, now_ms())
+                .inspect(|diff| doubts.note(diff))
+        })
         .await?;
     drive.announce(&diff);
     Ok((entries, diff))

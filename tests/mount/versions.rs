@@ -122,6 +122,34 @@ fn a_handle_never_takes_up_a_version_of_another_length() {
 }
 
 #[test]
+fn an_old_handle_does_not_end_where_the_new_version_does() {
+    drive_test(|| {
+        for len in [10 * MIB, 50 * MIB] {
+            let site = tempfile::tempdir().unwrap();
+            put(&site.path().join("plate"), b'A', 40 * MIB);
+            let drive = Builder::local(site.path()).build().mounted();
+            let path = drive.path("plate");
+            let old = File::open(&path).unwrap();
+            let mut buffer = vec![0; MIB];
+            old.read_exact_at(&mut buffer, 9 * MIB as u64).unwrap();
+            put(&site.path().join("plate"), b'B', len);
+            // Somebody else opens it and reads it whole: now the kernel knows the new length.
+            eventually("the new version", || {
+                fs::read(&path).is_ok_and(|b| b.len() == len && letter(&b) == Some(b'B'))
+            });
+            for at in [9, 15, 39, 40, 45] {
+                match old.read_at(&mut buffer, at * MIB as u64) {
+                    // Beyond both ends there is nothing to be had in any version.
+                    Ok(0) => assert!(at >= 40, "an end at {at} MiB that is none, with {len} bytes now"),
+                    Ok(n) => assert_eq!(letter(&buffer[..n]), Some(b'A'), "at {at} MiB"),
+                    Err(e) => assert!(is_stale(&e), "at {at} MiB: {e}"),
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn a_file_cut_short_while_it_is_read_never_reads_as_if_it_were_whole() {
     drive_test(|| {
         let site = tempfile::tempdir().unwrap();

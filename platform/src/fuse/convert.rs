@@ -348,6 +348,7 @@ mod tests {
             nlink: 1,
             uid: 0,
             gid: 0,
+            volatile: false,
         };
         assert_eq!(file_attr(&attr).blocks, 1);
         attr.allocated = 513;

@@ -43,7 +43,13 @@ pub(super) struct Ttls {
 
 impl Ttls {
     fn of(&self, attr: &Attr) -> &Duration {
-        if attr.kind == NodeKind::Dir {
+        self.for_kind(attr.kind, attr.volatile)
+    }
+
+    fn for_kind(&self, kind: NodeKind, volatile: bool) -> &Duration {
+        if volatile {
+            &Duration::ZERO
+        } else if kind == NodeKind::Dir {
             &self.dir
         } else {
             &self.entry
@@ -345,6 +351,9 @@ impl Filesystem for FuseHost {
         self.answer("open", ino, fut, move |out| match out {
             Ok(opened) => {
                 let may_keep = shared.opened(NodeId(ino.0), opened.handle);
+                if opened.forget_attributes {
+                    shared.forget_attributes(NodeId(ino.0));
+                }
                 reply.opened(
                     FileHandle(opened.handle.0),
                     convert::fopen_flags(options, opened, may_keep),
@@ -512,11 +521,7 @@ impl Filesystem for FuseHost {
         let ttls = self.ttls;
         let fut = async move {
             let failed = listing::fill(&*fs, &cx, NodeId(ino.0), offset, &hint, |row| {
-                let ttl = if row.kind() == NodeKind::Dir {
-                    &ttls.dir
-                } else {
-                    &ttls.entry
-                };
+                let ttl = ttls.for_kind(row.kind(), row.is_volatile());
                 reply.add(
                     INodeNo(row.node().0),
                     row.offset(),

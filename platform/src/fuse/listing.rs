@@ -54,6 +54,10 @@ impl Row<'_> {
         }
     }
 
+    pub(super) fn is_volatile(&self) -> bool {
+        matches!(self, Self::Entry(entry, _) if entry.attr.volatile)
+    }
+
     /// The kernel takes no attributes of `.` and `..` from a listing, so the engine is not asked for them.
     pub(super) fn attr(&self) -> FileAttr {
         match self {

@@ -4,8 +4,9 @@
 //! engine.
 //!
 //! Invariants: no change is lost, only made coarser (a backlog that overflows becomes "doubt everything"); a sender never
-//! waits for more than the backlog's own short lock; only this thread notifies, and it holds no lock while it does,
-//! because a notification waits for requests in flight on the same pages or folder, and those may want any lock of ours.
+//! waits for more than the backlog's own short lock; only this thread notifies (but for attributes that an open must not
+//! be answered with, see [`Shared::forget_attributes`]), and it holds no lock while it does, because a notification waits
+//! for requests in flight on the same pages or folder, and those may want any lock of ours.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};

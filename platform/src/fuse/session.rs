@@ -139,6 +139,7 @@ pub(super) fn start(fs: Arc<dyn VirtualFs>, rt: Handle, options: MountOptions) -
     };
     // Also the question whether the kernel knows it at all; nothing is cached yet.
     shared.set_can_forget_all(kernel.doubt_all_names().is_ok());
+    shared.set_notifier(session.notifier());
     let queue = ChangeQueue::new(options.change_backlog.max(1));
     let (tell_ended, ended) = watch::channel(false);
 

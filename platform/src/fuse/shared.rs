@@ -5,7 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use fuser::{INodeNo, Notifier};
 
 use crate::types::{HandleId, NodeId};
 
@@ -18,6 +20,7 @@ pub(super) struct Shared {
     /// The kernel can be told to doubt every name at once (FUSE_NOTIFY_INC_EPOCH, Linux 6.16).
     pub(super) can_forget_all: AtomicBool,
     opens: Mutex<Opens>,
+    notifier: OnceLock<Notifier>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +62,21 @@ impl Shared {
         let mut opens = self.opens();
         opens.fresh = Some(HashSet::new());
         opens.handles.values().copied().collect()
+    }
+
+    /// Sets whom to tell what can't wait for the thread that notifies.
+    pub(super) fn set_notifier(&self, notifier: Notifier) {
+        // There is one session, and this is its only notifier.
+        drop(self.notifier.set(notifier));
+    }
+
+    /// Makes the kernel ask for the attributes of a node again. Other than the notifications of [`super::notify`] this one
+    /// waits for no request, so that one that is being answered may do it.
+    pub(super) fn forget_attributes(&self, node: NodeId) {
+        let told = self.notifier.get().map(|n| n.inval_inode(INodeNo(node.0), -1, 0));
+        if let Some(Err(error)) = told {
+            tracing::debug!(node = node.0, %error, "the kernel did not take a notification");
+        }
     }
 
     /// Says whether the kernel can forget all names at once.

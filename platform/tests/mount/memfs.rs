@@ -113,6 +113,7 @@ impl Tree {
             nlink: if kind == NodeKind::Dir { 2 } else { 1 },
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
+            volatile: false,
         };
         let new = Node {
             attr,
@@ -148,6 +149,7 @@ impl Tree {
             handle,
             keep_cache: true,
             uncached: false,
+            forget_attributes: false,
         })
     }
 
