@@ -1,11 +1,12 @@
 //! The machine that figures are taken on: what it is, and whether others use it.
 //!
 //! Invariant: how much others used the machine during a round is measured, not guessed: all busy time less that of this
-//! process and its descendants.
+//! process, its descendants and the kernel's threads.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -17,8 +18,8 @@ use crate::process::{interrupted, output, pause};
 
 /// A round counts as disturbed if others used more than this share of the machine.
 const DISTURBED: f64 = 0.10;
-/// A disturbed round is taken again at most this often; the last one counts, and says that it was disturbed.
-const RETRIES: usize = 4;
+/// How long to look whether others use the machine.
+const GLANCE: Duration = Duration::from_millis(500);
 
 /// What figures depend on beside the code.
 #[derive(Clone, Debug, Serialize)]
@@ -133,44 +134,52 @@ pub(crate) fn drop_everything() -> Result<()> {
     std::fs::write("/proc/sys/vm/drop_caches", "3").context("drop the kernel's caches (only root may)")
 }
 
-/// Takes rounds while nobody else uses the machine, as far as that can be had.
-#[derive(Clone, Copy, Debug)]
+/// Takes rounds while nobody else uses the machine, as far as that can be had within the patience of one scenario.
+#[derive(Debug)]
 pub(crate) struct Quiet {
-    pub(crate) patience: Duration,
+    left: Mutex<Duration>,
 }
 
 impl Quiet {
-    /// Takes a round, again if others disturbed it (but once only without patience).
+    /// Makes one that spends at most `patience` on waiting and on rounds taken in vain.
+    pub(crate) fn new(patience: Duration) -> Self {
+        Self {
+            left: Mutex::new(patience),
+        }
+    }
+
+    /// Takes a round, again if others disturbed it and patience is left.
     pub(crate) fn round<T>(&self, mut take: impl FnMut() -> Result<T>) -> Result<(T, Round)> {
-        for attempt in 0.. {
+        loop {
             self.wait()?;
+            let begin = Instant::now();
             let (value, others) = watched(&mut take)?;
-            if others <= DISTURBED || attempt == RETRIES {
-                return Ok((
-                    value,
-                    Round {
-                        others,
-                        disturbed: others > DISTURBED,
-                    },
-                ));
+            let disturbed = others > DISTURBED;
+            if !disturbed || self.spend(begin.elapsed()) {
+                return Ok((value, Round { others, disturbed }));
             }
         }
-        unreachable!("the last attempt returns")
     }
 
     fn wait(&self) -> Result<()> {
-        let give_up = Instant::now() + self.patience;
         loop {
             anyhow::ensure!(!interrupted(), "interrupted");
+            let begin = Instant::now();
             let ((), others) = watched(|| {
-                pause(Duration::from_millis(250));
+                pause(GLANCE);
                 Ok(())
             })?;
-            if others <= DISTURBED || Instant::now() >= give_up {
+            if others <= DISTURBED || self.spend(begin.elapsed()) {
                 return Ok(());
             }
-            pause(Duration::from_millis(500));
         }
+    }
+
+    /// Takes time off the patience; true if none is left.
+    fn spend(&self, time: Duration) -> bool {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        *left = left.saturating_sub(time);
+        left.is_zero()
     }
 }
 
@@ -188,6 +197,9 @@ fn watched<T>(mut run: impl FnMut() -> Result<T>) -> Result<(T, f64)> {
     let share = others as f64 / all.max(1) as f64;
     Ok((value, share))
 }
+
+/// The parent of the kernel's threads.
+const KTHREADD: u32 = 2;
 
 /// Processor time in clock ticks.
 struct Ticks;
@@ -214,7 +226,7 @@ impl Ticks {
         Ok(Self::of_cpu()?.iter().skip(3).take(2).sum())
     }
 
-    /// This process and what descends from it, ended children included.
+    /// This process and what descends from it, ended children included, and the kernel's threads.
     fn of_ours() -> Result<u64> {
         let mut all = HashMap::new();
         for entry in std::fs::read_dir("/proc")? {
@@ -231,11 +243,12 @@ impl Ticks {
             all.insert(pid, (parent, (11..=14).map(number).sum::<u64>()));
         }
         let me = std::process::id();
+        // The kernel's own threads (whose parent is 2) count as nobody's: what they do, they mostly do for us.
         let is_ours = |mut pid: u32| {
-            while pid > 1 && pid != me {
+            while pid > KTHREADD && pid != me {
                 pid = all.get(&pid).map_or(0, |(parent, _)| *parent);
             }
-            pid == me
+            pid == me || pid == KTHREADD
         };
         Ok(all
             .iter()

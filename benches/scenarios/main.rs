@@ -61,8 +61,8 @@ struct Args {
     /// The program to measure. Default: the one built from this checkout.
     #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_backlot"))]
     backlot: PathBuf,
-    /// Seconds to wait before a round for others to leave the machine; with 0, a disturbed round is not repeated either.
-    #[arg(long, default_value_t = 60)]
+    /// Seconds that each scenario may spend on waiting for others to leave the machine, and on rounds that they disturbed.
+    #[arg(long, default_value_t = 120)]
     patience: u64,
     /// Exit with 1 if a target is missed.
     #[arg(long)]
@@ -161,16 +161,14 @@ fn run(args: &Args) -> Result<bool> {
             },
         )
     };
-    let bench = Bench {
+    let mut bench = Bench {
         dir: temp.path().to_owned(),
         program: args.backlot.clone(),
         scale: Scale {
             rounds: args.rounds.unwrap_or(rounds).max(1),
             ..scale
         },
-        quiet: Quiet {
-            patience: Duration::from_secs(args.patience),
-        },
+        quiet: Quiet::new(Duration::ZERO),
         local_site: args.local_site,
         tuned_peers: args.tuned_peers,
     };
@@ -194,6 +192,7 @@ fn run(args: &Args) -> Result<bool> {
         }
         eprintln!("== {name}");
         let begin = Instant::now();
+        bench.quiet = Quiet::new(Duration::from_secs(args.patience));
         if let Err(e) = scenario(&bench, &mut report) {
             failed = true;
             report.not_run(name, &format!("{e:#}"));
