@@ -19,7 +19,10 @@ pub(super) const FILE_NAME: &str = "state.sqlite";
 const APPLICATION_ID: i32 = 0x426b_4c74;
 
 /// Numbered scripts; `PRAGMA user_version` counts those that have run.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/001_init.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/001_init.sql"),
+    include_str!("migrations/002_writing.sql"),
+];
 
 /// Page cache of the writing connection, in KiB.
 const WRITER_CACHE_KIB: i64 = 8 << 10;
