@@ -50,6 +50,8 @@ impl Delta {
                 symlinks: entries,
                 ..Self::default()
             },
+            // Pipes, sockets and devices are too few to be told about.
+            EntryKind::Fifo | EntryKind::Socket | EntryKind::CharDevice | EntryKind::BlockDevice => Self::default(),
         }
     }
 

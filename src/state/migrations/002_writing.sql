@@ -20,6 +20,7 @@ ALTER TABLE inode ADD COLUMN writing INTEGER NOT NULL DEFAULT 0; -- size and mti
 ALTER TABLE inode ADD COLUMN origin BLOB;                        -- path under the project's remote path
 ALTER TABLE inode ADD COLUMN origin_version TEXT;
 
+CREATE INDEX inode_own ON inode (own) WHERE own = 1;
 CREATE INDEX inode_object ON inode (object) WHERE object IS NOT NULL;
 CREATE INDEX inode_writing ON inode (ino) WHERE writing = 1;
 -- Removed while open: dropped at the last close, or at the next start.

@@ -12,7 +12,7 @@ use std::path::Path;
 use futures::FutureExt;
 use tempfile::TempDir;
 
-use super::{ListingDiff, NewProject, Remote, StateError, StateStore, WriteTxn};
+use super::{ListingDiff, Moment, NewProject, Remote, StateError, StateStore, WriteTxn};
 use crate::model::{EntryKind, Ino, Name, ProjectName, RelPath, SiteName, Version};
 
 /// A moment, milliseconds since 1970.
@@ -81,7 +81,7 @@ impl Fixture {
 
     fn list(&self, dir: Ino, entries: &[Remote]) -> ListingDiff {
         let entries = entries.to_vec();
-        write(&self.store, move |txn| txn.apply_listing(dir, &entries, None, NOW)).unwrap()
+        write(&self.store, move |txn| txn.apply_listing(dir, &entries, None, Moment::LAST, NOW)).unwrap()
     }
 
     fn reopen(self) -> Self {

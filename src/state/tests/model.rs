@@ -271,7 +271,7 @@ fn play(ops: Vec<Op>) {
                     .map(|(name, node)| (name.clone(), node.remote.clone()))
                     .collect();
                 wanted.insert(entry.name.clone(), entry.clone());
-                let diff = write(&t.store, move |txn| txn.apply_entry(picked, &entry, NOW)).unwrap();
+                let diff = write(&t.store, move |txn| txn.apply_entry(picked, &entry, Moment::LAST, NOW)).unwrap();
                 model.apply(picked, &wanted, &diff);
             }
             Op::Absent(_, at) => {
@@ -281,7 +281,7 @@ fn play(ops: Vec<Op>) {
                     .map(|(name, node)| (name.clone(), node.remote.clone()))
                     .collect();
                 wanted.remove(&name);
-                let diff = write(&t.store, move |txn| txn.apply_absent(picked, &name, NOW)).unwrap();
+                let diff = write(&t.store, move |txn| txn.apply_absent(picked, &name, Moment::LAST, NOW)).unwrap();
                 model.apply(picked, &wanted, &diff);
             }
             Op::Reopen => {
