@@ -16,3 +16,5 @@ pub mod schedule;
 pub mod site;
 mod site_id;
 mod xattr;
+#[cfg_attr(not(test), expect(dead_code, reason = "used by the write path"))]
+mod zones;

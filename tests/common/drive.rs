@@ -270,6 +270,7 @@ impl Builder {
             .set("cache.min-free", "16MiB")
             .set("hydration.read-deadline", "2s")
             .set("scan.recheck-after", "200ms")
+            .set("publish.settle", "200ms")
             .set(&format!("projects.{PROJECT}.remote-site"), SITE)
             .set(&format!("projects.{PROJECT}.remote-path"), ".")
             .set(&format!("projects.{PROJECT}.scan-interval"), "24h")
