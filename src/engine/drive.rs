@@ -394,20 +394,24 @@ impl Inner {
             Err(e) => return warn!(%ino, error = %e, "can't look for the file's folder"),
         };
         let Ok((project, path)) = self.locate(ino) else { return };
+        let began = match self.store.moment() {
+            Ok(began) => began,
+            Err(e) => return warn!(%ino, error = %e, "can't look at the store"),
+        };
         let looked = tokio::time::timeout(self.limits.read_deadline, project.site.provider().stat(&path)).await;
         let written = match looked {
             Ok(Ok(entry)) => {
                 let (remote, doubts) = (remote(Listed { name, entry }), Arc::clone(&self.doubts));
                 self.store
                     .write(move |txn| {
-                        txn.apply_entry(dir, &remote, now_ms())
+                        txn.apply_entry(dir, &remote, began, now_ms())
                             .inspect(|diff| doubts.note(diff))
                     })
                     .await
             }
             Ok(Err(e)) if e.kind == ErrorKind::NotFound => {
                 self.store
-                    .write(move |txn| txn.apply_absent(dir, &name, now_ms()))
+                    .write(move |txn| txn.apply_absent(dir, &name, began, now_ms()))
                     .await
             }
             Ok(Err(e)) => {

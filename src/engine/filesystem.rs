@@ -53,6 +53,7 @@ impl DriveFs {
             EntryKind::File => (NodeKind::File, 0o644),
             EntryKind::Dir => (NodeKind::Dir, 0o755),
             EntryKind::Symlink => (NodeKind::Symlink, 0o777),
+            EntryKind::Fifo | EntryKind::Socket | EntryKind::CharDevice | EntryKind::BlockDevice => todo!(),
         };
         let mtime = time(node.mtime_ns);
         Attr {
@@ -220,7 +221,7 @@ impl VirtualFs for DriveFs {
         match node.kind {
             EntryKind::File => {}
             EntryKind::Dir => return Err(FsErrorKind::IsDir.into()),
-            EntryKind::Symlink => return Err(FsErrorKind::Invalid.into()),
+            _ => return Err(FsErrorKind::Invalid.into()),
         }
         let content = self.drive.open_content(&node).map_err(|e| log_fs(&node, e))?;
         // Pages that the kernel may hold were read under this version or never: an earlier version's were dropped when

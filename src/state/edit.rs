@@ -127,14 +127,13 @@ struct Found {
     kind: EntryKind,
     own: bool,
     version: Option<Version>,
-    size: u64,
     nlink: u32,
     listed: bool,
 }
 
 impl ReadTxn<'_> {
     fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Found>, StateError> {
-        let sql = "SELECT d.cookie, i.ino, i.kind, i.own, i.version, i.size, i.nlink, i.listed_at_ms \
+        let sql = "SELECT d.cookie, i.ino, i.kind, i.own, i.version, i.nlink, i.listed_at_ms \
                    FROM dirent AS d INDEXED BY dirent_name JOIN inode AS i ON i.ino = d.ino \
                    WHERE d.parent = ?1 AND d.name = ?2";
         self.one(sql, (as_i64(parent.0), name), |row| {
@@ -144,9 +143,8 @@ impl ReadTxn<'_> {
                 kind: kind_at(row, 2)?,
                 own: row.get(3).db()?,
                 version: version_at(row, 4)?,
-                size: count_at(row, 5)?,
-                nlink: row.get(6).db()?,
-                listed: row.get::<_, Option<i64>>(7).db()?.is_some(),
+                nlink: row.get(5).db()?,
+                listed: row.get::<_, Option<i64>>(6).db()?.is_some(),
             })
         })
     }

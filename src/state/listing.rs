@@ -77,7 +77,7 @@ impl Known<'_> {
                 (Some(now), known) => Some(now.as_slice()) != known,
                 (None, _) => self.version != Some(remote.version.as_str()),
             },
-            EntryKind::Dir => false,
+            EntryKind::Dir | EntryKind::Fifo | EntryKind::Socket | EntryKind::CharDevice | EntryKind::BlockDevice => false,
         };
         let version_differs = self.kind != EntryKind::Dir && self.version != Some(remote.version.as_str());
         if self.kind != remote.kind {

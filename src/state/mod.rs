@@ -18,6 +18,7 @@ mod listing;
 mod lock;
 mod node;
 mod projects;
+mod publish;
 mod read;
 mod schema;
 mod tree;
@@ -45,6 +46,7 @@ pub use node::{
     Change, ChangeKind, Changes, Child, Counts, ListingDiff, Moment, NewProject, Node, Origin, Project, Remote, ScanRecord, SiteState,
     SiteStatus,
 };
+pub use publish::{Conflict, Landed};
 pub use read::ReadTxn;
 pub use tree::Tree;
 pub use write::WriteTxn;

@@ -2,6 +2,7 @@
 
 mod basics;
 mod crash;
+mod edit;
 mod group;
 mod model;
 mod opening;

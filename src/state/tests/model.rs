@@ -75,7 +75,7 @@ impl Model {
                 let content = match remote.kind {
                     EntryKind::File => before.version != remote.version,
                     EntryKind::Symlink => before.target != remote.target,
-                    EntryKind::Dir => false,
+                    _ => false,
                 };
                 let same_version = remote.kind == EntryKind::Dir || before.version == remote.version;
                 let shown = |r: &Remote| (r.size, r.mtime_ns, r.perm);
@@ -141,7 +141,7 @@ impl Model {
                 match node.remote.kind {
                     EntryKind::File => (files, bytes) = (files + 1, bytes + node.remote.size),
                     EntryKind::Symlink => symlinks += 1,
-                    EntryKind::Dir => {}
+                    _ => {}
                 }
                 if node.remote.kind == EntryKind::Symlink {
                     assert_eq!(tree.link_target(node.ino).unwrap(), node.remote.target);

@@ -107,7 +107,7 @@ fn a_newer_database_is_refused_with_both_versions_named() {
         .unwrap();
     let error = refused(&home, &database);
     assert!(
-        matches!(error, StateError::TooNew { found: 7, known: 1, .. }),
+        matches!(error, StateError::TooNew { found: 7, known: 2, .. }),
         "{error:?}"
     );
     let text = error.to_string();
