@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use backlot_cache::{CacheError, CacheOptions, ContentCache, ContentId};
-use backlot_config::Config;
+use backlot_config::{Config, RemoteDelete};
 use backlot_platform::types::NodeId;
 use backlot_platform::vfs::ChangeSink;
 use tokio_util::sync::CancellationToken;
@@ -22,9 +22,14 @@ use super::doubt::Doubts;
 use super::filesystem::DriveFs;
 use super::handles::Handles;
 use super::hydrate::{HydrateStats, OpenContent};
+use super::local::Locals;
+use super::objects::Objects;
+use super::refusals::Refusals;
 use super::report::{FlightReport, HydrationReport, LsEntry, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
 use super::site::Site;
+use super::writing::Copies;
+use super::zones::Zones;
 use crate::model::{EntryKind, FileState, Ino, Name, PathError, ProjectName, RelPath, Residency, SiteName, Version};
 use crate::providers::{Controls, ErrorKind, Listed, Provider, ProviderError};
 use crate::state::{ListingDiff, NewProject, Node, Remote, StateError, StateStore, Tree};
@@ -46,6 +51,12 @@ pub enum OpenError {
     /// This machine's site id.
     #[error("this machine's site id: {0}")]
     SiteId(#[source] std::io::Error),
+    /// The folder of what is written here.
+    #[error("the folder for what is written here ({}): {1}", .0.display())]
+    Local(PathBuf, #[source] std::io::Error),
+    /// The zones of a project.
+    #[error("project {0}: its zones: {1}")]
+    Zones(ProjectName, #[source] globset::Error),
     /// A site's settings.
     #[error("site {0}: {1}")]
     Site(SiteName, ProviderError),
@@ -65,6 +76,8 @@ pub(super) struct Limits {
     pub(super) read_deadline: Duration,
     pub(super) recheck_after: Duration,
     pub(super) scan_parallel: usize,
+    /// How long a closed file must stay unwritten before it is sent.
+    pub(super) settle: Duration,
 }
 
 /// A project of the drive.
@@ -82,6 +95,19 @@ pub struct Project {
     pub remote_path: RelPath,
     /// How often to look at the whole of it.
     pub scan_interval: Duration,
+    /// What happens to a file by where it is.
+    pub(super) zones: Zones,
+    /// What deleting a published file does at the site.
+    pub(super) remote_delete: RemoteDelete,
+    /// Priority of its queue, unless one was set for it.
+    pub(super) priority: u16,
+}
+
+impl Project {
+    /// Returns its folder as a path of the drive.
+    pub(super) fn folder_path(&self) -> RelPath {
+        RelPath::new(&self.folder).unwrap_or_default()
+    }
 }
 
 /// A drive. Cheap to clone; the last one dropped closes it.
@@ -96,6 +122,10 @@ pub struct Inner {
     pub(super) store: StateStore,
     pub(super) tree: Tree,
     pub(super) cache: Arc<ContentCache>,
+    pub(super) objects: Arc<Objects>,
+    pub(super) locals: Locals,
+    pub(super) copies: Copies,
+    pub(super) refusals: Refusals,
     cache_dir: PathBuf,
     pub(super) sites: BTreeMap<SiteName, Arc<Site>>,
     pub(super) projects: Vec<Arc<Project>>,
@@ -162,6 +192,9 @@ impl Drive {
             max_open_files: CACHE_OPEN_FILES,
             flush_interval: CACHE_FLUSH,
         })?;
+        let data_dir = &config.drive.data_dir;
+        let objects = Objects::open(data_dir, store.uuid(), config.publish.min_free.bytes())
+            .map_err(|e| OpenError::Local(data_dir.clone(), e))?;
         let site_id = super::site_id::of_machine(config.machine.site_id.as_deref(), &config.drive.data_dir)
             .map_err(OpenError::SiteId)?;
         let slots = config.hydration.parallel_fetches as usize;
@@ -177,6 +210,10 @@ impl Drive {
             tree: Tree::new(store.clone()),
             store,
             cache: Arc::new(cache),
+            objects: Arc::new(objects),
+            locals: Locals::default(),
+            copies: Copies::default(),
+            refusals: Refusals::default(),
             cache_dir: config.drive.cache_dir.clone(),
             sites,
             projects,
@@ -186,6 +223,7 @@ impl Drive {
                 read_deadline: config.hydration.read_deadline.into(),
                 recheck_after: config.scan.recheck_after.into(),
                 scan_parallel: config.scan.parallel as usize,
+                settle: config.publish.settle.into(),
             },
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             handles: Handles::default(),
@@ -274,13 +312,14 @@ async fn open_projects(
             remote_site: site_name,
             remote_path: remote_path.clone(),
         });
-        handles.push((name, p, site, remote_path));
+        let zones = Zones::new(&p.zones).map_err(|e| OpenError::Zones(name.clone(), e))?;
+        handles.push((name, p, site, remote_path, zones));
     }
     let roots = store.write(move |txn| txn.set_projects(&wanted, now_ms())).await?;
     Ok(handles
         .into_iter()
         .zip(roots)
-        .map(|((name, p, site, remote_path), root)| {
+        .map(|((name, p, site, remote_path, zones), root)| {
             Arc::new(Project {
                 name,
                 folder: p.folder.clone(),
@@ -288,6 +327,9 @@ async fn open_projects(
                 site,
                 remote_path,
                 scan_interval: p.scan_interval.into(),
+                zones,
+                remote_delete: p.remote_delete,
+                priority: u16::try_from(p.priority).unwrap_or(u16::MAX),
             })
         })
         .collect())
@@ -308,16 +350,31 @@ pub enum LookupError {
 }
 
 impl Inner {
-    /// Returns the project that a node belongs to, and where the node is at the project's site.
-    pub(super) fn locate(&self, ino: Ino) -> Result<(Arc<Project>, RelPath), OpenError> {
-        let path = self.tree.path_of(ino)?.ok_or(OpenError::NoProject(ino))?;
+    /// Returns the project that a node belongs to, and its path inside that; `None` for the drive's root and for what has
+    /// no name.
+    pub(super) fn place(&self, ino: Ino) -> Result<Option<(Arc<Project>, RelPath)>, StateError> {
+        let Some(path) = self.tree.path_of(ino)? else {
+            return Ok(None);
+        };
         let folder = path.components().next().unwrap_or_default();
         let project = self.projects.iter().find(|p| p.folder.as_bytes() == folder);
-        let project = Arc::clone(project.ok_or(OpenError::NoProject(ino))?);
         let below = RelPath::new(&path.as_bytes()[folder.len()..]).unwrap_or_default();
+        Ok(project.map(|project| (Arc::clone(project), below)))
+    }
+
+    /// Returns the project that a node belongs to, and where the node is at the project's site.
+    pub(super) fn locate(&self, ino: Ino) -> Result<(Arc<Project>, RelPath), OpenError> {
+        let (project, below) = self.place(ino)?.ok_or(OpenError::NoProject(ino))?;
         let remote = project.remote_path.concat(&below);
         Ok((project, remote))
     }
+
+    pub(super) fn site_id(&self) -> &str {
+        &self.site_id
+    }
+
+    /// What the transfers may have to do changed.
+    pub(super) fn wake_transfers(&self) {}
 
     /// The name of a version of a file's bytes in the cache: it survives renames, and no two drives share one.
     fn content_id(&self, ino: Ino, version: &Version) -> ContentId {
@@ -332,12 +389,17 @@ impl Inner {
 
     /// Returns the content of a file's current version, shared by all who have it open.
     pub(super) fn open_content(&self, node: &Node) -> Result<Arc<OpenContent>, OpenError> {
-        let version = version_of(node);
+        let version = content_version(node);
         let id = self.content_id(node.ino, &version);
         if let Some(open) = self.contents().get(&id).and_then(Weak::upgrade) {
             return Ok(open);
         }
         let (project, path) = self.locate(node.ino)?;
+        // A file that was moved here has its bytes where it was.
+        let path = match &node.origin {
+            Some(origin) => project.remote_path.concat(&origin.path),
+            None => path,
+        };
         let content = self.cache.content(id, node.size)?;
         let opened = OpenContent::new(
             Arc::clone(&project.site),
@@ -366,7 +428,7 @@ impl Inner {
 
     /// Returns the word for a file and how many of its bytes are here.
     pub(super) fn file_state(&self, node: &Node) -> (FileState, u64) {
-        let version = version_of(node);
+        let version = content_version(node);
         let residency = self.cache.residency(self.content_id(node.ino, &version), node.size);
         let (residency, bytes) = match residency {
             Ok(backlot_cache::Residency::Full) => (Residency::Full, node.size),
@@ -578,8 +640,9 @@ fn controls(config: &Config, settings: &backlot_config::Site) -> Controls {
 }
 
 /// The identity of a file's bytes: what its site says, else what follows from size and time.
-pub(super) fn version_of(node: &Node) -> Version {
-    let version = node.version.clone();
+pub(super) fn content_version(node: &Node) -> Version {
+    let moved = node.origin.as_ref().map(|origin| origin.version.clone());
+    let version = moved.or_else(|| node.version.clone());
     version.unwrap_or_else(|| Version::from_size_mtime(node.size, node.mtime_ns))
 }
 
@@ -595,6 +658,11 @@ pub(super) fn remote(listed: Listed) -> Remote {
         version: entry.version,
         target: entry.target,
     }
+}
+
+/// Now, nanoseconds since 1970.
+pub(super) fn now_ns() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
 pub(super) fn now_ms() -> i64 {

@@ -9,12 +9,16 @@ pub mod filesystem;
 mod handles;
 pub mod hydrate;
 pub mod link;
+mod local;
+mod names;
+pub mod objects;
 mod readahead;
+mod refusals;
 pub mod report;
 pub mod scan;
 pub mod schedule;
 pub mod site;
 mod site_id;
+mod writing;
 mod xattr;
-#[cfg_attr(not(test), expect(dead_code, reason = "used by the write path"))]
 mod zones;

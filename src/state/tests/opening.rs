@@ -112,7 +112,7 @@ fn a_newer_database_is_refused_with_both_versions_named() {
     );
     let text = error.to_string();
     assert!(
-        text.contains("version 7") && text.contains("up to 1") && text.contains("state.sqlite"),
+        text.contains("version 7") && text.contains("up to 2") && text.contains("state.sqlite"),
         "{text}"
     );
 }
