@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use backlot_platform::error::{FsError, FsErrorKind};
 use backlot_platform::types::{
-    Attr, CaseMode, DirEntry, Entry, HandleId, NewNode, NodeId, NodeKind, OpCx, OpenOptions, Opened, RenameOptions,
-    SeekTo, SetAttr, Space,
+    Allocate, Attr, CaseMode, DirEntry, Entry, HandleId, NewNode, NodeId, NodeKind, OpCx, OpenOptions, Opened,
+    RenameOptions, SeekTo, SetAttr, Space,
 };
 use backlot_platform::vfs::VirtualFs;
 use bytes::Bytes;
@@ -66,6 +66,7 @@ impl DriveFs {
             btime: time(node.ctime_ns),
             // The mount is nosuid; bits that mean nothing here are not shown.
             perm: node.perm.unwrap_or(default_perm) & 0o1777,
+            rdev: 0,
             nlink: node.nlink,
             uid: self.drive.owner.0,
             gid: self.drive.owner.1,
@@ -263,11 +264,19 @@ impl VirtualFs for DriveFs {
         Err(FsErrorKind::ReadOnly.into())
     }
 
+    async fn fallocate(&self, _: &OpCx, _: HandleId, _: Allocate, _: Range<u64>) -> Result<(), FsError> {
+        Err(FsErrorKind::ReadOnly.into())
+    }
+
     async fn flush(&self, _cx: &OpCx, _handle: HandleId) -> Result<(), FsError> {
         Ok(())
     }
 
     async fn fsync(&self, _cx: &OpCx, _handle: HandleId, _data_only: bool) -> Result<(), FsError> {
+        Ok(())
+    }
+
+    async fn fsyncdir(&self, _cx: &OpCx, _dir: NodeId) -> Result<(), FsError> {
         Ok(())
     }
 
