@@ -17,6 +17,7 @@ mod listing;
 mod lock;
 mod node;
 mod projects;
+mod queue;
 mod read;
 mod schema;
 mod tree;
@@ -43,6 +44,10 @@ pub use node::{
     Change, ChangeKind, Changes, Child, Counts, ListingDiff, NewProject, Node, Project, Remote, ScanRecord, SiteState,
     SiteStatus,
 };
+pub use queue::{
+    Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,
+    TaskId, TaskState, TaskWhat,
+};
 pub use read::ReadTxn;
 pub use tree::Tree;
 pub use write::WriteTxn;
@@ -50,7 +55,7 @@ pub use write::WriteTxn;
 use cache::TreeCache;
 use error::Db;
 use lock::Lock;
-use writer::{Job, Writer};
+use writer::Writer;
 
 /// Reading connections kept open while nobody reads: one for each thread that usually does.
 const IDLE_READERS: usize = 4;
@@ -75,7 +80,7 @@ struct Inner {
 /// The writer while it runs.
 #[derive(Debug)]
 struct Running {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<writer::Job>,
     thread: JoinHandle<()>,
 }
 
@@ -205,7 +210,7 @@ impl StateStore {
             };
             writer.as_ref().ok_or_else(none)?.jobs.clone()
         };
-        let (job, answer) = Job::new(durable, f);
+        let (job, answer) = writer::Job::new(durable, f);
         jobs.send(job).await.map_err(|_| StateError::Closed)?;
         drop(jobs);
         answer.await.map_err(|_| StateError::Closed)?
