@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,9 @@ const CACHE_OPEN_FILES: usize = 512;
 /// What the cache may lose by a crash: granules that landed this recently are fetched again.
 const CACHE_FLUSH: Duration = Duration::from_millis(500);
 
+/// Bytes written between two looks at the disk's free space: little beside what is kept free.
+const ROOM_STEP: i64 = 4 << 20;
+
 /// Why a drive did not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -52,8 +55,13 @@ pub enum OpenError {
     #[error("this machine's site id: {0}")]
     SiteId(#[source] std::io::Error),
     /// The folder of what is written here.
-    #[error("the folder for what is written here ({}): {1}", .0.display())]
-    Local(PathBuf, #[source] std::io::Error),
+    #[error("the folder for what is written here, in {}: {source}", .dir.display())]
+    Local {
+        /// The data folder.
+        dir: PathBuf,
+        /// What is in the way.
+        source: std::io::Error,
+    },
     /// The zones of a project.
     #[error("project {0}: its zones: {1}")]
     Zones(ProjectName, #[source] globset::Error),
@@ -126,6 +134,8 @@ pub struct Inner {
     pub(super) locals: Locals,
     pub(super) copies: Copies,
     pub(super) refusals: Refusals,
+    /// Bytes that may be written before the disk is asked again whether there is room.
+    budget: AtomicI64,
     cache_dir: PathBuf,
     pub(super) sites: BTreeMap<SiteName, Arc<Site>>,
     pub(super) projects: Vec<Arc<Project>>,
@@ -193,8 +203,12 @@ impl Drive {
             flush_interval: CACHE_FLUSH,
         })?;
         let data_dir = &config.drive.data_dir;
-        let objects = Objects::open(data_dir, store.uuid(), config.publish.min_free.bytes())
-            .map_err(|e| OpenError::Local(data_dir.clone(), e))?;
+        let objects = Objects::open(data_dir, store.uuid(), config.publish.min_free.bytes()).map_err(|source| {
+            OpenError::Local {
+                dir: data_dir.clone(),
+                source,
+            }
+        })?;
         let site_id = super::site_id::of_machine(config.machine.site_id.as_deref(), &config.drive.data_dir)
             .map_err(OpenError::SiteId)?;
         let slots = config.hydration.parallel_fetches as usize;
@@ -214,6 +228,7 @@ impl Drive {
             locals: Locals::default(),
             copies: Copies::default(),
             refusals: Refusals::default(),
+            budget: AtomicI64::new(0),
             cache_dir: config.drive.cache_dir.clone(),
             sites,
             projects,
@@ -371,6 +386,16 @@ impl Inner {
 
     pub(super) fn site_id(&self) -> &str {
         &self.site_id
+    }
+
+    /// Takes note of bytes about to be written, and says whether it is time to ask the disk whether there is room.
+    pub(super) fn spent(&self, bytes: u64) -> bool {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if self.budget.fetch_sub(bytes, Ordering::Relaxed) >= bytes {
+            return false;
+        }
+        self.budget.store(ROOM_STEP, Ordering::Relaxed);
+        true
     }
 
     /// What the transfers may have to do changed.

@@ -159,7 +159,9 @@ impl DriveFs {
         if file.is_stale() {
             return Err(FsErrorKind::RemoteChanged.into());
         }
-        own.read_at(range).map(Bytes::from).map_err(|e| FsError::new(FsErrorKind::Io, e))
+        own.read_at(range)
+            .map(Bytes::from)
+            .map_err(|e| FsError::new(FsErrorKind::Io, e))
     }
 
     /// Returns a handle's file, ready to be written.
@@ -477,7 +479,12 @@ impl VirtualFs for DriveFs {
         let may_write = file.may_write;
         drop(file);
         self.drive.locals.forget(ino);
-        if self.drive.tree.node(ino).is_ok_and(|node| node.is_some_and(|node| node.nlink == 0)) {
+        if self
+            .drive
+            .tree
+            .node(ino)
+            .is_ok_and(|node| node.is_some_and(|node| node.nlink == 0))
+        {
             self.drive.drop_if_unused(ino);
         } else if may_write {
             self.drive.wake_transfers();
@@ -619,7 +626,11 @@ impl VirtualFs for DriveFs {
     }
 
     async fn listxattr(&self, _cx: &OpCx, node: NodeId) -> Result<Vec<OsString>, FsError> {
-        let names = self.drive.store.read(|txn| txn.xattrs(Ino(node.0))).map_err(state_error)?;
+        let names = self
+            .drive
+            .store
+            .read(|txn| txn.xattrs(Ino(node.0)))
+            .map_err(state_error)?;
         Ok(names.into_iter().map(OsString::from_vec).collect())
     }
 
@@ -645,7 +656,11 @@ impl VirtualFs for DriveFs {
             .drive
             .edit(false, move |txn| txn.remove_xattr(ino, &name, now))
             .await?;
-        if was_there { Ok(()) } else { Err(FsErrorKind::NoAttr.into()) }
+        if was_there {
+            Ok(())
+        } else {
+            Err(FsErrorKind::NoAttr.into())
+        }
     }
 }
 

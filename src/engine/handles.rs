@@ -167,7 +167,12 @@ impl Handles {
                 open.counts.remove(&file.ino);
             }
         }
-        if file.is_stale() && !open.files.values().any(|other| other.ino == file.ino && other.is_stale()) {
+        if file.is_stale()
+            && !open
+                .files
+                .values()
+                .any(|other| other.ino == file.ino && other.is_stale())
+        {
             self.lock_stale().remove(&file.ino);
         }
         Some(file)

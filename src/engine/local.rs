@@ -274,7 +274,10 @@ impl Locals {
 
     /// Returns the file, if it is in use.
     pub(super) fn get(&self, ino: Ino) -> Option<Arc<LocalFile>> {
-        self.map().get(&ino).and_then(Weak::upgrade).filter(|file| !file.is_retired())
+        self.map()
+            .get(&ino)
+            .and_then(Weak::upgrade)
+            .filter(|file| !file.is_retired())
     }
 
     /// Returns the file in use, or takes in the one given.

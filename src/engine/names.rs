@@ -19,9 +19,7 @@ use super::local::{Facts, LocalFile};
 use super::objects::Objects;
 use super::writing::{PublishName, blocking};
 use crate::model::{EntryKind, Ino, Name, RelPath};
-use crate::state::{
-    NewAttrs, NewEntry, Node, OwnFile, Refusal, Removed, RenameHow, Renamed, StateError, WriteTxn,
-};
+use crate::state::{NewAttrs, NewEntry, Node, OwnFile, Refusal, Removed, RenameHow, Renamed, StateError, WriteTxn};
 
 /// The set-group-id bit: what is made in a folder that has it gets the folder's group.
 const SET_GID: u16 = 0o2000;
@@ -128,7 +126,11 @@ impl Inner {
         };
         let is_special = !matches!(kind, EntryKind::File | EntryKind::Dir | EntryKind::Symlink);
         if is_special && place.publishes() {
-            return Err(self.refuse(&place.below, &place.project, "pipes, sockets and devices can't be published"));
+            return Err(self.refuse(
+                &place.below,
+                &place.project,
+                "pipes, sockets and devices can't be published",
+            ));
         }
         let folder = self.row(place.parent)?;
         let inherits = folder.perm.unwrap_or(0) & SET_GID != 0;
@@ -137,7 +139,11 @@ impl Inner {
         } else {
             cx.gid
         };
-        let perm = if inherits && kind == EntryKind::Dir { perm | SET_GID } else { perm };
+        let perm = if inherits && kind == EntryKind::Dir {
+            perm | SET_GID
+        } else {
+            perm
+        };
         let object = (kind == EntryKind::File && write).then(Objects::new_number);
         if object.is_some() && !self.objects.has_room(1) && !self.make_room(1 << 20).await {
             return Err(FsErrorKind::NoSpace.into());
@@ -152,7 +158,9 @@ impl Inner {
             object,
         };
         let (parent, name, now) = (place.parent, place.name.clone(), now_ns());
-        let node = self.edit(false, move |txn| txn.create(parent, &name, &entry, now)).await?;
+        let node = self
+            .edit(false, move |txn| txn.create(parent, &name, &entry, now))
+            .await?;
         let Some(object) = object else { return Ok((node, None)) };
         let facts = Facts {
             size: 0,
@@ -284,7 +292,6 @@ impl Inner {
                 Ok(renamed)
             })
             .await?;
-        crate::failpoint::hit("rename.done");
         if renamed.nothing {
             return Ok(());
         }
@@ -313,7 +320,9 @@ impl Inner {
             }
             EntryKind::Dir => {
                 let objects = Arc::clone(&self.objects);
-                blocking(move || objects.sync_all()).await?.map_err(super::writing::local_error)
+                blocking(move || objects.sync_all())
+                    .await?
+                    .map_err(super::writing::local_error)
             }
             _ => Ok(()),
         }

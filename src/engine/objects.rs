@@ -163,7 +163,10 @@ impl Objects {
     pub(super) fn space(&self) -> (u64, u64) {
         rustix::fs::statvfs(&self.dir).map_or((0, 0), |s| {
             let available = s.f_bavail.saturating_mul(s.f_frsize);
-            (s.f_blocks.saturating_mul(s.f_frsize), available.saturating_sub(self.min_free))
+            (
+                s.f_blocks.saturating_mul(s.f_frsize),
+                available.saturating_sub(self.min_free),
+            )
         })
     }
 

@@ -34,7 +34,9 @@ impl Refusals {
     pub(super) fn note(&self, path: &RelPath, why: &str) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (path, at_ms) = (path.to_string(), now_ms());
-        let known = kept.iter().position(|refused| refused.path == path && refused.why == why);
+        let known = kept
+            .iter()
+            .position(|refused| refused.path == path && refused.why == why);
         let times = known.and_then(|at| kept.remove(at)).map_or(0, |refused| refused.times);
         kept.push_back(Refused {
             path,

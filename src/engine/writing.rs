@@ -105,7 +105,11 @@ impl Inner {
     /// `keep` bytes are wanted.
     pub(super) async fn writable(self: &Arc<Self>, ino: Ino, keep: u64) -> Result<Arc<LocalFile>, FsError> {
         for _ in 0..LOOKS {
-            if let Some(local) = self.locals.get(ino).filter(|local| local.is_writing() && local.file().is_some()) {
+            if let Some(local) = self
+                .locals
+                .get(ino)
+                .filter(|local| local.is_writing() && local.file().is_some())
+            {
                 return Ok(local);
             }
             let node = self.row(ino)?;
@@ -116,7 +120,7 @@ impl Inner {
                 }
             }
             let local = self.own_file(&node)?;
-            let _turn = local.turn.lock().await;
+            let turn = local.turn.lock().await;
             if local.is_retired() {
                 continue;
             }
@@ -134,6 +138,7 @@ impl Inner {
                 let file = self.new_object(object, ino)?;
                 local.set_file(object, Arc::new(file), true);
             }
+            drop(turn);
             return Ok(local);
         }
         Err(FsErrorKind::Busy.into())
@@ -222,7 +227,9 @@ impl Inner {
                 return Err(FsErrorKind::RemoteChanged.into());
             }
             let (to, from, length) = (file.try_clone().map_err(local_error)?, at, bytes.len() as u64);
-            blocking(move || to.write_all_at(&bytes, from)).await?.map_err(local_error)?;
+            blocking(move || to.write_all_at(&bytes, from))
+                .await?
+                .map_err(local_error)?;
             at += length;
         }
         Ok(())
@@ -290,7 +297,6 @@ impl Inner {
         if publishes {
             self.sync_bytes(local).await?;
         }
-        crate::failpoint::hit("close.synced");
         let generation = local.generation();
         let queue = self.queueing();
         let write = move |txn: &WriteTxn<'_>| {
@@ -306,7 +312,6 @@ impl Inner {
             self.store.write(write).await
         };
         done.map_err(state_error)?;
-        crate::failpoint::hit("close.queued");
         Ok(publishes)
     }
 

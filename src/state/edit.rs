@@ -154,7 +154,10 @@ impl ReadTxn<'_> {
     pub fn shadow_of(&self, parent: Ino, name: &[u8]) -> Result<Option<(EntryKind, Version)>, StateError> {
         let sql = "SELECT kind, version FROM shadow WHERE parent = ?1 AND name = ?2";
         self.one(sql, (as_i64(parent.0), name), |row| {
-            Ok((kind_at(row, 0)?, version_at(row, 1)?.unwrap_or_else(|| Version::new(""))))
+            Ok((
+                kind_at(row, 0)?,
+                version_at(row, 1)?.unwrap_or_else(|| Version::new("")),
+            ))
         })
     }
 
@@ -204,7 +207,12 @@ impl ReadTxn<'_> {
                 let object = row.get::<_, Option<i64>>(6).db()?.map(i64::cast_unsigned);
                 Ok((
                     (name_at(row, 0)?, ino_at(row, 1)?, kind_at(row, 2)?),
-                    (row.get::<_, bool>(3).db()?, count_at(row, 4)?, count_at(row, 5)?, object),
+                    (
+                        row.get::<_, bool>(3).db()?,
+                        count_at(row, 4)?,
+                        count_at(row, 5)?,
+                        object,
+                    ),
                 ))
             })?;
             for ((name, ino, kind), (own, size, generation, object)) in rows {
@@ -235,9 +243,7 @@ impl ReadTxn<'_> {
     /// Returns files that were being written, and their objects.
     pub fn being_written(&self) -> Result<Vec<Node>, StateError> {
         let inos = self.many("SELECT ino FROM inode WHERE writing = 1", [], |row| ino_at(row, 0))?;
-        inos.into_iter()
-            .filter_map(|ino| self.node(ino).transpose())
-            .collect()
+        inos.into_iter().filter_map(|ino| self.node(ino).transpose()).collect()
     }
 
     /// Returns files without a name.
@@ -387,7 +393,11 @@ impl WriteTxn<'_> {
         )?;
         self.add_dirent(parent, name, ino)?;
         self.changed_folder(parent, now_ns)?;
-        self.count(Delta::of(new.kind, 1, as_i64(if new.kind == EntryKind::File { size } else { 0 })));
+        self.count(Delta::of(
+            new.kind,
+            1,
+            as_i64(if new.kind == EntryKind::File { size } else { 0 }),
+        ));
         self.log(now_ns / 1_000_000, ChangeKind::Added, ino, parent, name)?;
         self.node(ino)?.ok_or(StateError::NoSuchNode(ino))
     }
@@ -782,10 +792,7 @@ impl WriteTxn<'_> {
                 (as_i64(place.0.0), as_i64(cookie), as_i64(ino.0)),
             )?;
             self.touch_name(place.0, place.1);
-            self.run(
-                "UPDATE inode SET ctime_ns = ?2 WHERE ino = ?1",
-                (as_i64(ino.0), now_ns),
-            )?;
+            self.run("UPDATE inode SET ctime_ns = ?2 WHERE ino = ?1", (as_i64(ino.0), now_ns))?;
             self.change(ino)?;
             self.changed_folder(place.0, now_ns)?;
             self.log(now_ns / 1_000_000, ChangeKind::Moved, ino, place.0, place.1)?;
@@ -795,7 +802,8 @@ impl WriteTxn<'_> {
 
     /// Sets attributes; those of a mirror stay when the site has others.
     pub fn set_attrs(&self, ino: Ino, attrs: &NewAttrs, now_ns: i64) -> Result<Node, StateError> {
-        let bits = if attrs.perm.is_some() { OWN_PERM } else { 0 } | if attrs.mtime_ns.is_some() { OWN_MTIME } else { 0 };
+        let bits =
+            if attrs.perm.is_some() { OWN_PERM } else { 0 } | if attrs.mtime_ns.is_some() { OWN_MTIME } else { 0 };
         let done = self.run(
             "UPDATE inode SET perm = ifnull(?2, perm), uid = ifnull(?3, uid), gid = ifnull(?4, gid), \
              atime_ns = ifnull(?5, atime_ns), mtime_ns = ifnull(?6, mtime_ns), attrs_own = attrs_own | ?7, ctime_ns = ?8 \
@@ -873,10 +881,7 @@ impl WriteTxn<'_> {
 
     /// Removes an extended attribute; says whether it was there.
     pub fn remove_xattr(&self, ino: Ino, name: &[u8], now_ns: i64) -> Result<bool, StateError> {
-        let removed = self.run(
-            "DELETE FROM xattr WHERE ino = ?1 AND name = ?2",
-            (as_i64(ino.0), name),
-        )?;
+        let removed = self.run("DELETE FROM xattr WHERE ino = ?1 AND name = ?2", (as_i64(ino.0), name))?;
         self.run("UPDATE inode SET ctime_ns = ?2 WHERE ino = ?1", (as_i64(ino.0), now_ns))?;
         self.touch_node(ino);
         Ok(removed == 1)

@@ -77,14 +77,20 @@ impl Known<'_> {
                 (Some(now), known) => Some(now.as_slice()) != known,
                 (None, _) => self.version != Some(remote.version.as_str()),
             },
-            EntryKind::Dir | EntryKind::Fifo | EntryKind::Socket | EntryKind::CharDevice | EntryKind::BlockDevice => false,
+            EntryKind::Dir | EntryKind::Fifo | EntryKind::Socket | EntryKind::CharDevice | EntryKind::BlockDevice => {
+                false
+            }
         };
         let version_differs = self.kind != EntryKind::Dir && self.version != Some(remote.version.as_str());
         if self.kind != remote.kind {
             Difference::Kind
         } else if content {
             Difference::Content
-        } else if version_differs || self.size != stored_size(remote) || self.mtime_differs(remote) || self.perm_differs(remote) {
+        } else if version_differs
+            || self.size != stored_size(remote)
+            || self.mtime_differs(remote)
+            || self.perm_differs(remote)
+        {
             Difference::Attributes
         } else {
             Difference::None
@@ -317,13 +323,7 @@ impl WriteTxn<'_> {
     }
 
     /// Drops an entry whose absence the site has confirmed, with all that was in it.
-    pub fn apply_absent(
-        &self,
-        dir: Ino,
-        name: &Name,
-        began: Moment,
-        now_ms: i64,
-    ) -> Result<ListingDiff, StateError> {
+    pub fn apply_absent(&self, dir: Ino, name: &Name, began: Moment, now_ms: i64) -> Result<ListingDiff, StateError> {
         self.folder(dir)?;
         let mut diff = ListingDiff::new(dir, false);
         self.run(
@@ -565,7 +565,9 @@ impl WriteTxn<'_> {
     }
 
     fn has_own(&self) -> Result<bool, StateError> {
-        Ok(self.one("SELECT 1 FROM inode WHERE own = 1 LIMIT 1", [], |_| Ok(()))?.is_some())
+        Ok(self
+            .one("SELECT 1 FROM inode WHERE own = 1 LIMIT 1", [], |_| Ok(()))?
+            .is_some())
     }
 
     /// Takes out of a folder all that the site has spoken for. Says whether something is left; then the folder becomes
@@ -579,7 +581,9 @@ impl WriteTxn<'_> {
                 Ok((kind_at(row, 0)?, row.get::<_, bool>(1).db()? || changed >= began))
             },
         )?;
-        let Some((kind, left_alone)) = known else { return Ok(false) };
+        let Some((kind, left_alone)) = known else {
+            return Ok(false);
+        };
         if kind != EntryKind::Dir {
             return Ok(left_alone);
         }

@@ -19,6 +19,7 @@ mod lock;
 mod node;
 mod projects;
 mod publish;
+mod queue;
 mod read;
 mod schema;
 mod tree;
@@ -43,10 +44,14 @@ pub use check::Problem;
 pub use edit::{Left, NewAttrs, NewEntry, OwnFile, Removed, RenameHow, Renamed};
 pub use error::{Refusal, StateError};
 pub use node::{
-    Change, ChangeKind, Changes, Child, Counts, ListingDiff, Moment, NewProject, Node, Origin, Project, Remote, ScanRecord, SiteState,
-    SiteStatus,
+    Change, ChangeKind, Changes, Child, Counts, ListingDiff, Moment, NewProject, Node, Origin, Project, Remote,
+    ScanRecord, SiteState, SiteStatus,
 };
 pub use publish::{Conflict, Landed};
+pub use queue::{
+    Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,
+    TaskId, TaskState, TaskWhat,
+};
 pub use read::ReadTxn;
 pub use tree::Tree;
 pub use write::WriteTxn;
@@ -54,7 +59,7 @@ pub use write::WriteTxn;
 use cache::TreeCache;
 use error::Db;
 use lock::Lock;
-use writer::{Job, Writer};
+use writer::Writer;
 
 /// Reading connections kept open while nobody reads: one for each thread that usually does.
 const IDLE_READERS: usize = 4;
@@ -79,7 +84,7 @@ struct Inner {
 /// The writer while it runs.
 #[derive(Debug)]
 struct Running {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<writer::Job>,
     thread: JoinHandle<()>,
 }
 
@@ -209,7 +214,7 @@ impl StateStore {
             };
             writer.as_ref().ok_or_else(none)?.jobs.clone()
         };
-        let (job, answer) = Job::new(durable, f);
+        let (job, answer) = writer::Job::new(durable, f);
         jobs.send(job).await.map_err(|_| StateError::Closed)?;
         drop(jobs);
         answer.await.map_err(|_| StateError::Closed)?

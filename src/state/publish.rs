@@ -143,7 +143,11 @@ impl WriteTxn<'_> {
             return Ok(());
         }
         // Not removed: a listing that began before would bring the name back.
-        let kind = if kind == EntryKind::Dir { EntryKind::Symlink } else { kind };
+        let kind = if kind == EntryKind::Dir {
+            EntryKind::Symlink
+        } else {
+            kind
+        };
         self.put_shadow(parent, &name, kind, None)
     }
 
@@ -184,7 +188,12 @@ impl WriteTxn<'_> {
         now_ms: i64,
     ) -> Result<(), StateError> {
         let (parent, name) = at;
-        self.rename(at, (parent, aside), super::RenameHow::NoReplace, now_ms.saturating_mul(1_000_000))?;
+        self.rename(
+            at,
+            (parent, aside),
+            super::RenameHow::NoReplace,
+            now_ms.saturating_mul(1_000_000),
+        )?;
         self.drop_shadow(parent, name)?;
         self.run(
             "INSERT OR REPLACE INTO conflict (ino, parent, name, theirs, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",

@@ -236,7 +236,10 @@ fn what_is_no_folder_of_a_project_is_refused() {
     let t = Fixture::new();
     let a = t.list(t.root, &[file("a", 1)]).added[0].1;
     for (ino, gone) in [(Ino(999), true), (a, false), (Ino::ROOT, false)] {
-        let refused = write(&t.store, move |txn| txn.apply_listing(ino, &[], None, Moment::LAST, NOW)).unwrap_err();
+        let refused = write(&t.store, move |txn| {
+            txn.apply_listing(ino, &[], None, Moment::LAST, NOW)
+        })
+        .unwrap_err();
         let told = if gone {
             matches!(refused, StateError::NoSuchNode(at) if at == ino)
         } else {
@@ -305,7 +308,10 @@ fn a_scan_goes_on_where_it_stopped() {
     let epoch = scan.epoch;
     let next = |t: &Fixture| t.store.read(|txn| txn.next_to_scan(root, epoch, 10)).unwrap();
     let list = |t: &Fixture, dir: Ino, entries: Vec<Remote>| {
-        write(&t.store, move |txn| txn.apply_listing(dir, &entries, Some(epoch), Moment::LAST, NOW)).unwrap()
+        write(&t.store, move |txn| {
+            txn.apply_listing(dir, &entries, Some(epoch), Moment::LAST, NOW)
+        })
+        .unwrap()
     };
     assert_eq!(next(&t), [root]);
     let folders = list(&t, root, vec![dir("a"), dir("b"), dir("c"), file("f", 1)]).subfolders;

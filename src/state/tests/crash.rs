@@ -38,7 +38,8 @@ async fn scribble(home: &Path) {
                     .write(move |txn| {
                         let diff = txn.apply_entry(root, &folder, Moment::LAST, NOW)?;
                         let entries = if of % 5 == 4 { &[][..] } else { &entries };
-                        txn.apply_listing(diff.subfolders[0].1, entries, None, Moment::LAST, NOW).map(drop)
+                        txn.apply_listing(diff.subfolders[0].1, entries, None, Moment::LAST, NOW)
+                            .map(drop)
                     })
                     .await
                     .unwrap();

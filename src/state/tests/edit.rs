@@ -19,7 +19,9 @@ fn entry(kind: EntryKind) -> NewEntry {
 
 fn make(t: &Fixture, parent: Ino, text: &str, kind: EntryKind) -> Ino {
     let name = name(text);
-    write(&t.store, move |txn| txn.create(parent, &name, &entry(kind), T)).unwrap().ino
+    write(&t.store, move |txn| txn.create(parent, &name, &entry(kind), T))
+        .unwrap()
+        .ino
 }
 
 fn make_file(t: &Fixture, parent: Ino, text: &str, object: u64, size: u64) -> Ino {
@@ -152,7 +154,11 @@ fn a_mirror_that_is_written_to_becomes_own_and_remembers_its_base() {
     assert_eq!(t.store.read(|txn| txn.base_of(root, b"f")).unwrap(), Some(base.clone()));
     t.list(root, &[file("f", 77)]);
     let node = t.store.read(|txn| txn.node(ino)).unwrap().unwrap();
-    assert_eq!((node.size, node.own, node.object), (5, true, Some(9)), "a listing leaves it alone");
+    assert_eq!(
+        (node.size, node.own, node.object),
+        (5, true, Some(9)),
+        "a listing leaves it alone"
+    );
     assert_eq!(t.store.read(|txn| txn.base_of(root, b"f")).unwrap(), Some(base));
     let stale = Version::new("old");
     let again = write(&t.store, move |txn| txn.begin_write(ino, Some(10), Some(&stale)));
@@ -170,13 +176,25 @@ fn a_mirror_that_is_renamed_keeps_its_bytes_at_the_old_path() {
         txn.rename((root, &name("f")), (d, &name("g")), RenameHow::Replace, T)
     })
     .unwrap();
-    assert_eq!(renamed.left, [Left { path: path("f"), version: Some(Version::from_size_mtime(3, 7)) }]);
+    assert_eq!(
+        renamed.left,
+        [Left {
+            path: path("f"),
+            version: Some(Version::from_size_mtime(3, 7))
+        }]
+    );
     let node = t.store.read(|txn| txn.node(renamed.ino)).unwrap().unwrap();
     let origin = node.origin.expect("still there");
-    assert_eq!((origin.path, origin.version), (path("f"), Version::from_size_mtime(3, 7)));
+    assert_eq!(
+        (origin.path, origin.version),
+        (path("f"), Version::from_size_mtime(3, 7))
+    );
     t.list(root, &[dir("d"), file("f", 3)]);
     t.list(d, &[]);
-    assert_eq!((shown(&t, root), shown(&t, d)), (vec!["d".to_owned()], vec!["g".to_owned()]));
+    assert_eq!(
+        (shown(&t, root), shown(&t, d)),
+        (vec!["d".to_owned()], vec!["g".to_owned()])
+    );
     sound(&t);
     // A new file under the old name knows what it replaces.
     make_file(&t, root, "f", 3, 1);
@@ -269,10 +287,25 @@ fn a_file_that_moved_before_it_landed_is_known_at_its_old_place() {
         txn.landed(root, (root, &name("tmp")), &path("tmp"), ino, 1, &Version::new("w"))
     });
     assert_eq!(landed.unwrap(), Landed::NameGone);
-    t.list(root, &[Remote { version: Version::new("w"), ..file("tmp", 10) }]);
+    t.list(
+        root,
+        &[Remote {
+            version: Version::new("w"),
+            ..file("tmp", 10)
+        }],
+    );
     assert_eq!(shown(&t, root), ["final"]);
-    write(&t.store, move |txn| txn.is_gone_from_site(root, &path("tmp"), EntryKind::File)).unwrap();
-    t.list(root, &[Remote { version: Version::new("w"), ..file("tmp", 10) }]);
+    write(&t.store, move |txn| {
+        txn.is_gone_from_site(root, &path("tmp"), EntryKind::File)
+    })
+    .unwrap();
+    t.list(
+        root,
+        &[Remote {
+            version: Version::new("w"),
+            ..file("tmp", 10)
+        }],
+    );
     assert_eq!(shown(&t, root), ["final", "tmp"], "somebody put it there again");
     sound(&t);
 }
@@ -287,7 +320,13 @@ fn conflicts_keep_both() {
     write(&t.store, move |txn| {
         txn.begin_write(ino, Some(9), Some(&version))?;
         txn.end_write(ino, 5, T, T)?;
-        txn.put_aside((root, &name("f")), ino, &name("f.conflict"), &Version::new("theirs"), NOW)
+        txn.put_aside(
+            (root, &name("f")),
+            ino,
+            &name("f.conflict"),
+            &Version::new("theirs"),
+            NOW,
+        )
     })
     .unwrap();
     t.list(root, &[file("f", 77)]);
@@ -310,11 +349,26 @@ fn names_are_exchanged_and_folders_never_lie_in_themselves() {
             txn.rename((from.0, &name(from.1)), (to.0, &name(to.1)), how, T)
         })
     };
-    assert_eq!(refused(rename((root, "d"), (d, "x"), RenameHow::Replace)), Refusal::Loop);
-    assert_eq!(refused(rename((root, "d"), (root, "f"), RenameHow::Replace)), Refusal::NotDir);
-    assert_eq!(refused(rename((root, "f"), (root, "d"), RenameHow::Replace)), Refusal::IsDir);
-    assert_eq!(refused(rename((root, "f"), (root, "d"), RenameHow::NoReplace)), Refusal::Exists);
-    assert_eq!(refused(rename((root, "f"), (root, "z"), RenameHow::Exchange)), Refusal::NotFound);
+    assert_eq!(
+        refused(rename((root, "d"), (d, "x"), RenameHow::Replace)),
+        Refusal::Loop
+    );
+    assert_eq!(
+        refused(rename((root, "d"), (root, "f"), RenameHow::Replace)),
+        Refusal::NotDir
+    );
+    assert_eq!(
+        refused(rename((root, "f"), (root, "d"), RenameHow::Replace)),
+        Refusal::IsDir
+    );
+    assert_eq!(
+        refused(rename((root, "f"), (root, "d"), RenameHow::NoReplace)),
+        Refusal::Exists
+    );
+    assert_eq!(
+        refused(rename((root, "f"), (root, "z"), RenameHow::Exchange)),
+        Refusal::NotFound
+    );
     rename((root, "f"), (root, "theirs"), RenameHow::Exchange).unwrap();
     let theirs = t.store.read(|txn| txn.lookup(root, b"f")).unwrap().unwrap();
     assert_eq!(theirs.origin.expect("at the site").path, path("theirs"));

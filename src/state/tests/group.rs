@@ -90,7 +90,10 @@ fn a_failure_of_the_disk_takes_down_its_transaction_and_no_other() {
                     .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
                     .unwrap();
                 let failed = (0..10_000)
-                    .try_for_each(|i| txn.apply_entry(root, &file(&format!("{i}"), 1), Moment::LAST, NOW).map(drop))
+                    .try_for_each(|i| {
+                        txn.apply_entry(root, &file(&format!("{i}"), 1), Moment::LAST, NOW)
+                            .map(drop)
+                    })
                     .unwrap_err();
                 txn.conn
                     .pragma_update_and_check(None, "max_page_count", 1 << 30, |_| Ok(()))
@@ -107,7 +110,10 @@ fn a_failure_of_the_disk_takes_down_its_transaction_and_no_other() {
     assert!(out[2].is_ok() && there("after"));
     assert!(!there("0"));
     let tree = Tree::new(t.store.clone());
-    write(&t.store, move |txn| txn.apply_entry(root, &file("later", 1), Moment::LAST, NOW)).unwrap();
+    write(&t.store, move |txn| {
+        txn.apply_entry(root, &file("later", 1), Moment::LAST, NOW)
+    })
+    .unwrap();
     assert!(tree.lookup(root, b"later").unwrap().is_some());
     t.check();
 }
@@ -235,7 +241,8 @@ fn a_store_dropped_by_its_own_write_ends_quietly() {
                     while Arc::strong_count(&held.inner) > 1 {
                         std::thread::yield_now();
                     }
-                    txn.apply_entry(root, &file("a", 1), Moment::LAST, NOW).map(|_| drop(held))
+                    txn.apply_entry(root, &file("a", 1), Moment::LAST, NOW)
+                        .map(|_| drop(held))
                 })
                 .await
         });

@@ -6,6 +6,7 @@ mod edit;
 mod group;
 mod model;
 mod opening;
+mod queue;
 mod stress;
 
 use std::path::Path;
@@ -82,7 +83,10 @@ impl Fixture {
 
     fn list(&self, dir: Ino, entries: &[Remote]) -> ListingDiff {
         let entries = entries.to_vec();
-        write(&self.store, move |txn| txn.apply_listing(dir, &entries, None, Moment::LAST, NOW)).unwrap()
+        write(&self.store, move |txn| {
+            txn.apply_listing(dir, &entries, None, Moment::LAST, NOW)
+        })
+        .unwrap()
     }
 
     fn reopen(self) -> Self {

@@ -232,7 +232,10 @@ fn a_full_disk_loses_the_write_that_did_not_fit_and_nothing_else() {
             .unwrap()
             .success()
     );
-    write(&store, move |txn| txn.apply_entry(root, &file("fits", 1), Moment::LAST, NOW)).unwrap();
+    write(&store, move |txn| {
+        txn.apply_entry(root, &file("fits", 1), Moment::LAST, NOW)
+    })
+    .unwrap();
     store.close();
     let store = StateStore::open(&home).unwrap();
     assert_eq!(store.read(|txn| txn.counts()).unwrap().files, kept + 1);
@@ -265,5 +268,8 @@ fn a_read_only_folder_is_refused_by_name() {
     println!("the fault fired: {refused}");
     assert!(remount("remount,rw"));
     let store = StateStore::open(&home).unwrap();
-    write(&store, move |txn| txn.apply_entry(root, &file("a", 1), Moment::LAST, NOW)).unwrap();
+    write(&store, move |txn| {
+        txn.apply_entry(root, &file("a", 1), Moment::LAST, NOW)
+    })
+    .unwrap();
 }
