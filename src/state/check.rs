@@ -54,6 +54,12 @@ const INVARIANTS: &[&str] = &[
      FROM site_state AS s WHERE NOT EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = s.ino AND i.kind <> 1)",
     "SELECT 'scan ' || epoch || ' of ' || root || ', which is no project'
      FROM scan WHERE root NOT IN (SELECT root FROM project)",
+    "SELECT 'task ' || id || ' counts for job ' || job || ', which is not there'
+     FROM task AS t WHERE NOT EXISTS (SELECT 1 FROM job AS j WHERE j.id = t.job)",
+    "SELECT 'task ' || id || ' is about ' || what || ', in state ' || state || ', and lacks a part'
+     FROM task WHERE what NOT IN (0, 1, 2) OR state NOT IN (0, 1, 2, 3) OR (what <> 0 AND path IS NULL)
+       OR (what = 0 AND ((parent IS NULL) <> (name IS NULL) OR (parent IS NULL) <> (ino IS NULL)
+         OR (parent IS NULL AND upload IS NULL)))",
     // Each folder has one parent, so what can't be reached from the two roots runs in a circle.
     "WITH RECURSIVE seen (ino) AS (VALUES (1), (2) UNION
        SELECT d.ino FROM seen JOIN dirent AS d ON d.parent = seen.ino JOIN inode AS i ON i.ino = d.ino AND i.kind = 1)

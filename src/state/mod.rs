@@ -17,8 +17,10 @@ mod listing;
 mod lock;
 mod node;
 mod projects;
+mod queue;
 mod read;
 mod schema;
+mod task;
 mod tree;
 mod write;
 mod writer;
@@ -44,13 +46,17 @@ pub use node::{
     SiteStatus,
 };
 pub use read::ReadTxn;
+pub use task::{
+    Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,
+    TaskId, TaskState, TaskWhat,
+};
 pub use tree::Tree;
 pub use write::WriteTxn;
 
 use cache::TreeCache;
 use error::Db;
 use lock::Lock;
-use writer::{Job, Writer};
+use writer::Writer;
 
 /// Reading connections kept open while nobody reads: one for each thread that usually does.
 const IDLE_READERS: usize = 4;
@@ -75,7 +81,7 @@ struct Inner {
 /// The writer while it runs.
 #[derive(Debug)]
 struct Running {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<writer::Job>,
     thread: JoinHandle<()>,
 }
 
@@ -205,7 +211,7 @@ impl StateStore {
             };
             writer.as_ref().ok_or_else(none)?.jobs.clone()
         };
-        let (job, answer) = Job::new(durable, f);
+        let (job, answer) = writer::Job::new(durable, f);
         jobs.send(job).await.map_err(|_| StateError::Closed)?;
         drop(jobs);
         answer.await.map_err(|_| StateError::Closed)?

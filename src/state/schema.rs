@@ -29,7 +29,7 @@ const WRITER_CACHE_KIB: i64 = 8 << 10;
 /// Page cache of each reading connection, in KiB: the inner pages of a million entries.
 const READER_CACHE_KIB: i64 = 4 << 10;
 /// Statements kept compiled by each connection: more than the store has.
-const STATEMENTS: usize = 96;
+const STATEMENTS: usize = 192;
 /// Readers and the writer don't block each other (WAL); this bounds what remains: recovery after a crash, a checkpoint.
 const BUSY: Duration = Duration::from_secs(5);
 /// Pages in the write-ahead log at which its content moves to the database.

@@ -5,6 +5,7 @@ mod crash;
 mod group;
 mod model;
 mod opening;
+mod queue;
 mod stress;
 
 use std::path::Path;
