@@ -72,7 +72,11 @@ impl DriveFs {
             btime: time(node.btime_ns.unwrap_or(node.ctime_ns)),
             // The mount is nosuid; bits of the site's that mean nothing here are not shown.
             perm: node.perm.unwrap_or(default_perm) & if node.own { 0o7777 } else { 0o1777 },
-            nlink: node.nlink,
+            nlink: if node.kind == EntryKind::Dir {
+                2 + node.subfolders
+            } else {
+                node.nlink
+            },
             uid: node.uid.unwrap_or(self.drive.owner.0),
             gid: node.gid.unwrap_or(self.drive.owner.1),
             rdev: node.rdev,

@@ -32,6 +32,8 @@ const INVARIANTS: &[&str] = &[
      FROM inode AS i WHERE kind = 1 AND (SELECT count(*) FROM dirent AS d WHERE d.ino = i.ino) > 1",
     "SELECT 'number ' || ino || ' has kind ' || kind || ' and size ' || size
      FROM inode WHERE kind NOT BETWEEN 0 AND 6 OR size < 0",
+    "SELECT 'folder ' || ino || ' says that it has ' || subdirs || ' folders' FROM inode AS f WHERE kind = 1 AND subdirs <>
+       (SELECT count(*) FROM dirent AS d JOIN inode AS i ON i.ino = d.ino WHERE d.parent = f.ino AND i.kind = 1)",
     "SELECT 'folder ' || ino || ' has no name' FROM inode WHERE kind = 1 AND nlink = 0",
     "SELECT 'number ' || ino || ' is a mirror and has bytes of its own'
      FROM inode WHERE own = 0 AND (object IS NOT NULL OR writing <> 0 OR origin_version IS NOT NULL)",
@@ -50,9 +52,8 @@ const INVARIANTS: &[&str] = &[
      WHERE i.own = 0",
     "SELECT 'an attribute ' || quote(name) || ' of ' || ino || ', which is not there'
      FROM xattr AS x WHERE NOT EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = x.ino)",
-    "SELECT 'task ' || id || ' sends ' || quote(name) || ' in ' || parent || ', which is not there or another file'
-     FROM task AS t WHERE what = 0 AND parent IS NOT NULL AND NOT EXISTS
-       (SELECT 1 FROM dirent AS d WHERE d.parent = t.parent AND d.name = t.name AND d.ino = t.ino)",
+    "SELECT 'task ' || t.id || ' sends ' || quote(t.name) || ' in ' || t.parent || ', which is another file'
+     FROM task AS t JOIN dirent AS d ON d.parent = t.parent AND d.name = t.name WHERE t.what = 0 AND d.ino <> t.ino",
     "SELECT 'a conflict of ' || ino || ', which is not there'
      FROM conflict AS c WHERE NOT EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = c.ino)",
     "SELECT 'folder ' || i.ino || ' belongs to project ' || ifnull(i.project, 'none') || ' and lies in one of ' ||

@@ -408,6 +408,7 @@ impl WriteTxn<'_> {
     fn add(&self, folder: &Folder, remote: &Remote, diff: &mut ListingDiff, now_ms: i64) -> Result<Ino, StateError> {
         let ino = Inserter::new(self, folder)?.insert(remote)?;
         diff.added.push((remote.name.clone(), ino));
+        self.touch_node(folder.ino);
         self.log(now_ms, ChangeKind::Added, ino, folder.ino, &remote.name)?;
         Ok(ino)
     }
@@ -555,6 +556,7 @@ impl WriteTxn<'_> {
             (as_i64(parent.0), as_i64(cookie)),
         )?;
         self.touch_name(parent, name);
+        self.touch_node(parent);
         let mut folders = Vec::new();
         self.unlink_mirror(ino, &mut folders)?;
         while let Some(dir) = folders.pop() {

@@ -18,10 +18,14 @@ mod listing;
 mod lock;
 mod node;
 mod projects;
+<<<<<<< HEAD
 mod publish;
+=======
+>>>>>>> transfer
 mod queue;
 mod read;
 mod schema;
+mod task;
 mod tree;
 mod write;
 mod writer;
@@ -53,6 +57,10 @@ pub use queue::{
     TaskId, TaskState, TaskWhat,
 };
 pub use read::ReadTxn;
+pub use task::{
+    Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,
+    TaskId, TaskState, TaskWhat,
+};
 pub use tree::Tree;
 pub use write::WriteTxn;
 

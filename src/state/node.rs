@@ -32,6 +32,8 @@ pub struct Node {
     pub perm: Option<u16>,
     /// Names that lead here (1 for folders).
     pub nlink: u32,
+    /// Folders: how many folders are in it.
+    pub subfolders: u32,
     /// Identity of the bytes at the project's remote site; `None` for folders, and where none is known.
     pub version: Option<Version>,
     /// Folders: when last listed whole, milliseconds since 1970.
@@ -282,13 +284,13 @@ impl ListingDiff {
 macro_rules! node_columns {
     () => {
         "i.ino, i.kind, i.size, i.mtime_ns, i.ctime_ns, i.perm, i.nlink, i.version, i.listed_at_ms, i.listed_epoch, \
-         i.own, i.uid, i.gid, i.atime_ns, i.btime_ns, i.rdev, i.object, i.gen, i.writing, i.origin, i.origin_version"
+         i.own, i.uid, i.gid, i.atime_ns, i.btime_ns, i.rdev, i.object, i.gen, i.writing, i.origin, i.origin_version, i.subdirs"
     };
 }
 pub(super) use node_columns;
 
 /// How many columns [`node_at`] takes.
-pub(super) const NODE_WIDTH: usize = 21;
+pub(super) const NODE_WIDTH: usize = 22;
 
 /// Reads the node whose columns begin at `at`.
 pub(super) fn node_at(row: &Row<'_>, at: usize) -> Result<Node, StateError> {
@@ -313,6 +315,7 @@ pub(super) fn node_at(row: &Row<'_>, at: usize) -> Result<Node, StateError> {
         generation: count_at(row, at + 17)?,
         writing: row.get(at + 18).db()?,
         origin: origin_at(row, at + 19)?.map(Box::new),
+        subfolders: row.get(at + 21).db()?,
     })
 }
 

@@ -17,6 +17,7 @@ use rusqlite::Row;
 
 use super::StateError;
 use super::error::Db;
+<<<<<<< HEAD
 use super::node::{as_i64, bytes_at, count_at, ino_at, name_at, path_at, version_at};
 use super::read::ReadTxn;
 use super::write::WriteTxn;
@@ -25,12 +26,24 @@ use crate::model::{Ino, Name, RelPath, SiteName, Version};
 /// The priority of a task that nobody gave another.
 pub const PRIORITY_NORMAL: u16 = 500;
 
+=======
+use super::node::{as_i64, count_at, ino_at};
+use super::read::ReadTxn;
+use super::task::{
+    Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,
+    TaskId, TaskState, TaskWhat, job_at, job_columns, task_at, task_columns,
+};
+use super::write::WriteTxn;
+use crate::model::{Ino, Name, RelPath, SiteName, Version};
+
+>>>>>>> transfer
 /// A blocked task that is not tried again by itself is due then.
 const NEVER: i64 = i64::MAX;
 const DAY_MS: i64 = 86_400_000;
 /// How far a claim for small files looks past large ones, in each priority.
 const LOOK_PAST: usize = 1000;
 
+<<<<<<< HEAD
 /// The number of a task. Never used again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct TaskId(pub u64);
@@ -270,6 +283,8 @@ macro_rules! job_columns {
     };
 }
 
+=======
+>>>>>>> transfer
 /// Whether the row `?1` is still the work of a task: of the same file, by the same name, and no newer.
 macro_rules! same_work {
     () => {
@@ -298,6 +313,7 @@ pub(super) const FAR: &str = "SELECT priority, due_ms, id, size FROM task INDEXE
                               WHERE root = ?1 AND state = ?2 AND priority = ?3 AND due_ms > ?4 \
                               AND due_ms < 9223372036854775807 ORDER BY due_ms, id LIMIT ?5";
 
+<<<<<<< HEAD
 fn task_at(row: &Row<'_>) -> Result<Task, StateError> {
     let optional_ino = |at| -> Result<Option<Ino>, StateError> {
         let present = row.get::<_, Option<i64>>(at).db()?.is_some();
@@ -377,6 +393,8 @@ impl TaskState {
     }
 }
 
+=======
+>>>>>>> transfer
 /// The states of tasks that are begun when they are due.
 const STARTABLE: [TaskState; 2] = [TaskState::Waiting, TaskState::Blocked];
 
@@ -535,6 +553,7 @@ impl ReadTxn<'_> {
     }
 }
 
+<<<<<<< HEAD
 impl Tally {
     fn add(&mut self, other: Self) {
         self.tasks += other.tasks;
@@ -542,6 +561,8 @@ impl Tally {
     }
 }
 
+=======
+>>>>>>> transfer
 impl WriteTxn<'_> {
     fn job_of(&self, root: Ino, source: &SiteName, target: &SiteName, now_ms: i64) -> Result<JobId, StateError> {
         let day = now_ms.div_euclid(DAY_MS);
