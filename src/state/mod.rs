@@ -18,10 +18,7 @@ mod listing;
 mod lock;
 mod node;
 mod projects;
-<<<<<<< HEAD
 mod publish;
-=======
->>>>>>> transfer
 mod queue;
 mod read;
 mod schema;
@@ -52,10 +49,6 @@ pub use node::{
     ScanRecord, SiteState, SiteStatus,
 };
 pub use publish::{Conflict, Landed};
-pub use queue::{
-    Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,
-    TaskId, TaskState, TaskWhat,
-};
 pub use read::ReadTxn;
 pub use task::{
     Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,
