@@ -24,6 +24,7 @@ use super::handles::Handles;
 use super::hydrate::{HydrateStats, OpenContent};
 use super::local::Locals;
 use super::objects::Objects;
+use super::publish::Sending;
 use super::refusals::Refusals;
 use super::report::{FlightReport, HydrationReport, LsEntry, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
@@ -33,12 +34,15 @@ use super::zones::Zones;
 use crate::model::{EntryKind, FileState, Ino, Name, PathError, ProjectName, RelPath, Residency, SiteName, Version};
 use crate::providers::{Controls, ErrorKind, Listed, Provider, ProviderError};
 use crate::state::{ListingDiff, NewProject, Node, Remote, StateError, StateStore, Tree};
+use crate::transfer::Transfers;
 
 /// Files that the cache keeps open at most.
 const CACHE_OPEN_FILES: usize = 512;
 /// What the cache may lose by a crash: granules that landed this recently are fetched again.
 const CACHE_FLUSH: Duration = Duration::from_millis(500);
 
+/// How long uploads may take to come to a stop when the drive is closed.
+const TRANSFERS_GRACE: Duration = Duration::from_secs(5);
 /// Bytes written between two looks at the disk's free space: little beside what is kept free.
 const ROOM_STEP: i64 = 4 << 20;
 
@@ -134,6 +138,9 @@ pub struct Inner {
     pub(super) locals: Locals,
     pub(super) copies: Copies,
     pub(super) refusals: Refusals,
+    pub(super) sending: Sending,
+    transfers: OnceLock<Arc<Transfers>>,
+    pub(super) publish: backlot_config::Publish,
     /// Bytes that may be written before the disk is asked again whether there is room.
     budget: AtomicI64,
     cache_dir: PathBuf,
@@ -228,6 +235,9 @@ impl Drive {
             locals: Locals::default(),
             copies: Copies::default(),
             refusals: Refusals::default(),
+            sending: Sending::default(),
+            transfers: OnceLock::new(),
+            publish: config.publish.clone(),
             budget: AtomicI64::new(0),
             cache_dir: config.drive.cache_dir.clone(),
             sites,
@@ -251,7 +261,13 @@ impl Drive {
             sink: OnceLock::new(),
             started: Instant::now(),
         };
-        Ok(Self(Arc::new(inner)))
+        let drive = Self(Arc::new(inner));
+        drive.recover().await?;
+        Ok(drive)
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.0
     }
 
     /// Begins what goes on by itself: looking whether sites answer, the first scan of new projects, periodic re-scans.
@@ -259,6 +275,7 @@ impl Drive {
         for site in self.sites.values() {
             site.link().probe_soon();
         }
+        tokio::spawn(super::publish::start_transfers(Arc::clone(&self.0)));
         for project in &self.projects {
             tokio::spawn(super::scan::keep_scanned(Arc::downgrade(&self.0), Arc::clone(project)));
         }
@@ -288,6 +305,11 @@ impl Drive {
     /// Stops background work and makes durable what is to be kept.
     pub async fn close(self) {
         self.stop.cancel();
+        if let Some(transfers) = self.transfers()
+            && tokio::time::timeout(TRANSFERS_GRACE, transfers.stopped()).await.is_err()
+        {
+            warn!("an upload did not stop in time; the next start goes on with it");
+        }
         let cache = Arc::clone(&self.cache);
         let store = self.store.clone();
         let closed = tokio::task::spawn_blocking(move || {
@@ -399,10 +421,32 @@ impl Inner {
     }
 
     /// What the transfers may have to do changed.
-    pub(super) fn wake_transfers(&self) {}
+    pub(super) fn wake_transfers(&self) {
+        if let Some(transfers) = self.transfers.get() {
+            transfers.wake();
+        }
+    }
+
+    pub(super) fn set_transfers(&self, transfers: Arc<Transfers>) {
+        // Started once.
+        drop(self.transfers.set(transfers));
+    }
+
+    pub(super) fn transfers(&self) -> Option<&Arc<Transfers>> {
+        self.transfers.get()
+    }
+
+    /// Tells the kernel that names of a folder lead elsewhere now.
+    pub(super) fn tell_names(&self, dir: Ino, names: &[&Name]) {
+        let Some(sink) = self.sink.get() else { return };
+        for name in names {
+            sink.entry_changed(NodeId(dir.0), name.as_os_str());
+        }
+        sink.content_changed(NodeId(dir.0));
+    }
 
     /// The name of a version of a file's bytes in the cache: it survives renames, and no two drives share one.
-    fn content_id(&self, ino: Ino, version: &Version) -> ContentId {
+    pub(super) fn content_id(&self, ino: Ino, version: &Version) -> ContentId {
         let mut hash = blake3::Hasher::new();
         hash.update(self.store.uuid().as_bytes());
         hash.update(&ino.0.to_le_bytes());
@@ -480,10 +524,18 @@ impl Inner {
             Ok(None) => return,
             Err(e) => return warn!(%ino, error = %e, "can't look for the file's folder"),
         };
-        let Ok((project, path)) = self.locate(ino) else { return };
+        self.refresh_name(dir, &name).await;
+    }
+
+    /// Looks at one name at its site and takes over what it finds.
+    pub(super) async fn refresh_name(self: &Arc<Self>, dir: Ino, name: &Name) {
+        let Ok((project, folder)) = self.locate(dir) else {
+            return;
+        };
+        let (path, name) = (folder.join(name), name.clone());
         let began = match self.store.moment() {
             Ok(began) => began,
-            Err(e) => return warn!(%ino, error = %e, "can't look at the store"),
+            Err(e) => return warn!(%path, error = %e, "can't look at the store"),
         };
         let looked = tokio::time::timeout(self.limits.read_deadline, project.site.provider().stat(&path)).await;
         let written = match looked {

@@ -408,8 +408,8 @@ impl VirtualFs for DriveFs {
                 | EntryKind::BlockDevice => return Err(FsErrorKind::Invalid.into()),
             }
             let opened = if row.own && row.origin.is_none() {
-                let own = self.drive.own_file(&row)?;
-                Some(self.open_own(&row, &own, options))
+                let own = self.drive.own_file_if_same(&row)?;
+                own.map(|own| self.open_own(&row, &own, options))
             } else if options.truncate {
                 // Nothing of what the site has is wanted.
                 let own = self.drive.writable(ino, 0).await?;

@@ -1,8 +1,7 @@
 //! Files whose bytes are this machine's own, while somebody uses them.
 //!
 //! Owns: the bytes of such a file and what is known of it between two rows of the store. Refuses to know: names, zones,
-//! the queue. Invariants: before a byte changes, the store's row says that the file is being written; an upload that reads
-//! the file is told before a byte changes.
+//! the queue. Invariants: before a byte changes, the store's row says that the file is being written.
 //!
 //! Lock order: `LocalFile::turn` (async) → `LocalFile::live`. No lock is held over an await but `turn`, which waits for the
 //! store and the disk only.
@@ -12,8 +11,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-
-use tokio_util::sync::CancellationToken;
 
 use crate::model::Ino;
 
@@ -39,9 +36,7 @@ struct Live {
     unsynced: bool,
     /// The object's entry in its folder is not known to survive a power cut.
     new_entry: bool,
-    /// An upload reads it.
-    frozen: Option<CancellationToken>,
-    /// Writing began for a change that its writer has not closed yet, or that nobody will close.
+    /// The file became a mirror: these bytes are what the site has, and writing begins with a copy.
     retired: bool,
 }
 
@@ -73,7 +68,6 @@ impl LocalFile {
                 generation,
                 unsynced: false,
                 new_entry: false,
-                frozen: None,
                 retired: false,
             }),
             turn: tokio::sync::Mutex::new(()),
@@ -120,14 +114,11 @@ impl LocalFile {
         self.live().retired
     }
 
-    /// The row says so: it is being written from now on. Whoever reads it to send it is told.
+    /// The row says so: it is being written from now on.
     pub(super) fn begun(&self, generation: u64) {
         let mut live = self.live();
         live.writing = true;
         live.generation = generation;
-        if let Some(reader) = live.frozen.take() {
-            reader.cancel();
-        }
     }
 
     /// Returns the facts if it is being written.
@@ -181,27 +172,6 @@ impl LocalFile {
         live.new_entry = true;
     }
 
-    /// Says that somebody reads the bytes to send them, and returns how they learn of a change. `None` while it is being
-    /// written.
-    pub(super) fn freeze(&self) -> Option<CancellationToken> {
-        let mut live = self.live();
-        if live.writing || live.retired {
-            return None;
-        }
-        let token = CancellationToken::new();
-        if let Some(earlier) = live.frozen.replace(token.clone()) {
-            earlier.cancel();
-        }
-        Some(token)
-    }
-
-    /// Tells whoever sends the file that it is not what it was: its name changed.
-    pub(super) fn thaw(&self) {
-        if let Some(reader) = self.live().frozen.take() {
-            reader.cancel();
-        }
-    }
-
     /// Reads a range, as much as there is of it.
     pub(super) fn read_at(&self, range: std::ops::Range<u64>) -> io::Result<Vec<u8>> {
         let (file, size) = {
@@ -236,7 +206,7 @@ impl LocalFile {
         now_ns: i64,
         change: impl FnOnce(&File, u64) -> io::Result<Sized>,
     ) -> Option<io::Result<()>> {
-        // Under the lock, so that an upload is told before the bytes change, and a row is written after.
+        // Under the lock, so that a row that says what the file is now is not written in between.
         let mut live = self.live();
         if !live.writing {
             return None;
@@ -292,6 +262,11 @@ impl Locals {
         let made = make();
         map.insert(ino, Arc::downgrade(&made));
         made
+    }
+
+    /// Takes in a file in place of the one there.
+    pub(super) fn put(&self, file: &Arc<LocalFile>) {
+        self.map().insert(file.ino, Arc::downgrade(file));
     }
 
     /// Forgets a file that nobody uses any more.

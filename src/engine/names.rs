@@ -171,7 +171,7 @@ impl Inner {
         local.begun(node.generation);
         // A kill before this leaves a row whose bytes have no file yet: an empty file.
         let path = place.project.folder_path().concat(&place.below);
-        match self.objects.create(object, node.ino, &path) {
+        match self.objects.create(object, node.ino, &path, false) {
             Ok(file) => local.set_file(object, Arc::new(file), true),
             // Whoever writes is told; the name is there all the same.
             Err(e) => debug!(ino = %node.ino, error = %e, "the file of a new object was not made yet"),
@@ -205,7 +205,7 @@ impl Inner {
             }
             other => other.map_err(state_error)?,
         };
-        self.unused(removed.ino);
+        self.name_changes(removed.ino);
         if removed.remote.is_some() {
             self.wake_transfers();
         }
@@ -216,10 +216,8 @@ impl Inner {
     }
 
     /// Whoever sends a file learns that its name changed.
-    fn unused(&self, ino: Ino) {
-        if let Some(local) = self.locals.get(ino) {
-            local.thaw();
-        }
+    fn name_changes(&self, ino: Ino) {
+        self.sending.changed(ino);
     }
 
     /// Forgets a file without a name, unless somebody has it open: the last close comes back here.
@@ -280,7 +278,7 @@ impl Inner {
             // What was closed where no promise is made becomes a publish: its bytes are promised from now on.
             self.sync_moved(&moved).await?;
         }
-        self.unused(moved.ino);
+        self.name_changes(moved.ino);
         let (queue, source, target, now) = (self.queueing(), from.clone(), to.clone(), now_ns());
         let renamed = self
             .edit(publishes, move |txn| {
@@ -298,7 +296,7 @@ impl Inner {
         self.wake_transfers();
         let mut moved = vec![(renamed.ino, renamed.kind)];
         if let Some((other, kind)) = renamed.other {
-            self.unused(other);
+            self.name_changes(other);
             if how == RenameHow::Exchange {
                 moved.push((other, kind));
             } else if kind != EntryKind::Dir && renamed.other_nlink == 0 {
@@ -357,7 +355,7 @@ impl Inner {
         if place.publishes() {
             self.sync_moved(&node).await?;
         }
-        self.unused(ino);
+        self.name_changes(ino);
         let linked = self
             .edit(place.publishes(), move |txn| {
                 let node = txn.link(ino, here.parent, &here.name, now)?;

@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{XattrFlags, fsetxattr};
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 use tracing::warn;
 use uuid::Uuid;
@@ -31,6 +31,9 @@ pub const PATH_LABEL: &str = "user.backlot.path";
 pub const INO_LABEL: &str = "user.backlot.ino";
 /// The label that says which drive's state it belongs to.
 pub const STORE_LABEL: &str = "user.backlot.store";
+
+/// The label of a copy that nobody has written to yet.
+const COPY_LABEL: &str = "user.backlot.copy";
 
 /// The objects of one drive.
 #[derive(Debug)]
@@ -69,12 +72,18 @@ impl Objects {
         (drawn >> 1).max(1)
     }
 
+    /// Returns the folder.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     fn path(&self, object: u64) -> PathBuf {
         self.dir.join(format!("{:02x}/{object:016x}{SUFFIX}", object & 0xff))
     }
 
-    /// Makes the file of a new object, readable and writable.
-    pub(super) fn create(&self, object: u64, ino: Ino, path: &RelPath) -> io::Result<File> {
+    /// Makes the file of a new object, readable and writable. A *copy* of what is elsewhere may be thrown away for as long
+    /// as no row names it.
+    pub(super) fn create(&self, object: u64, ino: Ino, path: &RelPath, is_copy: bool) -> io::Result<File> {
         let file = File::options()
             .read(true)
             .write(true)
@@ -84,12 +93,28 @@ impl Objects {
         self.label(&file, path);
         self.set(&file, INO_LABEL, ino.to_string().as_bytes());
         self.set(&file, STORE_LABEL, self.store.to_string().as_bytes());
+        if is_copy {
+            self.set(&file, COPY_LABEL, b"1");
+        }
         Ok(file)
     }
 
     /// Opens the file of an object, readable and writable.
     pub(super) fn open_file(&self, object: u64) -> io::Result<File> {
         File::options().read(true).write(true).open(self.path(object))
+    }
+
+    /// A copy is about to be written to: from now on it is the only one of its kind.
+    pub(super) fn is_no_copy(&self, file: &File) {
+        // One that was never labelled has nothing to lose.
+        fremovexattr(file.as_fd(), COPY_LABEL).unwrap_or_default();
+    }
+
+    /// Says whether an object is a copy that nobody has written to.
+    pub(super) fn is_copy(&self, object: u64) -> bool {
+        let mut value = [0_u8; 1];
+        self.open_file(object)
+            .is_ok_and(|file| fgetxattr(file.as_fd(), COPY_LABEL, &mut value).is_ok())
     }
 
     /// Says where in the drive an object's file is now.

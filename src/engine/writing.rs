@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use backlot_config::ZoneKind;
 use backlot_platform::error::{FsError, FsErrorKind};
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::drive::{Inner, Project, now_ms, now_ns};
 use super::filesystem::{hydrate_error, state_error};
@@ -63,6 +63,15 @@ impl Inner {
         node.ok_or_else(|| FsErrorKind::NotFound.into())
     }
 
+    /// Returns the own file of a row, in use from now on; `None` if the row is another by now.
+    pub(super) fn own_file_if_same(&self, node: &Node) -> Result<Option<Arc<LocalFile>>, FsError> {
+        match self.own_file(node) {
+            Ok(file) => Ok(Some(file)),
+            Err(_) if self.row(node.ino)?.object != node.object => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Returns the own file of a row, in use from now on.
     pub(super) fn own_file(&self, node: &Node) -> Result<Arc<LocalFile>, FsError> {
         if let Some(file) = self.locals.get(node.ino) {
@@ -78,8 +87,8 @@ impl Inner {
             // The file of an object is made when something is written.
             Some((_, Err(e))) if e.kind() == io::ErrorKind::NotFound && (node.size == 0 || node.writing) => None,
             Some((object, Err(e))) => {
-                error!(ino = %node.ino, object = format!("{object:016x}"), error = %e, "what was written to a file can't be read");
-                return Err(FsError::new(FsErrorKind::Io, e));
+                let why = format!("object {object:016x} of file {}: {e}", node.ino);
+                return Err(FsError::new(FsErrorKind::Io, why));
             }
             None => None,
         };
@@ -119,7 +128,9 @@ impl Inner {
                     None => continue,
                 }
             }
-            let local = self.own_file(&node)?;
+            let Some(local) = self.own_file_if_same(&node)? else {
+                continue;
+            };
             let turn = local.turn.lock().await;
             if local.is_retired() {
                 continue;
@@ -127,7 +138,11 @@ impl Inner {
             if !local.is_writing() {
                 let object = local.object().is_none().then(Objects::new_number);
                 match self.store.write(move |txn| txn.begin_write(ino, object, None)).await {
-                    Ok(generation) => local.begun(generation),
+                    Ok(generation) => {
+                        // Before a byte changes.
+                        self.sending.changed(ino);
+                        local.begun(generation);
+                    }
                     Err(StateError::Refused(Refusal::Changed)) => continue,
                     Err(e) => return Err(state_error(e)),
                 }
@@ -135,7 +150,7 @@ impl Inner {
             if local.file().is_none() {
                 // The row knows the number; a kill in between leaves an empty file.
                 let Some(object) = self.row(ino)?.object else { continue };
-                let file = self.new_object(object, ino)?;
+                let file = self.new_object(object, ino, false)?;
                 local.set_file(object, Arc::new(file), true);
             }
             drop(turn);
@@ -145,9 +160,9 @@ impl Inner {
     }
 
     /// Makes an object's file, labelled with where its file is now.
-    pub(super) fn new_object(&self, object: u64, ino: Ino) -> Result<File, FsError> {
+    pub(super) fn new_object(&self, object: u64, ino: Ino, is_copy: bool) -> Result<File, FsError> {
         let path = self.tree.path_of(ino).map_err(state_error)?.unwrap_or_default();
-        self.objects.create(object, ino, &path).map_err(local_error)
+        self.objects.create(object, ino, &path, is_copy).map_err(local_error)
     }
 
     /// Copies the first `keep` bytes of a file that the site has, and makes it this machine's own, being written. `None` if
@@ -182,11 +197,12 @@ impl Inner {
             mtime_ns: now.mtime_ns,
             ctime_ns: now.ctime_ns,
         };
-        // A file that was moved here and is read from its old place has no bytes in use; what is registered is new.
         let local = LocalFile::new(ino, Some(object), generation, facts);
+        self.objects.is_no_copy(&file);
         local.set_file(object, Arc::new(file), true);
         local.begun(generation);
-        let local = self.locals.get_or(ino, || local);
+        self.sending.changed(ino);
+        self.locals.put(&local);
         self.handles.switch_to_own(ino, &local);
         Ok(Some(local))
     }
@@ -197,7 +213,7 @@ impl Inner {
             return Err(FsErrorKind::NoSpace.into());
         }
         let object = Objects::new_number();
-        let file = self.new_object(object, node.ino)?;
+        let file = self.new_object(object, node.ino, true)?;
         if keep == 0 {
             return Ok((object, file));
         }
@@ -236,7 +252,7 @@ impl Inner {
     }
 
     /// Deletes an object that no row ever named.
-    fn drop_object(&self, object: u64) {
+    pub(super) fn drop_object(&self, object: u64) {
         if let Err(e) = self.objects.remove(object) {
             warn!(object = format!("{object:016x}"), error = %e, "an object that nothing needs stays behind");
         }

@@ -4,6 +4,8 @@
 //! moved or replaced here, leaves a shadow with its version, so that a listing does not bring it back and a publish knows
 //! what it replaces; what has no name any more keeps its row until nobody has it open.
 
+use std::collections::HashSet;
+
 use super::StateError;
 use super::error::{Db, Refusal};
 use super::listing::{OWN_MTIME, OWN_PERM};
@@ -240,6 +242,13 @@ impl ReadTxn<'_> {
         Ok(out)
     }
 
+    /// Returns files that were moved here and have their bytes still at a path of a project's site, whichever project's.
+    pub fn with_origin(&self, path: &RelPath) -> Result<Vec<Node>, StateError> {
+        let sql = "SELECT ino FROM inode INDEXED BY inode_origin WHERE origin = ?1 AND origin IS NOT NULL";
+        let inos = self.many(sql, [path.as_bytes()], |row| ino_at(row, 0))?;
+        inos.into_iter().filter_map(|ino| self.node(ino).transpose()).collect()
+    }
+
     /// Returns files that were being written, and their objects.
     pub fn being_written(&self) -> Result<Vec<Node>, StateError> {
         let inos = self.many("SELECT ino FROM inode WHERE writing = 1", [], |row| ino_at(row, 0))?;
@@ -258,10 +267,11 @@ impl ReadTxn<'_> {
         })
     }
 
-    /// Returns the file whose bytes an object holds.
-    pub fn owner_of(&self, object: u64) -> Result<Option<Ino>, StateError> {
-        let sql = "SELECT ino FROM inode INDEXED BY inode_object WHERE object = ?1 AND object IS NOT NULL";
-        self.one(sql, [object.cast_signed()], |row| ino_at(row, 0))
+    /// Returns the objects that hold files' bytes.
+    pub fn objects(&self) -> Result<HashSet<u64>, StateError> {
+        let sql = "SELECT object FROM inode INDEXED BY inode_object WHERE object IS NOT NULL";
+        let objects = self.many(sql, [], |row| Ok(row.get::<_, i64>(0).db()?.cast_unsigned()))?;
+        Ok(objects.into_iter().collect())
     }
 
     /// Returns the value of an extended attribute.
@@ -847,6 +857,16 @@ impl WriteTxn<'_> {
         )?;
         self.change(ino)?;
         Ok(node.generation + 1)
+    }
+
+    /// Notes that the bytes of a file that was moved here are in an object now. `Changed` if it is not that file any more.
+    pub fn brought_home(&self, ino: Ino, object: u64, version: &Version) -> Result<(), StateError> {
+        let sql = "UPDATE inode SET object = ?2, origin = NULL, origin_version = NULL \
+                   WHERE ino = ?1 AND own = 1 AND object IS NULL AND origin_version = ?3";
+        if self.run(sql, (as_i64(ino.0), object.cast_signed(), version.as_str()))? == 0 {
+            return Err(Refusal::Changed.into());
+        }
+        self.change(ino)
     }
 
     /// Notes what a file that was being written is now. It may go on being written after another

@@ -64,7 +64,7 @@ impl ReadTxn<'_> {
 
 impl ReadTxn<'_> {
     /// Returns the folder that a path below a project's folder ends in, and the last name; `None` where no folder is.
-    fn place(&self, root: Ino, path: &RelPath) -> Result<Option<(Ino, Name)>, StateError> {
+    pub fn place(&self, root: Ino, path: &RelPath) -> Result<Option<(Ino, Name)>, StateError> {
         let Some((dir, name)) = path.split_last() else {
             return Ok(None);
         };

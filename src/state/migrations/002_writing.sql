@@ -36,6 +36,7 @@ CREATE TRIGGER subdir_moves AFTER UPDATE OF parent, ino ON dirent
 
 CREATE INDEX inode_own ON inode (own) WHERE own = 1;
 CREATE INDEX inode_object ON inode (object) WHERE object IS NOT NULL;
+CREATE INDEX inode_origin ON inode (origin) WHERE origin IS NOT NULL;
 CREATE INDEX inode_writing ON inode (ino) WHERE writing = 1;
 -- Removed while open: dropped at the last close, or at the next start.
 CREATE INDEX inode_nameless ON inode (ino) WHERE nlink = 0;
