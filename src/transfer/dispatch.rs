@@ -1,0 +1,481 @@
+//! Who is next: claims tasks while there is room for them and starts a worker for each.
+//!
+//! Owns: the slots of each site, and when to look into the queue again. Refuses to know: what a worker does. Invariants: a
+//! site has no more workers than `parallel`; a task has one at most; nothing is asked of the store while all slots are
+//! taken.
+//!
+//! Lanes are served by priority; those with the same one take turns, slot by slot. A file of several parts never gets a
+//! site's last slot (where there are two or more): large files can take what they like of the time, and a small one that
+//! comes in behind them starts at once.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt, select_all};
+use tokio::sync::{Notify, watch};
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::paths::Paths;
+use super::schedule::Backoff;
+use super::stats::{Gauge, Stats};
+use super::worker::{self, Reception, Shared};
+use super::{Desk, Lane, Options, as_ms, now_ms};
+use crate::model::SiteName;
+use crate::providers::ErrorKind;
+use crate::state::{Claim, QueueRow, StateError, StateStore, Task, TaskId};
+
+/// The longest sleep: a clock that was set is noticed after this.
+const SLEEP_MAX: Duration = Duration::from_secs(30);
+/// The shortest time between two looks into a queue that gave less than was asked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The same, where small files were looked for behind large ones.
+const LOOK_PAST_AGAIN: Duration = Duration::from_secs(1);
+/// How long the workers have to come to an end when transfers stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The transfers of a drive. Dropping the last handle ends them on the spot, as a crash would: what was under way is gone
+/// on with at the next start.
+#[derive(Debug)]
+pub struct Transfers {
+    pub(super) shared: Arc<Shared>,
+    bell: Arc<Bell>,
+    stopped: watch::Receiver<bool>,
+    running: JoinHandle<()>,
+}
+
+/// What is rung when there may be something to do.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: Notify,
+    woken: AtomicBool,
+    reconsider: AtomicBool,
+}
+
+impl Transfers {
+    /// Takes back all claims that an earlier process left, and starts sending. `stop` ends it: what is under way comes to
+    /// a point where it can be gone on with.
+    pub async fn start(
+        store: StateStore,
+        desk: Arc<dyn Desk>,
+        lanes: Vec<Lane>,
+        options: Options,
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>, StateError> {
+        store.write(|txn| txn.release_leases()).await?;
+        let shared = Arc::new(Shared {
+            store,
+            desk,
+            options,
+            backoff: Backoff::new(options.retry_first, options.retry_max),
+            paths: Arc::new(Paths::default()),
+            gauge: Gauge::new(),
+            stop,
+            pulse: watch::Sender::new(()),
+            stumbles: Mutex::default(),
+        });
+        let bell = Arc::new(Bell::default());
+        let (ended, stopped) = watch::channel(false);
+        let dispatcher = Dispatcher {
+            shared: Arc::clone(&shared),
+            bell: Arc::clone(&bell),
+            lanes: lanes.into_iter().map(LaneState::new).collect(),
+            workers: JoinSet::new(),
+            under_way: HashMap::new(),
+            turn: 0,
+        };
+        let running = tokio::spawn(async move {
+            dispatcher.serve().await;
+            ended.send_replace(true);
+        });
+        Ok(Arc::new(Self {
+            shared,
+            bell,
+            stopped,
+            running,
+        }))
+    }
+
+    /// Says that something was put into a queue. Cheap: to be called after every write that did.
+    pub fn wake(&self) {
+        self.bell.woken.store(true, SeqCst);
+        self.bell.rung.notify_one();
+    }
+
+    /// Says that a person changed something: a queue was paused or goes on, a task was held back or cancelled, priorities
+    /// changed, something is to be tried now. Workers look at their tasks, and sites that rest are tried again.
+    pub fn reconsider(&self) {
+        self.bell.reconsider.store(true, SeqCst);
+        self.shared.pulse.send_replace(());
+        self.wake();
+    }
+
+    /// Returns what was done and what is under way.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.shared.gauge.stats()
+    }
+
+    /// Waits until transfers have come to their end, after `stop`.
+    pub async fn stopped(&self) {
+        let mut stopped = self.stopped.clone();
+        // An error says that the dispatcher is gone, which will do.
+        drop(stopped.wait_for(|stopped| *stopped).await);
+    }
+}
+
+impl Drop for Transfers {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Dispatcher {
+    shared: Arc<Shared>,
+    bell: Arc<Bell>,
+    lanes: Vec<LaneState>,
+    workers: JoinSet<Reception>,
+    under_way: HashMap<Id, Worked>,
+    /// Counts what was handed out, so that lanes of one priority take turns.
+    turn: u64,
+}
+
+/// A task with a worker.
+#[derive(Debug)]
+struct Worked {
+    lane: usize,
+    task: Task,
+    large: bool,
+}
+
+#[derive(Debug)]
+struct LaneState {
+    lane: Arc<Lane>,
+    /// Nothing is to be had before this.
+    idle_until: Option<Instant>,
+    rest: Rest,
+    /// When it last had its turn.
+    served: u64,
+}
+
+/// A site that refuses all of us is left in peace for a while.
+#[derive(Debug, Default)]
+struct Rest {
+    until: Option<Instant>,
+    strikes: u32,
+}
+
+/// Returns the time until a moment, if that is still to come.
+fn time_until(moment: Option<Instant>) -> Option<Duration> {
+    let left = moment?.saturating_duration_since(Instant::now());
+    (!left.is_zero()).then_some(left)
+}
+
+impl Rest {
+    fn left(&self) -> Option<Duration> {
+        time_until(self.until)
+    }
+
+    /// A full site may have room for the next file: it is tried again ever more seldom. Accounts get locked by many failed
+    /// logins: one try, then the longest wait.
+    fn note(&mut self, reception: Reception, backoff: &Backoff) {
+        match reception {
+            Reception::Served => *self = Self::default(),
+            Reception::Nothing => {}
+            // Those who were refused together strike once.
+            Reception::Refused(_) if self.left().is_some() => {}
+            Reception::Refused(kind) => {
+                self.strikes = self.strikes.saturating_add(1);
+                let wait = if kind == ErrorKind::Full {
+                    backoff.wait(self.strikes)
+                } else {
+                    backoff.max()
+                };
+                self.until = Some(Instant::now() + wait);
+            }
+        }
+    }
+}
+
+impl LaneState {
+    fn idle_for(&mut self, time: Duration) {
+        self.idle_until = Some(Instant::now() + time.min(SLEEP_MAX));
+    }
+
+    fn new(lane: Lane) -> Self {
+        Self {
+            lane: Arc::new(lane),
+            idle_until: None,
+            rest: Rest::default(),
+            served: 0,
+        }
+    }
+}
+
+/// A lane that could take a task now.
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    at: usize,
+    priority: u16,
+    free: usize,
+    /// Slots that files of several parts may have.
+    free_for_large: usize,
+}
+
+impl Dispatcher {
+    async fn serve(mut self) {
+        loop {
+            if self.shared.stop.is_cancelled() {
+                break;
+            }
+            self.listen();
+            while let Some(ended) = self.workers.try_join_next_with_id() {
+                self.ended(ended);
+            }
+            let sleep = match self.fill().await {
+                Ok(sleep) => sleep,
+                Err(StateError::Closed) => break,
+                Err(error) => {
+                    warn!(%error, "the queue can't be read");
+                    Duration::from_secs(1)
+                }
+            };
+            self.sleep(sleep).await;
+        }
+        self.wind_up().await;
+    }
+
+    /// Takes note of what was called since the last time.
+    fn listen(&mut self) {
+        let reconsider = self.bell.reconsider.swap(false, SeqCst);
+        let woken = self.bell.woken.swap(false, SeqCst);
+        for lane in &mut self.lanes {
+            if woken || reconsider {
+                lane.idle_until = None;
+            }
+            if reconsider {
+                lane.rest = Rest::default();
+            }
+        }
+    }
+
+    /// Hands out tasks while there are slots; returns how long there will be nothing to do, by itself.
+    async fn fill(&mut self) -> Result<Duration, StateError> {
+        let rows = self.shared.store.read(|txn| txn.queue_rows())?;
+        while let Some((opening, rivals)) = self.next_opening(&rows) {
+            self.offer(opening, rivals).await?;
+        }
+        // A lane that is neither idle nor resting is paused or has no slot: there will be a call.
+        let waits = self
+            .lanes
+            .iter()
+            .filter(|state| !state.lane.link.is_down())
+            .filter_map(|state| {
+                let (idle, rest) = (time_until(state.idle_until), state.rest.left());
+                idle.max(rest)
+            });
+        let sleep = waits.min().unwrap_or(SLEEP_MAX).min(SLEEP_MAX);
+        Ok(sleep)
+    }
+
+    /// Returns the lane whose turn it is, if one can take anything, and whether others of its priority wait for slots of
+    /// the same site.
+    fn next_opening(&self, rows: &[QueueRow]) -> Option<(Opening, bool)> {
+        let openings: Vec<_> = (0..self.lanes.len()).filter_map(|at| self.opening(at, rows)).collect();
+        let order = |opening: &&Opening| (Reverse(opening.priority), self.lanes[opening.at].served);
+        let first = *openings.iter().min_by_key(order)?;
+        let site = |opening: &Opening| &self.lanes[opening.at].lane.site;
+        let is_rival =
+            |other: &&Opening| other.at != first.at && other.priority == first.priority && site(other) == site(&first);
+        Some((first, openings.iter().any(|other| is_rival(&other))))
+    }
+
+    fn opening(&self, at: usize, rows: &[QueueRow]) -> Option<Opening> {
+        let state = &self.lanes[at];
+        let row = rows.iter().find(|row| row.root == state.lane.root);
+        let is_idle = time_until(state.idle_until).is_some();
+        if is_idle || row.is_some_and(|row| row.paused) || state.rest.left().is_some() || state.lane.link.is_down() {
+            return None;
+        }
+        let (running, large) = self.load(&state.lane.site);
+        let parallel = self.shared.options.parallel.max(1);
+        let large_max = if parallel > 1 { parallel - 1 } else { 1 };
+        let free = parallel.saturating_sub(running);
+        (free > 0).then(|| Opening {
+            at,
+            priority: row.and_then(|row| row.priority).unwrap_or(state.lane.priority),
+            free,
+            free_for_large: large_max.saturating_sub(large),
+        })
+    }
+
+    /// Returns how many workers a site has, and how many of them for files of several parts.
+    fn load(&self, site: &SiteName) -> (usize, usize) {
+        let at_site = |worked: &&Worked| self.lanes[worked.lane].lane.site == *site;
+        let running = self.under_way.values().filter(at_site);
+        running.fold((0, 0), |(all, large), worked| {
+            (all + 1, large + usize::from(worked.large))
+        })
+    }
+
+    /// A task that is due later than this from now was put off by a clock that has been set back since. Twice the longest
+    /// wait, and no less than what anybody asks to wait for a file to settle.
+    fn horizon_ms(&self) -> i64 {
+        let longest = self.shared.backoff.max().max(Duration::from_secs(600));
+        as_ms(longest).saturating_mul(2)
+    }
+
+    /// Claims for a lane what it may have now, and starts workers.
+    async fn offer(&mut self, opening: Opening, has_rivals: bool) -> Result<(), StateError> {
+        let root = self.lanes[opening.at].lane.root;
+        let now = now_ms();
+        let due = self.shared.store.read(|txn| txn.next_due(root))?;
+        match due {
+            // What is due beyond the horizon is claimed now.
+            Some(due) if due <= now || due > now.saturating_add(self.horizon_ms()) => {}
+            due => {
+                let wait = due.map_or(SLEEP_MAX, |due| {
+                    Duration::from_millis(u64::try_from(due.saturating_sub(now)).unwrap_or(0))
+                });
+                self.lanes[opening.at].idle_for(wait);
+                return Ok(());
+            }
+        }
+        let max_size = (opening.free_for_large == 0).then_some(self.shared.options.part_size);
+        let limit = match (has_rivals, max_size) {
+            (true, _) => 1,
+            (false, None) => opening.free.min(opening.free_for_large),
+            (false, Some(_)) => opening.free,
+        };
+        let claim = Claim {
+            root,
+            now_ms: now,
+            lease_ms: now.saturating_add(as_ms(self.shared.options.lease)),
+            limit,
+            horizon_ms: self.horizon_ms(),
+            max_size,
+            under_way: self.under_way.values().map(|worked| worked.task.id).collect(),
+        };
+        let tasks = self.shared.store.write(move |txn| txn.claim(&claim)).await?;
+        self.turn += 1;
+        let turn = self.turn;
+        let state = &mut self.lanes[opening.at];
+        state.served = turn;
+        if tasks.len() < limit {
+            // A worker's end and a call tell sooner.
+            state.idle_for(if max_size.is_some() {
+                LOOK_PAST_AGAIN
+            } else {
+                LOOK_AGAIN
+            });
+        }
+        for task in tasks {
+            self.spawn(opening.at, task);
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, at: usize, task: Task) {
+        let lane = Arc::clone(&self.lanes[at].lane);
+        let large = task.size > self.shared.options.part_size;
+        let worked = Worked {
+            lane: at,
+            task: task.clone(),
+            large,
+        };
+        let worker = worker::run(Arc::clone(&self.shared), lane, task);
+        let handle = self.workers.spawn(worker);
+        self.under_way.insert(handle.id(), worked);
+    }
+
+    /// Takes note of a worker's end.
+    fn ended(&mut self, ended: Result<(Id, Reception), JoinError>) {
+        let (id, reception) = match ended {
+            Ok((id, reception)) => (id, reception),
+            Err(e) => (e.id(), self.panicked(&e)),
+        };
+        let Some(worked) = self.under_way.remove(&id) else {
+            return;
+        };
+        let site = self.lanes[worked.lane].lane.site.clone();
+        for state in self.lanes.iter_mut().filter(|state| state.lane.site == site) {
+            state.rest.note(reception, &self.shared.backoff);
+            // The slot may be one that a file of several parts can have, and the task may wait again.
+            state.idle_until = None;
+        }
+    }
+
+    /// Puts the task of a worker that panicked off, so that it holds up no other.
+    fn panicked(&self, e: &JoinError) -> Reception {
+        if let Some(worked) = self.under_way.get(&e.id()).filter(|_| e.is_panic()) {
+            error!(task = worked.task.id.0, "a transfer's worker panicked");
+            let (store, task) = (self.shared.store.clone(), worked.task.clone());
+            let due = now_ms().saturating_add(as_ms(self.shared.backoff.max()));
+            tokio::spawn(async move {
+                let put_off = store.write(move |txn| txn.retry_task(&task, due, "panic", "the worker panicked"));
+                if let Err(error) = put_off.await {
+                    warn!(%error, "the task of a worker that panicked waits for its claim to run out");
+                }
+            });
+        }
+        Reception::Nothing
+    }
+
+    /// Sleeps until something may have to be done.
+    async fn sleep(&mut self, time: Duration) {
+        let mut up: Vec<BoxFuture<'_, ()>> = self
+            .lanes
+            .iter()
+            .filter(|state| state.lane.link.is_down())
+            .map(|state| state.lane.link.up())
+            .collect();
+        // select_all wants one at least.
+        up.push(std::future::pending().boxed());
+        let bell = Arc::clone(&self.bell);
+        let ended = tokio::select! {
+            () = self.shared.stop.cancelled() => None,
+            () = bell.rung.notified() => None,
+            Some(ended) = self.workers.join_next_with_id() => Some(ended),
+            _ = select_all(up) => None,
+            () = tokio::time::sleep(time) => None,
+        };
+        if let Some(ended) = ended {
+            self.ended(ended);
+        }
+    }
+
+    /// Lets the workers come to their end, or ends them.
+    async fn wind_up(mut self) {
+        let all = async {
+            while let Some(ended) = self.workers.join_next_with_id().await {
+                let id = match ended {
+                    Ok((id, _)) => id,
+                    Err(e) => e.id(),
+                };
+                drop(self.under_way.remove(&id));
+            }
+        };
+        if tokio::time::timeout(GRACE, all).await.is_ok() {
+            return;
+        }
+        self.workers.shutdown().await;
+        let left: Vec<TaskId> = self.under_way.values().map(|worked| worked.task.id).collect();
+        warn!(
+            tasks = left.len(),
+            "transfers did not end in time; they are gone on with at the next start"
+        );
+        let given_back = self
+            .shared
+            .store
+            .write(move |txn| left.iter().try_for_each(|id| txn.give_back(*id)));
+        if let Err(error) = given_back.await {
+            warn!(%error, "the tasks of transfers that did not end can't be given back");
+        }
+    }
+}
