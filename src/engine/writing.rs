@@ -74,14 +74,21 @@ impl Inner {
 
     /// Returns the own file of a row, in use from now on.
     pub(super) fn own_file(&self, node: &Node) -> Result<Arc<LocalFile>, FsError> {
+        let file = self.take_in(node)?;
+        // Between the look at the row and taking it in, somebody may have opened, written and closed the file.
+        loop {
+            let now = self.row(node.ino)?;
+            if file.catch_up(now.generation, facts_of(&now)) {
+                return Ok(file);
+            }
+        }
+    }
+
+    fn take_in(&self, node: &Node) -> Result<Arc<LocalFile>, FsError> {
         if let Some(file) = self.locals.get(node.ino) {
             return Ok(file);
         }
-        let mut facts = Facts {
-            size: node.size,
-            mtime_ns: node.mtime_ns,
-            ctime_ns: node.ctime_ns,
-        };
+        let mut facts = facts_of(node);
         let opened = match node.object.map(|object| (object, self.objects.open_file(object))) {
             Some((object, Ok(file))) => Some((object, file)),
             // The file of an object is made when something is written.
@@ -381,6 +388,14 @@ impl Inner {
             source: crate::model::SiteName(self.site_id().to_owned()),
             settle_ms: i64::try_from(self.limits.settle.as_millis()).unwrap_or(i64::MAX),
         }
+    }
+}
+
+fn facts_of(node: &Node) -> Facts {
+    Facts {
+        size: node.size,
+        mtime_ns: node.mtime_ns,
+        ctime_ns: node.ctime_ns,
     }
 }
 
