@@ -266,7 +266,7 @@ impl DriveFs {
 const LOOKS: u32 = 16;
 
 /// Says whether two looks at a row found the same bytes in the same place.
-fn is_same_content(a: &Node, b: &Node) -> bool {
+pub(super) fn is_same_content(a: &Node, b: &Node) -> bool {
     (a.own, &a.version, &a.origin, a.object) == (b.own, &b.version, &b.origin, b.object)
 }
 

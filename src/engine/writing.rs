@@ -67,21 +67,30 @@ impl Inner {
     pub(super) fn own_file_if_same(&self, node: &Node) -> Result<Option<Arc<LocalFile>>, FsError> {
         match self.own_file(node) {
             Ok(file) => Ok(Some(file)),
-            Err(_) if self.row(node.ino)?.object != node.object => Ok(None),
+            Err(_) if !super::filesystem::is_same_content(&self.row(node.ino)?, node) => Ok(None),
             Err(e) => Err(e),
         }
     }
 
     /// Returns the own file of a row, in use from now on.
     pub(super) fn own_file(&self, node: &Node) -> Result<Arc<LocalFile>, FsError> {
-        let file = self.take_in(node)?;
-        // Between the look at the row and taking it in, somebody may have opened, written and closed the file.
-        loop {
-            let now = self.row(node.ino)?;
-            if file.catch_up(now.generation, facts_of(&now)) {
+        let mut row = node.clone();
+        for _ in 0..LOOKS {
+            let file = self.take_in(&row)?;
+            // Between the look at the row and taking it in, somebody may have opened, written and closed the file, and it
+            // may have been published.
+            row = self.row(node.ino)?;
+            if !row.own || row.origin.is_some() {
+                break;
+            }
+            let same = file.object().is_none() || row.object.is_none() || file.object() == row.object;
+            if !same {
+                file.retire();
+            } else if file.catch_up(row.generation, facts_of(&row)) {
                 return Ok(file);
             }
         }
+        Err(FsErrorKind::Busy.into())
     }
 
     fn take_in(&self, node: &Node) -> Result<Arc<LocalFile>, FsError> {

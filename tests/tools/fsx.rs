@@ -84,12 +84,6 @@ fn exercise<'s>(fsx: &'s Path, stage: &'s Stage, seed: u64, len: usize) -> Exerc
     }
 }
 
-<<<<<<< HEAD
-fn at_work(fsx: &Path, stage: &mut Stage) {
-    for seed in SEEDS {
-        let begun = Instant::now();
-        exercise(fsx, stage, seed, 256 << 10).run(seed, operations());
-=======
 /// Of a file that is all in a mapping or two, and of a larger one, of which more is being read when it changes.
 const LENGTHS: [usize; 2] = [256 << 10, 1 << 20];
 
@@ -101,13 +95,10 @@ fn each_seed(fsx: &Path, stage: &Stage, len: usize) {
     for seed in SEEDS {
         let begun = Instant::now();
         exercise(fsx, stage, seed, len).run(seed, operations());
->>>>>>> gates
         say(&format!("tools: fsx, seed {seed}: {:.1?}", begun.elapsed()));
     }
 }
 
-<<<<<<< HEAD
-=======
 /// Somebody else opens and reads the files meanwhile, as whoever looks at a render does: that changes nothing.
 fn while_it_is_read(fsx: &Path, stage: &Stage) {
     let done = AtomicBool::new(false);
@@ -132,7 +123,6 @@ fn while_it_is_read(fsx: &Path, stage: &Stage) {
     assert!(read > SEEDS.len(), "it was read {read} times meanwhile");
 }
 
->>>>>>> gates
 /// What was seen of uploads.
 #[derive(Default)]
 struct Seen {
@@ -157,16 +147,9 @@ impl Seen {
 }
 
 /// All seeds at once, each on a file of its own, which is let go again and again.
-<<<<<<< HEAD
-fn while_uploads_run(fsx: &Path, stage: &mut Stage) {
-    let (working, done) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let remote = stage.at_remote();
-    let stage = &*stage;
-=======
 fn while_uploads_run(fsx: &Path, stage: &Stage) {
     let (working, done) = (AtomicUsize::new(0), AtomicBool::new(false));
     let remote = stage.at_remote();
->>>>>>> gates
     let seen = thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             let mut seen = Seen::default();
@@ -181,11 +164,7 @@ fn while_uploads_run(fsx: &Path, stage: &Stage) {
         let working = &working;
         let seeds = SEEDS.map(|seed| {
             scope.spawn(move || {
-<<<<<<< HEAD
-                let exercise = exercise(fsx, stage, seed, 1 << 20);
-=======
                 let exercise = exercise(fsx, stage, seed, LENGTHS[1]);
->>>>>>> gates
                 let mut random = Random::new(seed);
                 for round in 0..ROUNDS {
                     working.fetch_add(1, Ordering::Relaxed);
@@ -213,54 +192,34 @@ fn while_uploads_run(fsx: &Path, stage: &Stage) {
     }
 }
 
-<<<<<<< HEAD
-fn fsx_in(zone: Zone) {
-=======
 fn fsx_in(zone: Zone, work: fn(&Path, &Stage)) {
->>>>>>> gates
     let Some(fsx) = or_skip("fsx", program("BACKLOT_TEST_FSX", "fsx")) else {
         return;
     };
     let limit = LIMIT * u32::try_from(SEEDS.len()).unwrap();
     match zone {
-<<<<<<< HEAD
-        Zone::Work => staged_with(zone, limit, |drive| drive, move |stage| at_work(&fsx, stage)),
-=======
         Zone::Work => staged_with(zone, limit, |drive| drive, move |stage| work(&fsx, stage)),
->>>>>>> gates
         // A link on which a file takes a second, so that uploads last.
         Zone::Publish => staged_with(
             zone,
             limit,
             |drive| drive.site("link-delay", "2ms").site("link-rate", "1MB"),
-<<<<<<< HEAD
-            move |stage| while_uploads_run(&fsx, stage),
-=======
             move |stage| work(&fsx, stage),
->>>>>>> gates
         ),
     }
 }
 
 #[test]
 fn fsx_in_a_work_folder() {
-<<<<<<< HEAD
-    fsx_in(Zone::Work);
-=======
     fsx_in(Zone::Work, at_work);
 }
 
 #[test]
 fn fsx_in_a_work_folder_while_somebody_reads() {
     fsx_in(Zone::Work, while_it_is_read);
->>>>>>> gates
 }
 
 #[test]
 fn fsx_in_a_publish_folder_while_uploads_run() {
-<<<<<<< HEAD
-    fsx_in(Zone::Publish);
-=======
     fsx_in(Zone::Publish, while_uploads_run);
->>>>>>> gates
 }
