@@ -26,12 +26,12 @@ pub use layers::{Loaded, Loader};
 pub use origin::{Layer, Origin, Origins, Place, Position, Row, render_origin};
 pub use schema::{
     Cache, Config, Drive, Fuse, HostKey, Hydration, LocalSite, Log, LogFormat, LogLevel, Machine, Project,
-    ProviderSettings, RemoteDelete, SCHEMA_VERSION, Scan, SftpAuth, SftpSite, Site, SiteLimits, Threads, ZoneKind,
-    ZoneRule,
+    ProviderSettings, Publish, RemoteDelete, SCHEMA_VERSION, Scan, SftpAuth, SftpSite, Site, SiteLimits, Threads,
+    ZoneKind, ZoneRule,
 };
 pub use secret_ref::{SecretError, SecretRef};
 pub use units::{ByteSize, Period, UnitError};
-pub use validate::compile_glob;
+pub use validate::{compile_glob, compile_globs};
 
 /// Returns the commented file that `backlot config init` writes. It works once its two lines marked `EDIT` name the studio's
 /// server and the folder to mount at; every other setting is there with its default, commented out.

@@ -155,6 +155,7 @@ pub fn render_origin(loaded: &Loaded) -> Vec<Row> {
     }
     rows.section("hydration", table(&config.hydration));
     rows.section("scan", table(&config.scan));
+    rows.section("publish", table(&config.publish));
     rows.section("fuse", table(&config.fuse));
     rows.section("log", table(&config.log));
     rows.rows

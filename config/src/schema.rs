@@ -34,6 +34,8 @@ pub struct Config {
     pub hydration: Hydration,
     /// `[scan]`
     pub scan: Scan,
+    /// `[publish]`
+    pub publish: Publish,
     /// `[fuse]`
     pub fuse: Fuse,
     /// `[log]`
@@ -298,6 +300,8 @@ pub struct Project {
     pub pins: Vec<String>,
     /// Deleting a published file in the drive: `refuse` it, or `propagate` it to the remote site.
     pub remote_delete: RemoteDelete,
+    /// Priority of its queue, 0 to 1000; higher goes first.
+    pub priority: u32,
     /// How often to look for changes at the remote site.
     pub scan_interval: Period,
 }
@@ -315,6 +319,7 @@ impl Default for Project {
             }],
             pins: Vec::new(),
             remote_delete: RemoteDelete::Refuse,
+            priority: 500,
             scan_interval: Period::from_secs(15 * 60),
         }
     }
@@ -406,6 +411,34 @@ impl Default for Scan {
         Self {
             parallel: 8,
             recheck_after: Period::from_secs(30),
+        }
+    }
+}
+
+/// `[publish]`: sending what was written to the remote sites.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Publish {
+    /// How long a closed file must stay unwritten before it is sent, at most 10 minutes.
+    pub settle: Period,
+    /// Files sent at once to one site, 1 to 64.
+    pub parallel: u32,
+    /// Bytes a part of a large file, 1 MiB to 1 GiB; an interrupted upload goes on with the next part.
+    pub part_size: ByteSize,
+    /// Longest wait between two tries of a file that fails, 1 second to 24 hours.
+    pub retry_max: Period,
+    /// Free space to leave on the disk of `data-dir`: a write that would go below it is refused with "no space".
+    pub min_free: ByteSize,
+}
+
+impl Default for Publish {
+    fn default() -> Self {
+        Self {
+            settle: Period::from_secs(2),
+            parallel: 16,
+            part_size: ByteSize::mib(16),
+            retry_max: Period::from_secs(5 * 60),
+            min_free: ByteSize::mib(256),
         }
     }
 }

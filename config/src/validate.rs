@@ -7,7 +7,7 @@
 use std::fmt::Display;
 use std::path::{Component, Path, PathBuf};
 
-use globset::{Glob, GlobBuilder};
+use globset::{ErrorKind, Glob, GlobBuilder, GlobSet};
 
 use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
@@ -22,12 +22,21 @@ const MAX_SOCKET_PATH: usize = 107;
 const MAX_FOLDER_NAME: usize = 255;
 
 /// Compiles a pattern of `zones` or `pins`. Patterns match paths inside the project, bytes of any encoding, as written:
-/// `*` and `?` stay within a name, `**` spans folders, `{a,b}` and `[a-z]` are alternatives.
+/// `*` and `?`, which is one byte, stay within a name, `**` spans folders, `{a,b}` and `[a-z]` are alternatives.
 ///
 /// # Errors
 /// When the text is no pattern.
 pub fn compile_glob(pattern: &str) -> Result<Glob, globset::Error> {
     GlobBuilder::new(pattern).literal_separator(true).build()
+}
+
+/// Compiles patterns of `zones` or `pins` into one set, which tells the indices of those that match.
+///
+/// # Errors
+/// When a text is no pattern, or they are too large: never for those of a [`Loader`](crate::Loader), which compiled them.
+pub fn compile_globs<'p>(patterns: impl IntoIterator<Item = &'p str>) -> Result<GlobSet, globset::Error> {
+    let globs: Vec<Glob> = patterns.into_iter().map(compile_glob).collect::<Result<_, _>>()?;
+    GlobSet::new(globs)
 }
 
 /// Checks everything, adding what is wrong to `errors`.
@@ -250,6 +259,14 @@ impl Checker<'_> {
         );
         self.within(&["hydration", "parallel-fetches"], hydration.parallel_fetches, 1, 64);
         self.within(&["scan", "parallel"], config.scan.parallel, 1, 64);
+        let publish = &config.publish;
+        let longest = Period::from_secs(600);
+        self.within(&["publish", "settle"], publish.settle, Period::default(), longest);
+        self.within(&["publish", "parallel"], publish.parallel, 1, 64);
+        let (least, most) = (ByteSize::mib(1), ByteSize::gib(1));
+        self.within(&["publish", "part-size"], publish.part_size, least, most);
+        let (shortest, longest) = (Period::from_secs(1), Period::from_secs(24 * 3600));
+        self.within(&["publish", "retry-max"], publish.retry_max, shortest, longest);
         if let Threads::Fixed(threads) = config.fuse.threads {
             self.within(&["fuse", "threads"], threads, 1, 64);
         }
@@ -404,12 +421,11 @@ impl Checker<'_> {
             }
         }
         self.remote_path(config, name, project);
-        for (index, rule) in project.zones.iter().enumerate() {
-            self.pattern(&key("zones"), index, &rule.pattern);
-        }
-        for (index, pin) in project.pins.iter().enumerate() {
-            self.pattern(&key("pins"), index, pin);
-        }
+        let zones: Vec<&str> = project.zones.iter().map(|rule| rule.pattern.as_str()).collect();
+        self.patterns(&key("zones"), &zones);
+        let pins: Vec<&str> = project.pins.iter().map(String::as_str).collect();
+        self.patterns(&key("pins"), &pins);
+        self.within(&key("priority"), project.priority, 0, 1000);
         let (shortest, longest) = (Period::from_millis(100), Period::from_secs(7 * 86_400));
         self.within(&key("scan-interval"), project.scan_interval, shortest, longest);
     }
@@ -455,11 +471,25 @@ impl Checker<'_> {
         }
     }
 
+    fn patterns(&mut self, key: Key<'_>, patterns: &[&str]) {
+        let before = self.errors.len();
+        for (index, pattern) in patterns.iter().enumerate() {
+            self.pattern(key, index, pattern);
+        }
+        if self.errors.len() == before && compile_globs(patterns.iter().copied()).is_err() {
+            self.error(key, "these patterns are too large together", None);
+        }
+    }
+
     fn pattern(&mut self, key: Key<'_>, index: usize, pattern: &str) {
-        let problem = match compile_glob(pattern) {
+        let problem = match compile_globs([pattern]) {
             _ if pattern.is_empty() => "is empty, and would match nothing".to_owned(),
             _ if pattern.starts_with('/') => format!("`{pattern}` begins with `/`, and paths inside a project do not"),
             Ok(_) => return,
+            // Its text is right, and not repeated: it fills pages.
+            Err(error) if matches!(error.kind(), ErrorKind::Regex(_)) => {
+                "is too large or too deep a pattern".to_owned()
+            }
             Err(error) => format!("`{pattern}` is not a pattern: {}", error.kind()),
         };
         let [.., section, name, last] = key else { return };

@@ -6,8 +6,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use backlot_config::{
-    ByteSize, Config, HostKey, Layer, Loaded, Loader, Period, ProviderSettings, SftpAuth, SftpSite, Threads, ZoneKind,
-    ZoneRule, render_origin,
+    ByteSize, Config, HostKey, Layer, Loaded, Loader, Period, ProviderSettings, Publish, SftpAuth, SftpSite, Threads,
+    ZoneKind, ZoneRule, render_origin,
 };
 use common::{Machine, config_of, loaded};
 
@@ -239,6 +239,11 @@ fn variables_name_keys_and_take_their_types() {
             ("BACKLOT_FUSE_THREADS", "3"),
             ("BACKLOT_MACHINE_NAME", "42"),
             ("BACKLOT_SCAN_RECHECK_AFTER", "5s"),
+            ("BACKLOT_PUBLISH_SETTLE", "0s"),
+            ("BACKLOT_PUBLISH_PARALLEL", "3"),
+            ("BACKLOT_PUBLISH_PART_SIZE", "8MiB"),
+            ("BACKLOT_PUBLISH_RETRY_MAX", "1h"),
+            ("BACKLOT_PUBLISH_MIN_FREE", "1GiB"),
             ("BACKLOT_SITES_STUDIO_HOST", "other"),
             ("BACKLOT_SITES_STUDIO_PORT", "2222"),
             ("BACKLOT_SITES_STUDIO_KEY_FILE", "/k"),
@@ -251,6 +256,7 @@ fn variables_name_keys_and_take_their_types() {
                 "[{ match = \"**\", zone = \"readonly\" }]",
             ),
             ("BACKLOT_PROJECTS_BIG_SHOW_2_REMOTE_PATH", "shows/big"),
+            ("BACKLOT_PROJECTS_BIG_SHOW_2_PRIORITY", "700"),
             ("BACKLOT_DRIVE_NAME", ""),
             ("UNRELATED", "x"),
         ],
@@ -264,6 +270,16 @@ fn variables_name_keys_and_take_their_types() {
     assert_eq!(config.fuse.threads, Threads::Fixed(3));
     assert_eq!(config.machine.name.as_deref(), Some("42"));
     assert_eq!(config.scan.recheck_after, Period::from_secs(5));
+    assert_eq!(
+        config.publish,
+        Publish {
+            settle: Period::from_millis(0),
+            parallel: 3,
+            part_size: ByteSize::mib(8),
+            retry_max: Period::from_secs(3600),
+            min_free: ByteSize::gib(1),
+        }
+    );
     let studio = sftp(config, "studio");
     assert_eq!(
         (studio.host.as_str(), studio.port, studio.auth),
@@ -282,6 +298,7 @@ fn variables_name_keys_and_take_their_types() {
         }]
     );
     assert_eq!(show.remote_path, "shows/big");
+    assert_eq!(show.priority, 700);
     let origin = loaded.origins.get("projects.Big_Show-2.remote-path");
     assert_eq!(
         origin.to_string(),
@@ -322,6 +339,7 @@ fn reserved_variables_are_left_to_others() {
         ("BACKLOT_SOCKET", "/x"),
         ("BACKLOT_STORAGE_PATH", "/x"),
         ("BACKLOT_PROJECTS_PATH", "/x"),
+        ("BACKLOT_PUBLISH_PATH", "/x"),
         ("BACKLOT_TEST_SSHD", "/x"),
     ];
     assert_eq!(
@@ -338,6 +356,10 @@ fn variables_that_are_no_setting() {
         (
             "BACKLOT_DRIVE_MOUTN_POINT",
             "no setting has this name; did you mean `BACKLOT_DRIVE_MOUNT_POINT`?",
+        ),
+        (
+            "BACKLOT_PUBLISH_PARTSIZE",
+            "no setting has this name; did you mean `BACKLOT_PUBLISH_PART_SIZE`?",
         ),
         (
             "BACKLOT_SITES_STUDIO_HSOT",
@@ -393,6 +415,23 @@ fn variables_and_flags_of_the_wrong_type() {
             "scan.parallel: must be a whole number from 0 to 4294967295",
         ),
         ("scan.parallel", "0", "scan.parallel: 0 is outside 1 to 64"),
+        (
+            "publish.settle",
+            "2",
+            "publish.settle: `2` is not a length of time; \
+             write a whole number and a unit (ms, s, min, h, d), as in 250ms or 15min",
+        ),
+        ("publish.parallel", "100", "publish.parallel: 100 is outside 1 to 64"),
+        (
+            "publish.part-size",
+            "big",
+            "publish.part-size: `big` is not a size; write a number and a unit, as in 500MB or 100GiB",
+        ),
+        (
+            "projects.demo.priority",
+            "high",
+            "projects.demo.priority: must be a whole number from 0 to 4294967295",
+        ),
         (
             "projects.demo.pins",
             "a,b",
@@ -452,8 +491,11 @@ fn origins_are_shown_for_every_value_in_effect() {
          password = \"env:STUDIO_PASSWORD\"\ndownload-limit = \"10M/s\"\n\
          [projects.demo]\nremote-site = \"studio\"\npins = [\"a\"]\n",
     );
-    let loader = with_env(&machine, &[("BACKLOT_SCAN_PARALLEL", "4")])
-        .overrides(vec![("log.format".to_owned(), "json".to_owned())]);
+    let loader = with_env(&machine, &[("BACKLOT_SCAN_PARALLEL", "4")]).overrides(
+        [("log.format", "json"), ("publish.retry-max", "1min")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .to_vec(),
+    );
     let rows = render_origin(&load(&loader));
     let shown = |key: &str| {
         let row = rows
@@ -495,6 +537,18 @@ fn origins_are_shown_for_every_value_in_effect() {
         shown("scan.parallel"),
         "scan.parallel = 4 # environment BACKLOT_SCAN_PARALLEL"
     );
+    assert_eq!(
+        shown("projects.demo.priority"),
+        "projects.demo.priority = 500 # default"
+    );
+    assert_eq!(shown("publish.settle"), "publish.settle = \"2s\" # default");
+    assert_eq!(shown("publish.parallel"), "publish.parallel = 16 # default");
+    assert_eq!(shown("publish.part-size"), "publish.part-size = \"16MiB\" # default");
+    assert_eq!(
+        shown("publish.retry-max"),
+        "publish.retry-max = \"1min\" # flag --set publish.retry-max"
+    );
+    assert_eq!(shown("publish.min-free"), "publish.min-free = \"256MiB\" # default");
     assert_eq!(shown("fuse.threads"), "fuse.threads = \"auto\" # default");
     assert_eq!(shown("log.format"), "log.format = \"json\" # flag --set log.format");
     assert!(

@@ -42,6 +42,18 @@ fn keys_that_do_not_exist() {
         "user:2:1: unknown key `depth` in [scan]; known are parallel, recheck-after",
     );
     check(
+        "[publish]\nspeed = 3",
+        "user:2:1: unknown key `speed` in [publish]; known are settle, parallel, part-size, retry-max, min-free",
+    );
+    check(
+        "[publish]\nretry_max = \"1min\"",
+        "user:2:1: unknown key `retry_max` in [publish]; did you mean `retry-max`?",
+    );
+    check(
+        "[publsih]",
+        "user:1:2: unknown section [publsih]; did you mean `publish`?",
+    );
+    check(
         "[drvie]\nname = \"x\"",
         "user:1:2: unknown section [drvie]; did you mean `drive`?",
     );
@@ -52,7 +64,7 @@ fn keys_that_do_not_exist() {
     check(
         "[quux]",
         "user:1:2: unknown section [quux]; \
-         known are drive, machine, cache, hydration, scan, fuse, log, sites, projects, schema_version",
+         known are drive, machine, cache, hydration, scan, publish, fuse, log, sites, projects, schema_version",
     );
     check_studio(
         "hots = \"h\"",
@@ -82,6 +94,11 @@ fn keys_that_do_not_exist() {
     check_project(
         "remote-sites = 1",
         "user:7:1: unknown key `remote-sites` in [projects.demo]; did you mean `remote-site`?",
+    );
+    check_project(
+        "prio = 1",
+        "user:7:1: unknown key `prio` in [projects.demo]; known are folder, active-site, remote-site, remote-path, zones, \
+         pins, remote-delete, priority, scan-interval",
     );
 }
 
@@ -384,6 +401,41 @@ fn values_of_plain_sections_out_of_range() {
         "[scan]\nparallel = 65",
         "user:2:12: scan.parallel: 65 is outside 1 to 64",
     );
+    check(
+        "[publish]\nsettle = \"11min\"",
+        "user:2:10: publish.settle: 11min is outside 0s to 10min",
+    );
+    check(
+        "[publish]\nparallel = 0",
+        "user:2:12: publish.parallel: 0 is outside 1 to 64",
+    );
+    check(
+        "[publish]\nparallel = 65",
+        "user:2:12: publish.parallel: 65 is outside 1 to 64",
+    );
+    check(
+        "[publish]\npart-size = \"1023KiB\"",
+        "user:2:13: publish.part-size: 1023KiB is outside 1MiB to 1GiB",
+    );
+    check(
+        "[publish]\npart-size = \"2GiB\"",
+        "user:2:13: publish.part-size: 2GiB is outside 1MiB to 1GiB",
+    );
+    check(
+        "[publish]\nretry-max = \"999ms\"",
+        "user:2:13: publish.retry-max: 999ms is outside 1s to 1d",
+    );
+    check(
+        "[publish]\nretry-max = \"25h\"",
+        "user:2:13: publish.retry-max: 25h is outside 1s to 1d",
+    );
+    // The ends of what is allowed are allowed.
+    for ends in [
+        "settle = \"0s\"\nparallel = 1\npart-size = \"1MiB\"\nretry-max = \"1s\"\nmin-free = 0",
+        "settle = \"10min\"\nparallel = 64\npart-size = \"1GiB\"\nretry-max = \"24h\"\nmin-free = \"1TiB\"",
+    ] {
+        common::config_of(&format!("[publish]\n{ends}"));
+    }
     check("[fuse]\nthreads = 0", "user:2:11: fuse.threads: 0 is outside 1 to 64");
     check(
         "[fuse]\nkernel-readahead = \"2GiB\"",
@@ -556,6 +608,28 @@ fn projects_with_impossible_paths_and_patterns() {
         "user:7:9: projects.demo.zones[0]: `/publish/**` begins with `/`, and paths inside a project do not",
     );
     check_project(
+        "zones = [{ match = \"ok\", zone = \"local\" }, { match = \"a{b\", zone = \"publish\" }]",
+        "user:7:9: projects.demo.zones[1]: `a{b` is not a pattern: unclosed alternate group; missing '}' \
+         (maybe escape '{' with '[{]'?)",
+    );
+    let deep = format!("{}a{}", "{".repeat(300), "}".repeat(300));
+    check_project(
+        &format!("pins = [\"{deep}\"]"),
+        "user:7:8: projects.demo.pins[0]: is too large or too deep a pattern",
+    );
+    let large = format!(
+        "zones = [{}]",
+        format!("{{ match = \"{}\", zone = \"local\" }}, ", "?".repeat(50_000)).repeat(9)
+    );
+    check_project(
+        &large,
+        "user:7:9: projects.demo.zones: these patterns are too large together",
+    );
+    check_project(
+        "priority = 1001",
+        "user:7:12: projects.demo.priority: 1001 is outside 0 to 1000",
+    );
+    check_project(
         "scan-interval = \"0s\"",
         "user:7:17: projects.demo.scan-interval: 0s is outside 100ms to 7d",
     );
@@ -609,8 +683,8 @@ fn everything_wrong_is_told_at_once_and_nothing_twice() {
          user:10:15: projects.demo.remote-site: must be a string, not a number\n\
          user:13:8: projects.two.pins[0]: `[` is not a pattern: unclosed character class; missing ']'\n\
          user:13:14: projects.two.pins[1]: must be a string, not a number\n\
-         user:14:2: unknown section [nowhere]; known are drive, machine, cache, hydration, scan, fuse, log, sites, \
-         projects, schema_version",
+         user:14:2: unknown section [nowhere]; known are drive, machine, cache, hydration, scan, publish, fuse, log, \
+         sites, projects, schema_version",
     );
 }
 
@@ -650,6 +724,10 @@ download-limit = "1M/s"
 remote-site = "studio"
 zones = [{ match = "*", zone = "publish" }]
 pins = ["a", "b"]
+priority = 1000
+[publish]
+settle = "1s"
+part-size = "8MiB"
 [fuse]
 threads = 2
 "#;

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use backlot_config::{Config, LocalSite, ProviderSettings, SftpSite, Site, sample};
 use common::config_of;
 
@@ -97,6 +99,7 @@ fn what_is_commented_out_is_the_default() {
             &config.cache,
             &config.hydration,
             &config.scan,
+            &config.publish,
             &config.fuse,
             &config.log
         ),
@@ -105,6 +108,7 @@ fn what_is_commented_out_is_the_default() {
             &plain.cache,
             &plain.hydration,
             &plain.scan,
+            &plain.publish,
             &plain.fuse,
             &plain.log
         )
@@ -117,14 +121,19 @@ fn no_setting_is_left_out() {
     let machine = common::Machine::new();
     machine.write_user(sample());
     let loaded = machine.loader().load().unwrap();
+    let mut section = "";
+    let mut in_sample = BTreeSet::new();
+    for line in sample().lines().map(|line| line.trim_start_matches('#')) {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            in_sample.insert(format!("{section}.{key}"));
+        }
+    }
     let missing: Vec<String> = backlot_config::render_origin(&loaded)
         .into_iter()
-        .map(|row| row.key.rsplit('.').next().unwrap().to_owned())
-        .filter(|key| {
-            !sample()
-                .lines()
-                .any(|line| line.trim_start_matches('#').starts_with(&format!("{key} = ")))
-        })
+        .map(|row| row.key)
+        .filter(|key| !in_sample.contains(key))
         .collect();
     assert_eq!(missing, Vec::<String>::new());
 }

@@ -1,6 +1,6 @@
 //! From an operating system's request to the drive's answer: polled once on the host's thread, else finished on tokio.
 //!
-//! Owns: the hand-over between the host's threads and the runtime, the catching of panics, the last-resort deadline, and
+//! Owns: the hand-over between the host's threads and the runtime, the catching of panics, the last-resort deadlines, and
 //! the log of failed requests. Refuses to know: what a request is, and which host sent it.
 //!
 //! Invariant: whatever a future does (ready, slow, panicking, never ready), its `reply` is called exactly once or, where
@@ -43,20 +43,17 @@ pub struct BridgeCounters {
 #[derive(Debug)]
 pub struct Bridge {
     rt: Handle,
-    deadline: Duration,
     panics: AtomicU64,
     expired: AtomicU64,
     spam: Spam,
 }
 
 impl Bridge {
-    /// Makes a bridge that finishes slow requests on `rt`, whose timers must be enabled, and gives each of them up after
-    /// `deadline`: the kernel waits for an answer unkillably, so there must be one.
+    /// Makes a bridge that finishes slow requests on `rt`, whose timers must be enabled.
     #[must_use]
-    pub fn new(rt: Handle, deadline: Duration) -> Arc<Self> {
+    pub fn new(rt: Handle) -> Arc<Self> {
         Arc::new(Self {
             rt,
-            deadline,
             panics: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             spam: Spam::default(),
@@ -72,11 +69,13 @@ impl Bridge {
         }
     }
 
-    /// Polls `fut` once on this thread and replies; a future that is not ready is spawned and replied to from there.
-    /// Never panics and never blocks for longer than that one poll.
+    /// Polls `fut` once on this thread and replies; a future that is not ready is spawned and replied to from there, and
+    /// given up after `deadline`: the kernel waits for an answer unkillably, so there must be one. Never panics and never
+    /// blocks for longer than that one poll.
     pub fn answer<T: Send + 'static>(
         self: &Arc<Self>,
         asked: Asked,
+        deadline: Duration,
         fut: impl Future<Output = Result<T, FsError>> + Send + 'static,
         reply: impl FnOnce(Result<T, FsError>) + Send + 'static,
     ) {
@@ -92,7 +91,7 @@ impl Bridge {
                 let bridge = Arc::clone(self);
                 self.rt.spawn(async move {
                     let polled = poll_fn(|cx| guarded_poll(fut.as_mut(), cx));
-                    let out = match tokio::time::timeout(bridge.deadline, polled).await {
+                    let out = match tokio::time::timeout(deadline, polled).await {
                         Ok(out) => out,
                         Err(_elapsed) => {
                             bridge.expired.fetch_add(1, Ordering::Relaxed);
@@ -153,15 +152,20 @@ impl Bridge {
         let Asked { op, node } = asked;
         let cause = error.source().map(tracing::field::display);
         match error.kind {
-            K::Io | K::Offline | K::TimedOut | K::RemoteChanged | K::CacheFull | K::RemoteQuota | K::BadHandle => {
-                match self.spam.worth_saying(node, error.kind, Instant::now()) {
-                    Some(0) => tracing::warn!(op, node, error = %error, cause, "a file operation failed"),
-                    Some(unsaid) => {
-                        tracing::warn!(op, node, error = %error, cause, unsaid, "a file operation failed, as others did before");
-                    }
-                    None => {}
+            K::Io
+            | K::Offline
+            | K::TimedOut
+            | K::RemoteChanged
+            | K::CacheFull
+            | K::NoSpace
+            | K::RemoteQuota
+            | K::BadHandle => match self.spam.worth_saying(node, error.kind, Instant::now()) {
+                Some(0) => tracing::warn!(op, node, error = %error, cause, "a file operation failed"),
+                Some(unsaid) => {
+                    tracing::warn!(op, node, error = %error, cause, unsaid, "a file operation failed, as others did before");
                 }
-            }
+                None => {}
+            },
             K::NotFound
             | K::Exists
             | K::NotDir
@@ -178,7 +182,9 @@ impl Bridge {
             | K::Range
             | K::Unsupported
             | K::CrossDevice
-            | K::PastEnd => tracing::trace!(op, node, error = %error, cause, "a file operation was refused"),
+            | K::PastEnd
+            | K::FileTooLarge
+            | K::TooManyLinks => tracing::trace!(op, node, error = %error, cause, "a file operation was refused"),
         }
     }
 }
@@ -199,6 +205,7 @@ mod tests {
     use super::*;
 
     const ASKED: Asked = Asked { op: "test", node: 1 };
+    const LONG: Duration = Duration::from_secs(60);
 
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_multi_thread()
@@ -215,8 +222,16 @@ mod tests {
         bridge: &Arc<Bridge>,
         fut: impl Future<Output = Result<u8, FsError>> + Send + 'static,
     ) -> Receiver<Replied> {
+        replied_by(bridge, LONG, fut)
+    }
+
+    fn replied_by(
+        bridge: &Arc<Bridge>,
+        deadline: Duration,
+        fut: impl Future<Output = Result<u8, FsError>> + Send + 'static,
+    ) -> Receiver<Replied> {
         let (send, receive) = sync_channel(1);
-        bridge.answer(ASKED, fut, move |out| {
+        bridge.answer(ASKED, deadline, fut, move |out| {
             send.send((out.map_err(|e| e.kind), thread::current().id()))
                 .expect("the test waits");
         });
@@ -226,7 +241,7 @@ mod tests {
     #[test]
     fn what_is_ready_is_answered_before_the_call_returns() {
         let rt = runtime();
-        let bridge = Bridge::new(rt.handle().clone(), Duration::from_secs(60));
+        let bridge = Bridge::new(rt.handle().clone());
         let reply = replied(&bridge, async { Ok(7) }).try_recv().expect("there already");
         assert_eq!(reply, (Ok(7), thread::current().id()));
     }
@@ -234,7 +249,7 @@ mod tests {
     #[test]
     fn what_is_not_ready_is_answered_from_the_runtime() {
         let rt = runtime();
-        let bridge = Bridge::new(rt.handle().clone(), Duration::from_secs(60));
+        let bridge = Bridge::new(rt.handle().clone());
         let (go, gone) = tokio::sync::oneshot::channel();
         let receive = replied(&bridge, async {
             gone.await.map_err(|e| FsError::new(FsErrorKind::Io, e))
@@ -265,7 +280,7 @@ mod tests {
     #[test]
     fn panics_become_io_errors_wherever_they_happen() {
         let rt = runtime();
-        let bridge = Bridge::new(rt.handle().clone(), Duration::from_secs(60));
+        let bridge = Bridge::new(rt.handle().clone());
         let now = replied(&bridge, async { panic!("at once") })
             .try_recv()
             .expect("answered inline");
@@ -282,7 +297,7 @@ mod tests {
 
         let dropped = replied(&bridge, PanicsWhenDropped);
         assert_eq!(dropped.try_recv().expect("answered inline").0, Ok(1));
-        bridge.answer(ASKED, async { Ok(()) }, |_| panic!("in the reply"));
+        bridge.answer(ASKED, LONG, async { Ok(()) }, |_| panic!("in the reply"));
         bridge.run(ASKED, || panic!("in a call without reply"));
         assert_eq!(bridge.counters(), BridgeCounters { panics: 5, expired: 0 });
     }
@@ -290,9 +305,9 @@ mod tests {
     #[test]
     fn the_deadline_answers_and_drops_the_future() {
         let rt = runtime();
-        let bridge = Bridge::new(rt.handle().clone(), Duration::from_millis(20));
+        let bridge = Bridge::new(rt.handle().clone());
         let (held, dropped) = sync_channel::<()>(0);
-        let receive = replied(&bridge, async move {
+        let receive = replied_by(&bridge, Duration::from_millis(20), async move {
             std::future::pending::<()>().await;
             drop(held);
             Ok(0)
@@ -311,7 +326,7 @@ mod tests {
     #[test]
     fn a_runtime_that_is_gone_drops_the_reply() {
         let rt = runtime();
-        let bridge = Bridge::new(rt.handle().clone(), Duration::from_secs(60));
+        let bridge = Bridge::new(rt.handle().clone());
         rt.shutdown_timeout(Duration::from_secs(10));
         let receive = replied(&bridge, std::future::pending());
         let gone = receive.recv_timeout(Duration::from_secs(10));

@@ -26,6 +26,12 @@ pub enum FsErrorKind {
     ReadOnly,
     /// The cache or the disk below it is full.
     CacheFull,
+    /// The disk that keeps what is written is full.
+    NoSpace,
+    /// The file would be longer than a file can be.
+    FileTooLarge,
+    /// The node has as many names as it can have.
+    TooManyLinks,
     /// The site's quota is used up.
     RemoteQuota,
     /// The remote file is not the one that was opened any more.
@@ -38,7 +44,7 @@ pub enum FsErrorKind {
     TimedOut,
     /// The caller gave up waiting.
     Interrupted,
-    /// The name is longer than 255 bytes.
+    /// The name is longer than 255 bytes, or a link's target than 4095.
     NameTooLong,
     /// An argument makes no sense.
     Invalid,
@@ -75,8 +81,10 @@ impl FsErrorKind {
             Self::NotDir => 20,                             // ENOTDIR
             Self::IsDir => 21,                              // EISDIR
             Self::Invalid => 22,                            // EINVAL
-            Self::CacheFull => 28,                          // ENOSPC
+            Self::FileTooLarge => 27,                       // EFBIG
+            Self::CacheFull | Self::NoSpace => 28,          // ENOSPC
             Self::ReadOnly => 30,                           // EROFS
+            Self::TooManyLinks => 31,                       // EMLINK
             Self::Range => 34,                              // ERANGE
             Self::NameTooLong => 36,                        // ENAMETOOLONG
             Self::NotEmpty => 39,                           // ENOTEMPTY
@@ -101,13 +109,16 @@ impl fmt::Display for FsErrorKind {
             Self::NotPermitted => "not allowed by the project's rules",
             Self::ReadOnly => "read-only",
             Self::CacheFull => "no space left for cached bytes",
+            Self::NoSpace => "no space left on the disk that keeps what is written",
+            Self::FileTooLarge => "the file would be too large",
+            Self::TooManyLinks => "too many names for one file",
             Self::RemoteQuota => "the site's quota is used up",
             Self::RemoteChanged => "the file changed at the site since it was opened",
             Self::Busy => "in use",
             Self::Offline => "the site is offline and the bytes are not cached",
             Self::TimedOut => "the site sent no bytes within the deadline",
             Self::Interrupted => "interrupted",
-            Self::NameTooLong => "the name is longer than 255 bytes",
+            Self::NameTooLong => "the name is longer than 255 bytes, or the target than 4095",
             Self::Invalid => "invalid argument",
             Self::NoAttr => "no such attribute",
             Self::Range => "the attribute does not fit the buffer",

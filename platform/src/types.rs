@@ -28,6 +28,9 @@ pub struct OpCx {
     pub gid: u32,
     /// Its process (thread-group) id; 0 where the kernel asks for itself, as for read-ahead and write-back.
     pub pid: u32,
+    /// What this request writes to a file, or cuts off it, takes the file's set-id bits, as [`without_set_id`] says: the
+    /// caller may not keep them (CAP_FSETID). Where a host does not learn that of a request, it says so for all but root.
+    pub kill_privileges: bool,
 }
 
 /// What a node is.
@@ -39,6 +42,14 @@ pub enum NodeKind {
     Dir,
     /// A symbolic link.
     Symlink,
+    /// A named pipe: a name that processes of one machine meet at.
+    Fifo,
+    /// A Unix socket, likewise.
+    Socket,
+    /// A character device; where hosts mount without devices, it can't be opened.
+    CharDevice,
+    /// A block device, likewise.
+    BlockDevice,
 }
 
 /// How a name is compared in `lookup`: exactly (Linux) or folded, with the stored spelling kept (Windows).
@@ -72,6 +83,8 @@ pub struct Attr {
     pub btime: SystemTime,
     /// Permission bits (`0o7777`, without the kind).
     pub perm: u16,
+    /// Which device a device node stands for, in Linux's 32-bit encoding; 0 for all but devices.
+    pub rdev: u32,
     /// Names that lead to the node.
     pub nlink: u32,
     /// Owner.
@@ -121,7 +134,8 @@ pub struct OpenOptions {
 pub struct Opened {
     /// The handle for the calls that follow.
     pub handle: HandleId,
-    /// The host may keep what it cached of the node's bytes under earlier opens.
+    /// The host may keep what it cached of the node's bytes under earlier opens. Right for a file that was made or
+    /// truncated by this very open, too: the host drops the bytes itself then, and what it writes later it caches right.
     pub keep_cache: bool,
     /// The host must neither serve this open from what it cached of the node's bytes nor cache what is read through it.
     pub uncached: bool,
@@ -156,6 +170,28 @@ pub enum NewNode {
     Dir,
     /// A symbolic link to the target given.
     Symlink(OsString),
+    /// A pipe, a socket or a device.
+    Special {
+        /// Which of them; never a file, a folder or a link.
+        kind: NodeKind,
+        /// The device; 0 for all but devices.
+        rdev: u32,
+    },
+}
+
+/// What `fallocate` does to a range of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Allocate {
+    /// Sets space aside; a file that ends within the range ends at its end from now on.
+    Extend,
+    /// Sets space aside; the length stays.
+    KeepSize,
+    /// Makes the range a hole, which reads as zeros; the length stays.
+    PunchHole,
+    /// Makes the range read as zeros, with space set aside; a file that ends within it ends at its end from now on.
+    Zero,
+    /// Makes the range read as zeros, with space set aside; the length stays.
+    ZeroKeepSize,
 }
 
 /// Flags of `rename`.
@@ -191,4 +227,27 @@ pub struct Space {
     pub free_files: u64,
     /// Longest name, in bytes.
     pub name_max: u32,
+}
+
+/// Returns the permission bits of a file after a change that takes its privileges: without set-user-id, and without
+/// set-group-id where the group may execute. Elsewhere that bit is no privilege.
+#[must_use]
+pub fn without_set_id(perm: u16) -> u16 {
+    if perm & 0o010 != 0 {
+        perm & !0o6000
+    } else {
+        perm & !0o4000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn privileges_are_the_set_id_bits_that_somebody_gains_by() {
+        assert_eq!(without_set_id(0o7755), 0o1755);
+        assert_eq!(without_set_id(0o6745), 0o2745);
+        assert_eq!(without_set_id(0o644), 0o644);
+    }
 }

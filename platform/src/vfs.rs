@@ -11,14 +11,20 @@ use bytes::Bytes;
 
 use crate::error::FsError;
 use crate::types::{
-    Attr, CaseMode, DirEntry, Entry, HandleId, NewNode, NodeId, OpCx, OpenOptions, Opened, RenameOptions, SeekTo,
-    SetAttr, Space,
+    Allocate, Attr, CaseMode, DirEntry, Entry, HandleId, NewNode, NodeId, OpCx, OpenOptions, Opened, RenameOptions,
+    SeekTo, SetAttr, Space,
 };
 
 /// Platform-neutral file operations with POSIX meaning.
 ///
 /// A future that is ready on its first poll is answered on the host's own thread; one that is not is finished on the
 /// tokio runtime. So a method must not block on a network or a lock held over one: it awaits, and it is bounded in time.
+/// The host gives up what is asked for longer than its deadline, an hour for what may have to copy a file first, and drops
+/// the future: it must be safe to drop wherever it awaits.
+///
+/// The host judges access by mode and owner. But the kernel leaves the loss of set-id bits to the implementation: who
+/// changes a file without the right to keep them takes them, see [`OpCx::kill_privileges`] and
+/// [`without_set_id`](crate::types::without_set_id).
 #[async_trait]
 pub trait VirtualFs: Send + Sync + 'static {
     /// Returns the entry `name` of a folder; `NotFound` may be remembered by the host until told otherwise.
@@ -30,7 +36,11 @@ pub trait VirtualFs: Send + Sync + 'static {
     /// Returns the attributes of a node.
     async fn getattr(&self, cx: &OpCx, node: NodeId, handle: Option<HandleId>) -> Result<Attr, FsError>;
 
-    /// Changes attributes and returns what they are now.
+    /// Changes attributes and returns what they are now. An empty `set` changes nothing and succeeds: the kernel announces
+    /// a write to a file with set-id bits by one.
+    ///
+    /// A new length takes a file's privileges if [`OpCx::kill_privileges`]; a new owner or group takes those of all but a
+    /// folder, whoever asks. Permission bits asked for in the same call win.
     async fn setattr(&self, cx: &OpCx, node: NodeId, handle: Option<HandleId>, set: SetAttr) -> Result<Attr, FsError>;
 
     /// Returns the target of a symbolic link.
@@ -43,14 +53,24 @@ pub trait VirtualFs: Send + Sync + 'static {
     /// Returns the folder that holds a folder; the root's is the root.
     async fn parent(&self, cx: &OpCx, dir: NodeId) -> Result<NodeId, FsError>;
 
-    /// Opens a file. Returns at once: bytes are waited for by `read`.
+    /// Opens a file. Returns at once where it is only read: bytes are waited for by `read`.
+    ///
+    /// With [`OpenOptions::truncate`] it takes the file's privileges if [`OpCx::kill_privileges`].
     async fn open(&self, cx: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError>;
 
     /// Returns the bytes of a range, fewer only at the end of the file.
     async fn read(&self, cx: &OpCx, handle: HandleId, range: Range<u64>) -> Result<Bytes, FsError>;
 
-    /// Writes bytes at an offset and returns how many were taken.
+    /// Writes bytes at an offset and returns how many were taken. Takes the file's privileges if
+    /// [`OpCx::kill_privileges`].
+    ///
+    /// What a program wrote through a mapping comes from the kernel itself, through any handle that may write the file,
+    /// and after the last [`VirtualFs::flush`] if the mapping outlived the close.
     async fn write(&self, cx: &OpCx, handle: HandleId, at: u64, data: Bytes) -> Result<u32, FsError>;
+
+    /// Sets space for a range aside, or empties the range, which holds a byte at least and ends within an `i64`. Beyond what
+    /// a file can hold it is `FileTooLarge`. Takes the file's privileges if [`OpCx::kill_privileges`].
+    async fn fallocate(&self, cx: &OpCx, handle: HandleId, how: Allocate, range: Range<u64>) -> Result<(), FsError>;
 
     /// Hands over what one `close` of a handle left to say; may come several times for one handle.
     async fn flush(&self, cx: &OpCx, handle: HandleId) -> Result<(), FsError>;
@@ -58,13 +78,21 @@ pub trait VirtualFs: Send + Sync + 'static {
     /// Returns once the handle's bytes (and, unless `data_only`, its attributes) are durable.
     async fn fsync(&self, cx: &OpCx, handle: HandleId, data_only: bool) -> Result<(), FsError>;
 
+    /// Returns once the names that a folder holds are durable.
+    async fn fsyncdir(&self, cx: &OpCx, dir: NodeId) -> Result<(), FsError>;
+
     /// The last user of a handle closed it; paging I/O may still come until [`VirtualFs::release`].
     async fn cleanup(&self, cx: &OpCx, handle: HandleId) -> Result<(), FsError>;
 
     /// The handle is gone; nothing more comes through it.
     fn release(&self, handle: HandleId);
 
-    /// Makes a node; a file is opened with `options`. `Exists` if the name is taken.
+    /// Makes a node; a file is opened with `options`. `Exists` if the name is taken, whatever by.
+    ///
+    /// Waits for no site: the kernel keeps everybody out of the folder meanwhile.
+    ///
+    /// `perm` is what the caller asked for less its umask. A folder with the set-group-id bit gives what is made in it its
+    /// group, and to folders the bit as well.
     async fn create(
         &self,
         cx: &OpCx,

@@ -95,7 +95,10 @@ pub(super) fn start_error(what: &str, e: &DaemonError) -> CliError {
         DaemonError::Open(OpenError::SiteId(_)) => {
             error.hint("see that this user may read and write the data folder, or set machine.site-id")
         }
-        DaemonError::Open(OpenError::Path(..)) => error.hint("correct that in the settings"),
+        DaemonError::Open(OpenError::Local { .. }) => {
+            error.hint("see that this user may write in the data folder, and that its disk has room")
+        }
+        DaemonError::Open(OpenError::Path(..) | OpenError::Zones(..)) => error.hint("correct that in the settings"),
         DaemonError::Open(OpenError::NoProject(_)) => error,
         DaemonError::Socket { .. } => error.hint("see that this user may write there, or set another drive.socket"),
         DaemonError::System(_) => error.hint("is a limit on processes, threads or open files reached? see `ulimit -a`"),
@@ -109,7 +112,11 @@ pub(super) fn store_hint(e: &StateError) -> String {
             "that is the daemon of this drive, or a scan: `backlot status` shows it, `backlot unmount` ends it"
                 .to_owned()
         }
-        StateError::Damaged { .. } => "what is in the database comes back with the next scan".to_owned(),
+        StateError::Damaged { .. } => {
+            "names come back with the next scan, and what was written here and not sent with `backlot recover DIR`: \
+             run that first"
+                .to_owned()
+        }
         StateError::NotADatabase(path) => {
             format!(
                 "mv '{0}' '{0}.aside'; the next scan lists the projects anew",

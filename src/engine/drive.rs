@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use backlot_cache::{CacheError, CacheOptions, ContentCache, ContentId};
-use backlot_config::Config;
+use backlot_config::{Config, RemoteDelete};
 use backlot_platform::types::NodeId;
 use backlot_platform::vfs::ChangeSink;
 use tokio_util::sync::CancellationToken;
@@ -22,17 +22,29 @@ use super::doubt::Doubts;
 use super::filesystem::DriveFs;
 use super::handles::Handles;
 use super::hydrate::{HydrateStats, OpenContent};
+use super::local::Locals;
+use super::objects::Objects;
+use super::publish::Sending;
+use super::refusals::Refusals;
 use super::report::{FlightReport, HydrationReport, LsEntry, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
 use super::site::Site;
+use super::writing::Copies;
+use super::zones::Zones;
 use crate::model::{EntryKind, FileState, Ino, Name, PathError, ProjectName, RelPath, Residency, SiteName, Version};
 use crate::providers::{Controls, ErrorKind, Listed, Provider, ProviderError};
 use crate::state::{ListingDiff, NewProject, Node, Remote, StateError, StateStore, Tree};
+use crate::transfer::Transfers;
 
 /// Files that the cache keeps open at most.
 const CACHE_OPEN_FILES: usize = 512;
 /// What the cache may lose by a crash: granules that landed this recently are fetched again.
 const CACHE_FLUSH: Duration = Duration::from_millis(500);
+
+/// How long uploads may take to come to a stop when the drive is closed.
+const TRANSFERS_GRACE: Duration = Duration::from_secs(5);
+/// Bytes written between two looks at the disk's free space: little beside what is kept free.
+const ROOM_STEP: i64 = 4 << 20;
 
 /// Why a drive did not open.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +58,17 @@ pub enum OpenError {
     /// This machine's site id.
     #[error("this machine's site id: {0}")]
     SiteId(#[source] std::io::Error),
+    /// The folder of what is written here.
+    #[error("the folder for what is written here, in {}: {source}", .dir.display())]
+    Local {
+        /// The data folder.
+        dir: PathBuf,
+        /// What is in the way.
+        source: std::io::Error,
+    },
+    /// The zones of a project.
+    #[error("project {0}: its zones: {1}")]
+    Zones(ProjectName, #[source] globset::Error),
     /// A site's settings.
     #[error("site {0}: {1}")]
     Site(SiteName, ProviderError),
@@ -65,6 +88,8 @@ pub(super) struct Limits {
     pub(super) read_deadline: Duration,
     pub(super) recheck_after: Duration,
     pub(super) scan_parallel: usize,
+    /// How long a closed file must stay unwritten before it is sent.
+    pub(super) settle: Duration,
 }
 
 /// A project of the drive.
@@ -82,6 +107,19 @@ pub struct Project {
     pub remote_path: RelPath,
     /// How often to look at the whole of it.
     pub scan_interval: Duration,
+    /// What happens to a file by where it is.
+    pub(super) zones: Zones,
+    /// What deleting a published file does at the site.
+    pub(super) remote_delete: RemoteDelete,
+    /// Priority of its queue, unless one was set for it.
+    pub(super) priority: u16,
+}
+
+impl Project {
+    /// Returns its folder as a path of the drive.
+    pub(super) fn folder_path(&self) -> RelPath {
+        RelPath::new(&self.folder).unwrap_or_default()
+    }
 }
 
 /// A drive. Cheap to clone; the last one dropped closes it.
@@ -96,6 +134,15 @@ pub struct Inner {
     pub(super) store: StateStore,
     pub(super) tree: Tree,
     pub(super) cache: Arc<ContentCache>,
+    pub(super) objects: Arc<Objects>,
+    pub(super) locals: Locals,
+    pub(super) copies: Copies,
+    pub(super) refusals: Refusals,
+    pub(super) sending: Sending,
+    transfers: OnceLock<Arc<Transfers>>,
+    pub(super) publish: backlot_config::Publish,
+    /// Bytes that may be written before the disk is asked again whether there is room.
+    budget: AtomicI64,
     cache_dir: PathBuf,
     pub(super) sites: BTreeMap<SiteName, Arc<Site>>,
     pub(super) projects: Vec<Arc<Project>>,
@@ -162,6 +209,13 @@ impl Drive {
             max_open_files: CACHE_OPEN_FILES,
             flush_interval: CACHE_FLUSH,
         })?;
+        let data_dir = &config.drive.data_dir;
+        let objects = Objects::open(data_dir, store.uuid(), config.publish.min_free.bytes()).map_err(|source| {
+            OpenError::Local {
+                dir: data_dir.clone(),
+                source,
+            }
+        })?;
         let site_id = super::site_id::of_machine(config.machine.site_id.as_deref(), &config.drive.data_dir)
             .map_err(OpenError::SiteId)?;
         let slots = config.hydration.parallel_fetches as usize;
@@ -177,6 +231,14 @@ impl Drive {
             tree: Tree::new(store.clone()),
             store,
             cache: Arc::new(cache),
+            objects: Arc::new(objects),
+            locals: Locals::default(),
+            copies: Copies::default(),
+            refusals: Refusals::default(),
+            sending: Sending::default(),
+            transfers: OnceLock::new(),
+            publish: config.publish.clone(),
+            budget: AtomicI64::new(0),
             cache_dir: config.drive.cache_dir.clone(),
             sites,
             projects,
@@ -186,6 +248,7 @@ impl Drive {
                 read_deadline: config.hydration.read_deadline.into(),
                 recheck_after: config.scan.recheck_after.into(),
                 scan_parallel: config.scan.parallel as usize,
+                settle: config.publish.settle.into(),
             },
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             handles: Handles::default(),
@@ -198,7 +261,13 @@ impl Drive {
             sink: OnceLock::new(),
             started: Instant::now(),
         };
-        Ok(Self(Arc::new(inner)))
+        let drive = Self(Arc::new(inner));
+        drive.recover().await?;
+        Ok(drive)
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.0
     }
 
     /// Begins what goes on by itself: looking whether sites answer, the first scan of new projects, periodic re-scans.
@@ -206,6 +275,7 @@ impl Drive {
         for site in self.sites.values() {
             site.link().probe_soon();
         }
+        tokio::spawn(super::publish::start_transfers(Arc::clone(&self.0)));
         for project in &self.projects {
             tokio::spawn(super::scan::keep_scanned(Arc::downgrade(&self.0), Arc::clone(project)));
         }
@@ -235,6 +305,13 @@ impl Drive {
     /// Stops background work and makes durable what is to be kept.
     pub async fn close(self) {
         self.stop.cancel();
+        if let Some(transfers) = self.transfers()
+            && tokio::time::timeout(TRANSFERS_GRACE, transfers.stopped())
+                .await
+                .is_err()
+        {
+            warn!("an upload did not stop in time; the next start goes on with it");
+        }
         let cache = Arc::clone(&self.cache);
         let store = self.store.clone();
         let closed = tokio::task::spawn_blocking(move || {
@@ -274,13 +351,14 @@ async fn open_projects(
             remote_site: site_name,
             remote_path: remote_path.clone(),
         });
-        handles.push((name, p, site, remote_path));
+        let zones = Zones::new(&p.zones).map_err(|e| OpenError::Zones(name.clone(), e))?;
+        handles.push((name, p, site, remote_path, zones));
     }
     let roots = store.write(move |txn| txn.set_projects(&wanted, now_ms())).await?;
     Ok(handles
         .into_iter()
         .zip(roots)
-        .map(|((name, p, site, remote_path), root)| {
+        .map(|((name, p, site, remote_path, zones), root)| {
             Arc::new(Project {
                 name,
                 folder: p.folder.clone(),
@@ -288,6 +366,9 @@ async fn open_projects(
                 site,
                 remote_path,
                 scan_interval: p.scan_interval.into(),
+                zones,
+                remote_delete: p.remote_delete,
+                priority: u16::try_from(p.priority).unwrap_or(u16::MAX),
             })
         })
         .collect())
@@ -308,19 +389,66 @@ pub enum LookupError {
 }
 
 impl Inner {
-    /// Returns the project that a node belongs to, and where the node is at the project's site.
-    pub(super) fn locate(&self, ino: Ino) -> Result<(Arc<Project>, RelPath), OpenError> {
-        let path = self.tree.path_of(ino)?.ok_or(OpenError::NoProject(ino))?;
+    /// Returns the project that a node belongs to, and its path inside that; `None` for the drive's root and for what has
+    /// no name.
+    pub(super) fn place(&self, ino: Ino) -> Result<Option<(Arc<Project>, RelPath)>, StateError> {
+        let Some(path) = self.tree.path_of(ino)? else {
+            return Ok(None);
+        };
         let folder = path.components().next().unwrap_or_default();
         let project = self.projects.iter().find(|p| p.folder.as_bytes() == folder);
-        let project = Arc::clone(project.ok_or(OpenError::NoProject(ino))?);
         let below = RelPath::new(&path.as_bytes()[folder.len()..]).unwrap_or_default();
+        Ok(project.map(|project| (Arc::clone(project), below)))
+    }
+
+    /// Returns the project that a node belongs to, and where the node is at the project's site.
+    pub(super) fn locate(&self, ino: Ino) -> Result<(Arc<Project>, RelPath), OpenError> {
+        let (project, below) = self.place(ino)?.ok_or(OpenError::NoProject(ino))?;
         let remote = project.remote_path.concat(&below);
         Ok((project, remote))
     }
 
+    pub(super) fn site_id(&self) -> &str {
+        &self.site_id
+    }
+
+    /// Takes note of bytes about to be written, and says whether it is time to ask the disk whether there is room.
+    pub(super) fn spent(&self, bytes: u64) -> bool {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if self.budget.fetch_sub(bytes, Ordering::Relaxed) >= bytes {
+            return false;
+        }
+        self.budget.store(ROOM_STEP, Ordering::Relaxed);
+        true
+    }
+
+    /// What the transfers may have to do changed.
+    pub(super) fn wake_transfers(&self) {
+        if let Some(transfers) = self.transfers.get() {
+            transfers.wake();
+        }
+    }
+
+    pub(super) fn set_transfers(&self, transfers: Arc<Transfers>) {
+        // Started once.
+        drop(self.transfers.set(transfers));
+    }
+
+    pub(super) fn transfers(&self) -> Option<&Arc<Transfers>> {
+        self.transfers.get()
+    }
+
+    /// Tells the kernel that names of a folder lead elsewhere now.
+    pub(super) fn tell_names(&self, dir: Ino, names: &[&Name]) {
+        let Some(sink) = self.sink.get() else { return };
+        for name in names {
+            sink.entry_changed(NodeId(dir.0), name.as_os_str());
+        }
+        sink.content_changed(NodeId(dir.0));
+    }
+
     /// The name of a version of a file's bytes in the cache: it survives renames, and no two drives share one.
-    fn content_id(&self, ino: Ino, version: &Version) -> ContentId {
+    pub(super) fn content_id(&self, ino: Ino, version: &Version) -> ContentId {
         let mut hash = blake3::Hasher::new();
         hash.update(self.store.uuid().as_bytes());
         hash.update(&ino.0.to_le_bytes());
@@ -332,12 +460,17 @@ impl Inner {
 
     /// Returns the content of a file's current version, shared by all who have it open.
     pub(super) fn open_content(&self, node: &Node) -> Result<Arc<OpenContent>, OpenError> {
-        let version = version_of(node);
+        let version = content_version(node);
         let id = self.content_id(node.ino, &version);
         if let Some(open) = self.contents().get(&id).and_then(Weak::upgrade) {
             return Ok(open);
         }
         let (project, path) = self.locate(node.ino)?;
+        // A file that was moved here has its bytes where it was.
+        let path = match &node.origin {
+            Some(origin) => project.remote_path.concat(&origin.path),
+            None => path,
+        };
         let content = self.cache.content(id, node.size)?;
         let opened = OpenContent::new(
             Arc::clone(&project.site),
@@ -366,7 +499,7 @@ impl Inner {
 
     /// Returns the word for a file and how many of its bytes are here.
     pub(super) fn file_state(&self, node: &Node) -> (FileState, u64) {
-        let version = version_of(node);
+        let version = content_version(node);
         let residency = self.cache.residency(self.content_id(node.ino, &version), node.size);
         let (residency, bytes) = match residency {
             Ok(backlot_cache::Residency::Full) => (Residency::Full, node.size),
@@ -393,21 +526,33 @@ impl Inner {
             Ok(None) => return,
             Err(e) => return warn!(%ino, error = %e, "can't look for the file's folder"),
         };
-        let Ok((project, path)) = self.locate(ino) else { return };
+        self.refresh_name(dir, &name).await;
+    }
+
+    /// Looks at one name at its site and takes over what it finds.
+    pub(super) async fn refresh_name(self: &Arc<Self>, dir: Ino, name: &Name) {
+        let Ok((project, folder)) = self.locate(dir) else {
+            return;
+        };
+        let (path, name) = (folder.join(name), name.clone());
+        let began = match self.store.moment() {
+            Ok(began) => began,
+            Err(e) => return warn!(%path, error = %e, "can't look at the store"),
+        };
         let looked = tokio::time::timeout(self.limits.read_deadline, project.site.provider().stat(&path)).await;
         let written = match looked {
             Ok(Ok(entry)) => {
                 let (remote, doubts) = (remote(Listed { name, entry }), Arc::clone(&self.doubts));
                 self.store
                     .write(move |txn| {
-                        txn.apply_entry(dir, &remote, now_ms())
+                        txn.apply_entry(dir, &remote, began, now_ms())
                             .inspect(|diff| doubts.note(diff))
                     })
                     .await
             }
             Ok(Err(e)) if e.kind == ErrorKind::NotFound => {
                 self.store
-                    .write(move |txn| txn.apply_absent(dir, &name, now_ms()))
+                    .write(move |txn| txn.apply_absent(dir, &name, began, now_ms()))
                     .await
             }
             Ok(Err(e)) => {
@@ -574,8 +719,9 @@ fn controls(config: &Config, settings: &backlot_config::Site) -> Controls {
 }
 
 /// The identity of a file's bytes: what its site says, else what follows from size and time.
-pub(super) fn version_of(node: &Node) -> Version {
-    let version = node.version.clone();
+pub(super) fn content_version(node: &Node) -> Version {
+    let moved = node.origin.as_ref().map(|origin| origin.version.clone());
+    let version = moved.or_else(|| node.version.clone());
     version.unwrap_or_else(|| Version::from_size_mtime(node.size, node.mtime_ns))
 }
 
@@ -591,6 +737,11 @@ pub(super) fn remote(listed: Listed) -> Remote {
         version: entry.version,
         target: entry.target,
     }
+}
+
+/// Now, nanoseconds since 1970.
+pub(super) fn now_ns() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
 pub(super) fn now_ms() -> i64 {

@@ -1,32 +1,36 @@
-//! The drive as an operating system sees it: [`VirtualFs`] over the store's tree and the hydrator.
+//! The drive as an operating system sees it: [`VirtualFs`] over the store's tree, the hydrator and what is written here.
 //!
 //! Owns: the meaning of each file operation (docs/semantics.md says it in words). Refuses to know: which host calls.
-//! Invariants: nothing but `read` waits for a site; what is not resident is never reported as a hole or as zero blocks.
+//! Invariants: nothing waits for a site but `read`, and what has to copy a file from there before it can change it; what is
+//! not resident is never reported as a hole or as zero blocks.
 
 use std::ffi::{OsStr, OsString};
 use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use backlot_platform::error::{FsError, FsErrorKind};
 use backlot_platform::types::{
-    Attr, CaseMode, DirEntry, Entry, HandleId, NewNode, NodeId, NodeKind, OpCx, OpenOptions, Opened, RenameOptions,
-    SeekTo, SetAttr, Space,
+    Allocate, Attr, CaseMode, DirEntry, Entry, HandleId, NewNode, NodeId, NodeKind, OpCx, OpenOptions, Opened,
+    RenameOptions, SeekTo, SetAttr, Space, without_set_id,
 };
 use backlot_platform::vfs::VirtualFs;
 use bytes::Bytes;
 use tracing::warn;
 
-use super::drive::{Inner, version_of};
-use super::handles::OpenFile;
+use super::drive::{Inner, content_version, now_ns};
+use super::handles::{OpenFile, Source};
 use super::hydrate::{HydrateError, OpenContent};
+use super::local::{LocalFile, Sized};
 use super::schedule::Priority;
+use super::writing::local_error;
 use super::xattr;
 use crate::model::{EntryKind, Ino};
 use crate::providers::ErrorKind;
-use crate::state::{Node, StateError};
+use crate::state::{NewAttrs, Node, Refusal, StateError};
 
 /// Blocks are reported in steps of this many bytes, as local disks do.
 const BLOCK: u64 = 4096;
@@ -41,10 +45,8 @@ pub struct DriveFs {
 
 impl DriveFs {
     fn node(&self, node: NodeId) -> Result<Node, FsError> {
-        self.drive
-            .tree
-            .node(Ino(node.0))
-            .map_err(state_error)?
+        let node = self.drive.tree.node(Ino(node.0)).map_err(state_error)?;
+        node.map(|node| self.drive.as_written(node))
             .ok_or_else(|| FsErrorKind::NotFound.into())
     }
 
@@ -53,6 +55,10 @@ impl DriveFs {
             EntryKind::File => (NodeKind::File, 0o644),
             EntryKind::Dir => (NodeKind::Dir, 0o755),
             EntryKind::Symlink => (NodeKind::Symlink, 0o777),
+            EntryKind::Fifo => (NodeKind::Fifo, 0o644),
+            EntryKind::Socket => (NodeKind::Socket, 0o644),
+            EntryKind::CharDevice => (NodeKind::CharDevice, 0o600),
+            EntryKind::BlockDevice => (NodeKind::BlockDevice, 0o600),
         };
         let mtime = time(node.mtime_ns);
         Attr {
@@ -60,15 +66,20 @@ impl DriveFs {
             kind,
             size: node.size,
             allocated: node.size.next_multiple_of(BLOCK),
-            atime: mtime,
+            atime: time(node.atime_ns.unwrap_or(node.mtime_ns)),
             mtime,
             ctime: time(node.ctime_ns),
-            btime: time(node.ctime_ns),
-            // The mount is nosuid; bits that mean nothing here are not shown.
-            perm: node.perm.unwrap_or(default_perm) & 0o1777,
-            nlink: node.nlink,
-            uid: self.drive.owner.0,
-            gid: self.drive.owner.1,
+            btime: time(node.btime_ns.unwrap_or(node.ctime_ns)),
+            // The mount is nosuid; bits of the site's that mean nothing here are not shown.
+            perm: node.perm.unwrap_or(default_perm) & if node.own { 0o7777 } else { 0o1777 },
+            nlink: if node.kind == EntryKind::Dir {
+                2 + node.subfolders
+            } else {
+                node.nlink
+            },
+            uid: node.uid.unwrap_or(self.drive.owner.0),
+            gid: node.gid.unwrap_or(self.drive.owner.1),
+            rdev: node.rdev,
             // A handle of an earlier version must not end where this one does. The kernel asks on behalf of the handle
             // that reads past the length it knows, if it does not remember that length.
             volatile: node.kind == EntryKind::File
@@ -90,14 +101,17 @@ impl DriveFs {
             || self.drive.doubts.has(file.ino)
                 && self
                     .node(NodeId(file.ino.0))
-                    .is_ok_and(|node| version_of(&node) != *content.version())
+                    .is_ok_and(|node| content_version(&node) != *content.version())
     }
 
     /// Reads through a handle; on a version that is gone, takes up the new one if nobody saw a byte of the old.
     async fn read_open(&self, file: &Arc<OpenFile>, range: Range<u64>) -> Result<Bytes, FsError> {
         let mut switched = false;
         loop {
-            let content = file.content();
+            let content = match file.source() {
+                Source::Own(own) => return self.read_own(file, &own, range).await,
+                Source::Site(content) => content,
+            };
             let len = content.content().len();
             let clipped = range.start.min(len)..range.end.min(len);
             let error = if self.is_old(file, &content) {
@@ -123,7 +137,11 @@ impl DriveFs {
                 }
                 self.drive.refresh(file.ino).await;
             }
-            let alone = self.drive.handles.of(file.ino).len() == 1;
+            if file.own().is_some() {
+                // It was written to meanwhile: the same bytes, and what was written, are here.
+                continue;
+            }
+            let alone = self.drive.handles.count(file.ino) == 1;
             // Old and not marked: those who noticed the change are about to mark whatever is open.
             let unmarked = error.is_none() && !file.is_stale();
             if switched || unmarked || file.has_served() || !file.fresh || !alone {
@@ -140,6 +158,130 @@ impl DriveFs {
             switched = true;
         }
     }
+
+    async fn read_own(&self, file: &OpenFile, own: &LocalFile, range: Range<u64>) -> Result<Bytes, FsError> {
+        if file.is_stale() {
+            return Err(FsErrorKind::RemoteChanged.into());
+        }
+        own.read_at(range)
+            .map(Bytes::from)
+            .map_err(|e| FsError::new(FsErrorKind::Io, e))
+    }
+
+    /// Returns a handle's file, ready to be written.
+    async fn writable(&self, handle: HandleId, keep: u64) -> Result<Arc<LocalFile>, FsError> {
+        let file = self.file(handle)?;
+        if !file.may_write {
+            return Err(FsErrorKind::BadHandle.into());
+        }
+        if file.is_stale() {
+            return Err(FsErrorKind::RemoteChanged.into());
+        }
+        if let Some(own) = file.own().filter(|own| own.is_writing() && own.file().is_some()) {
+            return Ok(own);
+        }
+        self.drive.writable(file.ino, keep).await
+    }
+
+    /// Takes the set-id bits of a file that is about to change, if its writer may not keep them.
+    async fn take_privileges(&self, cx: &OpCx, ino: Ino) -> Result<(), FsError> {
+        if !cx.kill_privileges {
+            return Ok(());
+        }
+        let node = self.drive.row(ino)?;
+        let Some(perm) = node.perm.filter(|perm| node.own && without_set_id(*perm) != *perm) else {
+            return Ok(());
+        };
+        let attrs = NewAttrs {
+            perm: Some(without_set_id(perm)),
+            ..NewAttrs::default()
+        };
+        self.drive.set_attrs(ino, attrs).await.map(drop)
+    }
+
+    /// Changes the bytes of an open file.
+    async fn change(
+        &self,
+        handle: HandleId,
+        change: impl Fn(&std::fs::File, u64) -> std::io::Result<Sized> + Send,
+    ) -> Result<(), FsError> {
+        loop {
+            let own = self.writable(handle, u64::MAX).await?;
+            if let Some(done) = own.change(now_ns(), &change) {
+                return done.map_err(local_error);
+            }
+            // It was closed by another handle in between, or published.
+        }
+    }
+
+    fn open_own(&self, node: &Node, own: &Arc<LocalFile>, options: OpenOptions) -> Opened {
+        let source = Source::Own(Arc::clone(own));
+        let file = OpenFile::new(node.ino, source, false, options.write, self.drive.limits.readahead_max);
+        Opened {
+            handle: self.drive.handles.insert(Arc::new(file)),
+            keep_cache: true,
+            uncached: self.drive.handles.has_stale(node.ino),
+            forget_attributes: self.drive.doubts.has(node.ino),
+        }
+    }
+
+    /// Opens what the site has, through the cache.
+    async fn open_site(&self, node: &Node, options: OpenOptions) -> Result<Option<Opened>, FsError> {
+        let content = self.drive.open_content(node).map_err(|e| log_fs(node, e))?;
+        // Pages that the kernel may hold were read under this version or never: an earlier version's were dropped when
+        // its change was noticed. Where nothing is resident there can be none, and the kernel is told so.
+        let keep_cache = content.content().resident_bytes() > 0;
+        let file = Arc::new(OpenFile::new(
+            node.ino,
+            Source::Site(Arc::clone(&content)),
+            !keep_cache,
+            options.write,
+            self.drive.limits.readahead_max,
+        ));
+        let handle = self.drive.handles.insert(Arc::clone(&file));
+        // A change noticed between the look at the node and the insertion did not mark this handle: look again.
+        let now = self.drive.tree.node(node.ino).map_err(state_error)?;
+        if !now.is_some_and(|now| is_same_content(&now, node)) {
+            self.drive.handles.remove(handle);
+            return Ok(None);
+        }
+        let len = content.content().len();
+        if len > 0 && !content.content().is_full() {
+            let whole = len <= self.drive.limits.small_file;
+            file.keep(content.fetch_ahead(0..if whole { len } else { HEAD.min(len) }, Priority::ReadAhead));
+        }
+        // Pages belong to the file, not to an open of it: with this version's in there, a handle that reads an earlier
+        // one would be given them without our being asked.
+        let uncached = self.drive.handles.has_stale(node.ino);
+        Ok(Some(Opened {
+            handle,
+            keep_cache,
+            uncached,
+            forget_attributes: self.drive.doubts.has(node.ino),
+        }))
+    }
+}
+
+/// A file that turns into another again and again while it is opened is given up after this many looks.
+const LOOKS: u32 = 16;
+
+/// Says whether two looks at a row found the same bytes in the same place.
+fn is_same_content(a: &Node, b: &Node) -> bool {
+    (a.own, &a.version, &a.origin, a.object) == (b.own, &b.version, &b.origin, b.object)
+}
+
+impl Inner {
+    /// Returns a row with what is known of a file that is being written.
+    pub(super) fn as_written(&self, mut node: Node) -> Node {
+        if node.writing
+            && let Some(facts) = self.locals.get(node.ino).and_then(|own| own.facts_if_writing())
+        {
+            node.size = facts.size;
+            node.mtime_ns = facts.mtime_ns;
+            node.ctime_ns = node.ctime_ns.max(facts.ctime_ns);
+        }
+        node
+    }
 }
 
 #[async_trait]
@@ -154,7 +296,7 @@ impl VirtualFs for DriveFs {
             .tree
             .lookup(Ino(parent.0), name.as_bytes())
             .map_err(state_error)?;
-        let node = found.ok_or(FsErrorKind::NotFound)?;
+        let node = self.drive.as_written(found.ok_or(FsErrorKind::NotFound)?);
         if node.kind == EntryKind::Dir {
             self.drive.looked_at(node.ino);
         }
@@ -168,8 +310,9 @@ impl VirtualFs for DriveFs {
 
     async fn getattr(&self, _cx: &OpCx, node: NodeId, handle: Option<HandleId>) -> Result<Attr, FsError> {
         let node = self.node(node)?;
-        if let Some(file) = handle.and_then(|handle| self.drive.handles.get(handle)) {
-            let content = file.content();
+        if let Some(file) = handle.and_then(|handle| self.drive.handles.get(handle))
+            && let Source::Site(content) = file.source()
+        {
             let may_switch = file.fresh && !file.has_served() && node.size == content.content().len();
             if !may_switch && self.is_old(&file, &content) {
                 return Err(changed_at_site(&content));
@@ -178,8 +321,44 @@ impl VirtualFs for DriveFs {
         Ok(self.attr(&node))
     }
 
-    async fn setattr(&self, _: &OpCx, _: NodeId, _: Option<HandleId>, _: SetAttr) -> Result<Attr, FsError> {
-        Err(FsErrorKind::ReadOnly.into())
+    async fn setattr(&self, cx: &OpCx, node: NodeId, handle: Option<HandleId>, set: SetAttr) -> Result<Attr, FsError> {
+        let ino = Ino(node.0);
+        let before = self.node(node)?;
+        if ino == Ino::ROOT || self.drive.projects.iter().any(|project| project.root == ino) {
+            return Err(FsErrorKind::ReadOnly.into());
+        }
+        if set == SetAttr::default() {
+            return Ok(self.attr(&before));
+        }
+        self.drive.check_writable(ino)?;
+        if let Some(size) = set.size {
+            if before.kind != EntryKind::File {
+                return Err(FsErrorKind::Invalid.into());
+            }
+            if let Some(file) = handle.and_then(|handle| self.drive.handles.get(handle))
+                && file.is_stale()
+            {
+                return Err(FsErrorKind::RemoteChanged.into());
+            }
+            self.take_privileges(cx, ino).await?;
+            self.drive.set_length(ino, size).await?;
+        }
+        let mut attrs = NewAttrs {
+            perm: set.perm,
+            uid: set.uid,
+            gid: set.gid,
+            atime_ns: set.atime.map(ns),
+            mtime_ns: set.mtime.map(ns),
+        };
+        let gives_away = set.uid.is_some() || set.gid.is_some();
+        if gives_away && attrs.perm.is_none() && before.kind != EntryKind::Dir {
+            let now = self.drive.row(ino)?.perm;
+            attrs.perm = now.map(without_set_id).filter(|perm| Some(*perm) != now);
+        }
+        if attrs != NewAttrs::default() {
+            self.drive.set_attrs(ino, attrs).await?;
+        }
+        Ok(self.attr(&self.node(node)?))
     }
 
     async fn readlink(&self, _cx: &OpCx, node: NodeId) -> Result<OsString, FsError> {
@@ -198,7 +377,7 @@ impl VirtualFs for DriveFs {
             .into_iter()
             .map(|c| DirEntry {
                 cookie: c.cookie,
-                attr: self.attr(&c.node),
+                attr: self.attr(&self.drive.as_written(c.node)),
                 name: OsString::from_vec(c.name.as_bytes().to_vec()),
             })
             .collect())
@@ -213,45 +392,42 @@ impl VirtualFs for DriveFs {
     }
 
     async fn open(&self, cx: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError> {
+        let ino = Ino(node.0);
         if options.write || options.truncate {
-            return Err(FsErrorKind::ReadOnly.into());
+            self.drive.check_writable(ino)?;
         }
-        let node = self.node(node)?;
-        match node.kind {
-            EntryKind::File => {}
-            EntryKind::Dir => return Err(FsErrorKind::IsDir.into()),
-            EntryKind::Symlink => return Err(FsErrorKind::Invalid.into()),
+        for _ in 0..LOOKS {
+            let row = self.drive.row(ino)?;
+            match row.kind {
+                EntryKind::File => {}
+                EntryKind::Dir => return Err(FsErrorKind::IsDir.into()),
+                EntryKind::Symlink
+                | EntryKind::Fifo
+                | EntryKind::Socket
+                | EntryKind::CharDevice
+                | EntryKind::BlockDevice => return Err(FsErrorKind::Invalid.into()),
+            }
+            let opened = if row.own && row.origin.is_none() {
+                let own = self.drive.own_file_if_same(&row)?;
+                own.map(|own| self.open_own(&row, &own, options))
+            } else if options.truncate {
+                // Nothing of what the site has is wanted.
+                let own = self.drive.writable(ino, 0).await?;
+                Some(self.open_own(&row, &own, options))
+            } else {
+                self.open_site(&row, options).await?
+            };
+            let Some(opened) = opened else { continue };
+            if options.truncate {
+                self.take_privileges(cx, ino).await?;
+                if let Err(e) = self.drive.set_length(ino, 0).await {
+                    self.drive.handles.remove(opened.handle);
+                    return Err(e);
+                }
+            }
+            return Ok(opened);
         }
-        let content = self.drive.open_content(&node).map_err(|e| log_fs(&node, e))?;
-        // Pages that the kernel may hold were read under this version or never: an earlier version's were dropped when
-        // its change was noticed. Where nothing is resident there can be none, and the kernel is told so.
-        let keep_cache = content.content().resident_bytes() > 0;
-        let file = Arc::new(OpenFile::new(
-            node.ino,
-            Arc::clone(&content),
-            !keep_cache,
-            self.drive.limits.readahead_max,
-        ));
-        let handle = self.drive.handles.insert(Arc::clone(&file));
-        // A change noticed between the look at the node and the insertion did not mark this handle: look again.
-        if self.node(NodeId(node.ino.0)).ok().and_then(|n| n.version) != node.version {
-            self.drive.handles.remove(handle);
-            return Box::pin(self.open(cx, NodeId(node.ino.0), options)).await;
-        }
-        let len = content.content().len();
-        if len > 0 && !content.content().is_full() {
-            let whole = len <= self.drive.limits.small_file;
-            file.keep(content.fetch_ahead(0..if whole { len } else { HEAD.min(len) }, Priority::ReadAhead));
-        }
-        // Pages belong to the file, not to an open of it: with this version's in there, a handle that reads an earlier
-        // one would be given them without our being asked.
-        let uncached = self.drive.handles.has_stale(node.ino);
-        Ok(Opened {
-            handle,
-            keep_cache,
-            uncached,
-            forget_attributes: self.drive.doubts.has(node.ino),
-        })
+        Err(FsErrorKind::Busy.into())
     }
 
     async fn read(&self, _cx: &OpCx, handle: HandleId, range: Range<u64>) -> Result<Bytes, FsError> {
@@ -259,76 +435,149 @@ impl VirtualFs for DriveFs {
         self.read_open(&file, range).await
     }
 
-    async fn write(&self, _: &OpCx, _: HandleId, _: u64, _: Bytes) -> Result<u32, FsError> {
-        Err(FsErrorKind::ReadOnly.into())
+    async fn write(&self, cx: &OpCx, handle: HandleId, at: u64, data: Bytes) -> Result<u32, FsError> {
+        let length = data.len() as u64;
+        let end = at.checked_add(length).filter(|end| *end <= i64::MAX.unsigned_abs());
+        let end = end.ok_or(FsErrorKind::FileTooLarge)?;
+        if cx.kill_privileges {
+            let ino = self.file(handle)?.ino;
+            self.take_privileges(cx, ino).await?;
+        }
+        if self.drive.spent(length) && !self.drive.objects.has_room(length) && !self.drive.make_room(length).await {
+            return Err(FsErrorKind::NoSpace.into());
+        }
+        self.change(handle, |file, _| {
+            file.write_all_at(&data, at)?;
+            Ok(Sized::AtLeast(end))
+        })
+        .await?;
+        Ok(u32::try_from(length).unwrap_or(u32::MAX))
     }
 
-    async fn flush(&self, _cx: &OpCx, _handle: HandleId) -> Result<(), FsError> {
-        Ok(())
+    async fn flush(&self, _cx: &OpCx, handle: HandleId) -> Result<(), FsError> {
+        let file = self.file(handle)?;
+        match self.drive.locals.get(file.ino).filter(|_| file.may_write) {
+            Some(own) => self.drive.closed(&own).await,
+            None => Ok(()),
+        }
     }
 
-    async fn fsync(&self, _cx: &OpCx, _handle: HandleId, _data_only: bool) -> Result<(), FsError> {
-        Ok(())
+    async fn fsync(&self, _cx: &OpCx, handle: HandleId, _data_only: bool) -> Result<(), FsError> {
+        let file = self.file(handle)?;
+        if let Some(own) = self.drive.locals.get(file.ino) {
+            self.drive.sync_bytes(&own).await?;
+        }
+        self.drive.sync_rows().await
     }
 
-    async fn cleanup(&self, _cx: &OpCx, _handle: HandleId) -> Result<(), FsError> {
-        Ok(())
+    async fn cleanup(&self, cx: &OpCx, handle: HandleId) -> Result<(), FsError> {
+        // What came through a mapping that outlived the close.
+        self.flush(cx, handle).await
     }
 
     fn release(&self, handle: HandleId) {
-        drop(self.drive.handles.remove(handle));
+        let Some(file) = self.drive.handles.remove(handle) else {
+            return;
+        };
+        let ino = file.ino;
+        let may_write = file.may_write;
+        drop(file);
+        self.drive.locals.forget(ino);
+        if self
+            .drive
+            .tree
+            .node(ino)
+            .is_ok_and(|node| node.is_some_and(|node| node.nlink == 0))
+        {
+            self.drive.drop_if_unused(ino);
+        } else if may_write {
+            self.drive.wake_transfers();
+        }
     }
 
     async fn create(
         &self,
-        _: &OpCx,
-        _: NodeId,
-        _: &OsStr,
-        _: NewNode,
-        _: u16,
-        _: OpenOptions,
+        cx: &OpCx,
+        parent: NodeId,
+        name: &OsStr,
+        new: NewNode,
+        perm: u16,
+        options: OpenOptions,
     ) -> Result<(Entry, Option<Opened>), FsError> {
-        Err(FsErrorKind::ReadOnly.into())
+        let is_file = new == NewNode::File;
+        let place = self.drive.place_of(Ino(parent.0), name)?;
+        let (node, own) = self.drive.make(cx, &place, new, perm, options.write).await?;
+        let opened = match own {
+            _ if !is_file || !(options.read || options.write) => None,
+            Some(own) => Some(self.open_own(&node, &own, options)),
+            None => {
+                let own = self.drive.own_file(&node)?;
+                Some(self.open_own(&node, &own, options))
+            }
+        };
+        let entry = Entry {
+            attr: self.attr(&self.drive.as_written(node)),
+            stored_name: None,
+        };
+        Ok((entry, opened))
     }
 
-    async fn link(&self, _: &OpCx, _: NodeId, _: NodeId, _: &OsStr) -> Result<Entry, FsError> {
-        Err(FsErrorKind::ReadOnly.into())
+    async fn link(&self, _cx: &OpCx, node: NodeId, parent: NodeId, name: &OsStr) -> Result<Entry, FsError> {
+        let place = self.drive.place_of(Ino(parent.0), name)?;
+        let from = self.drive.place(Ino(node.0)).map_err(state_error)?;
+        if from.is_some_and(|(project, _)| project.root != place.project.root) {
+            return Err(FsErrorKind::CrossDevice.into());
+        }
+        let node = self.drive.add_name(Ino(node.0), &place).await?;
+        Ok(Entry {
+            attr: self.attr(&self.drive.as_written(node)),
+            stored_name: None,
+        })
     }
 
-    async fn can_remove(&self, _: &OpCx, _: NodeId) -> Result<(), FsError> {
-        Err(FsErrorKind::ReadOnly.into())
+    async fn can_remove(&self, _cx: &OpCx, node: NodeId) -> Result<(), FsError> {
+        self.drive.check_writable(Ino(node.0))
     }
 
-    async fn remove(&self, _: &OpCx, _: NodeId, _: &OsStr, _: bool) -> Result<(), FsError> {
-        Err(FsErrorKind::ReadOnly.into())
+    async fn remove(&self, _cx: &OpCx, parent: NodeId, name: &OsStr, dir: bool) -> Result<(), FsError> {
+        let place = self.drive.place_of(Ino(parent.0), name)?;
+        self.drive.remove_name(&place, dir).await
     }
 
     async fn rename(
         &self,
-        _: &OpCx,
-        _: (NodeId, &OsStr),
-        _: (NodeId, &OsStr),
-        _: RenameOptions,
+        _cx: &OpCx,
+        from: (NodeId, &OsStr),
+        to: (NodeId, &OsStr),
+        options: RenameOptions,
     ) -> Result<(), FsError> {
-        Err(FsErrorKind::ReadOnly.into())
+        let from = self.drive.place_of(Ino(from.0.0), from.1)?;
+        let to = self.drive.place_of(Ino(to.0.0), to.1)?;
+        self.drive.move_name(&from, &to, options).await
     }
 
     async fn statfs(&self, _cx: &OpCx) -> Result<Space, FsError> {
         let (total_bytes, free_bytes) = self.drive.space();
+        // What is written has to fit here first.
+        let available_bytes = self.drive.objects.space().1.min(free_bytes);
         let files = self.drive.tree.counts().map_err(state_error)?.entries;
         Ok(Space {
             total_bytes,
             free_bytes,
-            available_bytes: free_bytes,
+            available_bytes,
             files,
-            free_files: 0,
+            free_files: i64::MAX.unsigned_abs() - files,
             name_max: 255,
         })
     }
 
     async fn seek(&self, _cx: &OpCx, handle: HandleId, offset: u64, to: SeekTo) -> Result<u64, FsError> {
-        // The whole file is data: a hole at the site is not known here, and one in the cache is only "not yet".
-        let len = self.file(handle)?.content().content().len();
+        let file = self.file(handle)?;
+        let len = match file.source() {
+            Source::Own(own) => return seek_own(&own, offset, to),
+            // The whole file is data: a hole at the site is not known here, and one in the cache is only "not yet".
+            Source::Site(content) => content.content().len(),
+        };
         match to {
             _ if offset >= len => Err(FsErrorKind::PastEnd.into()),
             SeekTo::Data => Ok(offset),
@@ -336,26 +585,115 @@ impl VirtualFs for DriveFs {
         }
     }
 
-    async fn getxattr(&self, _cx: &OpCx, node: NodeId, name: &OsStr) -> Result<Bytes, FsError> {
-        let Some(asked) = xattr::Virtual::from_name(name) else {
-            return Err(FsErrorKind::NoAttr.into());
+    async fn fallocate(&self, cx: &OpCx, handle: HandleId, how: Allocate, range: Range<u64>) -> Result<(), FsError> {
+        if range.end > i64::MAX.unsigned_abs() {
+            return Err(FsErrorKind::FileTooLarge.into());
+        }
+        let length = range.end - range.start;
+        let takes = matches!(how, Allocate::Extend | Allocate::KeepSize);
+        if takes && !self.drive.objects.has_room(length) && !self.drive.make_room(length).await {
+            return Err(FsErrorKind::NoSpace.into());
+        }
+        self.take_privileges(cx, self.file(handle)?.ino).await?;
+        use rustix::fs::FallocateFlags as F;
+        let (flags, size) = match how {
+            Allocate::Extend => (F::empty(), Sized::AtLeast(range.end)),
+            Allocate::KeepSize => (F::KEEP_SIZE, Sized::AtLeast(0)),
+            Allocate::PunchHole => (F::PUNCH_HOLE | F::KEEP_SIZE, Sized::AtLeast(0)),
+            Allocate::Zero => (F::ZERO_RANGE, Sized::AtLeast(range.end)),
+            Allocate::ZeroKeepSize => (F::ZERO_RANGE | F::KEEP_SIZE, Sized::AtLeast(0)),
         };
-        let node = self.node(node)?;
-        xattr::value(&self.drive, &node, asked)
-            .map(Bytes::from)
-            .ok_or_else(|| FsErrorKind::NoAttr.into())
+        self.change(handle, move |file, _| {
+            rustix::fs::fallocate(file, flags, range.start, length)?;
+            Ok(size)
+        })
+        .await
     }
 
-    async fn listxattr(&self, _cx: &OpCx, _node: NodeId) -> Result<Vec<OsString>, FsError> {
-        Ok(Vec::new())
+    async fn fsyncdir(&self, _cx: &OpCx, _dir: NodeId) -> Result<(), FsError> {
+        self.drive.sync_rows().await
     }
 
-    async fn setxattr(&self, _: &OpCx, _: NodeId, _: &OsStr, _: Bytes) -> Result<(), FsError> {
-        Err(FsErrorKind::ReadOnly.into())
+    async fn getxattr(&self, _cx: &OpCx, node: NodeId, name: &OsStr) -> Result<Bytes, FsError> {
+        if let Some(asked) = xattr::Virtual::from_name(name) {
+            let node = self.node(node)?;
+            return xattr::value(&self.drive, &node, asked)
+                .map(Bytes::from)
+                .ok_or_else(|| FsErrorKind::NoAttr.into());
+        }
+        if xattr::is_reserved(name) {
+            return Err(FsErrorKind::NoAttr.into());
+        }
+        let value = self.drive.store.read(|txn| txn.xattr(Ino(node.0), name.as_bytes()));
+        let value = value.map_err(state_error)?.ok_or(FsErrorKind::NoAttr)?;
+        Ok(Bytes::from(value))
     }
 
-    async fn removexattr(&self, _: &OpCx, _: NodeId, _: &OsStr) -> Result<(), FsError> {
-        Err(FsErrorKind::ReadOnly.into())
+    async fn listxattr(&self, _cx: &OpCx, node: NodeId) -> Result<Vec<OsString>, FsError> {
+        let names = self
+            .drive
+            .store
+            .read(|txn| txn.xattrs(Ino(node.0)))
+            .map_err(state_error)?;
+        Ok(names.into_iter().map(OsString::from_vec).collect())
+    }
+
+    async fn setxattr(&self, _cx: &OpCx, node: NodeId, name: &OsStr, value: Bytes) -> Result<(), FsError> {
+        let ino = Ino(node.0);
+        self.node(node)?;
+        self.drive.check_writable(ino)?;
+        xattr::check_settable(name, &value)?;
+        let (name, now) = (name.as_bytes().to_vec(), now_ns());
+        self.drive
+            .edit(false, move |txn| txn.set_xattr(ino, &name, &value, now))
+            .await
+    }
+
+    async fn removexattr(&self, _cx: &OpCx, node: NodeId, name: &OsStr) -> Result<(), FsError> {
+        let ino = Ino(node.0);
+        self.drive.check_writable(ino)?;
+        if xattr::is_reserved(name) {
+            return Err(FsErrorKind::NotPermitted.into());
+        }
+        let (name, now) = (name.as_bytes().to_vec(), now_ns());
+        let was_there = self
+            .drive
+            .edit(false, move |txn| txn.remove_xattr(ino, &name, now))
+            .await?;
+        if was_there {
+            Ok(())
+        } else {
+            Err(FsErrorKind::NoAttr.into())
+        }
+    }
+}
+
+/// Where data or a hole of a file that is here begins, as its own disk tells.
+fn seek_own(own: &LocalFile, offset: u64, to: SeekTo) -> Result<u64, FsError> {
+    let size = own.size();
+    if offset >= size {
+        return Err(FsErrorKind::PastEnd.into());
+    }
+    let Some(file) = own.file() else {
+        return Err(FsErrorKind::PastEnd.into());
+    };
+    let from = match to {
+        SeekTo::Data => rustix::fs::SeekFrom::Data(offset),
+        SeekTo::Hole => rustix::fs::SeekFrom::Hole(offset),
+    };
+    match rustix::fs::seek(&file, from) {
+        Ok(at) => Ok(at.min(size)),
+        Err(rustix::io::Errno::NXIO) => Err(FsErrorKind::PastEnd.into()),
+        Err(e) => Err(FsError::new(FsErrorKind::Io, std::io::Error::from(e))),
+    }
+}
+
+/// Nanoseconds since 1970; what lies beyond the years 1677 to 2262 becomes the nearest of them.
+fn ns(at: SystemTime) -> i64 {
+    let ns = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
+    match at.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => ns(after),
+        Err(before) => -ns(before.duration()),
     }
 }
 
@@ -375,8 +713,25 @@ fn changed_at_site(content: &OpenContent) -> FsError {
     )
 }
 
-fn state_error(e: StateError) -> FsError {
-    FsError::new(FsErrorKind::Io, e)
+/// The one table from what the store says to what a caller is told.
+pub(super) fn state_error(e: StateError) -> FsError {
+    let kind = match &e {
+        StateError::Refused(refusal) => match refusal {
+            Refusal::NotFound => FsErrorKind::NotFound,
+            Refusal::Exists => FsErrorKind::Exists,
+            Refusal::NotDir => FsErrorKind::NotDir,
+            Refusal::IsDir => FsErrorKind::IsDir,
+            Refusal::NotEmpty => FsErrorKind::NotEmpty,
+            Refusal::Loop => FsErrorKind::Invalid,
+            Refusal::TooManyLinks => FsErrorKind::TooManyLinks,
+            Refusal::AtRemote => FsErrorKind::NotPermitted,
+            Refusal::NotListed | Refusal::Changed => FsErrorKind::Busy,
+        },
+        StateError::Full(_) => FsErrorKind::NoSpace,
+        StateError::NoSuchNode(_) => FsErrorKind::NotFound,
+        _ => FsErrorKind::Io,
+    };
+    FsError::new(kind, e)
 }
 
 fn log_fs(node: &Node, e: super::drive::OpenError) -> FsError {
@@ -385,7 +740,7 @@ fn log_fs(node: &Node, e: super::drive::OpenError) -> FsError {
 }
 
 /// The one table from a failed hydration to what a reader is told.
-fn hydrate_error(e: HydrateError) -> FsError {
+pub(super) fn hydrate_error(e: HydrateError) -> FsError {
     let kind = match &e {
         HydrateError::Offline { .. } => FsErrorKind::Offline,
         HydrateError::Deadline(_) => FsErrorKind::TimedOut,

@@ -1,15 +1,17 @@
 //! The open files of a drive and what is known of each.
 //!
 //! Owns: handle ids, the pattern of reads per handle, which version a handle reads. Refuses to know: the store, sites.
-//! Invariant: a handle never gives out bytes of two versions; one whose file changed at the site is *stale* and says so.
+//! Invariant: a handle never gives out bytes of two versions that the site has; one whose file changed there is *stale* and
+//! says so. What is written here is seen by every handle of the file at once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use backlot_platform::types::HandleId;
 
 use super::hydrate::{Interest, OpenContent};
+use super::local::LocalFile;
 use super::readahead::Pattern;
 use super::schedule::Priority;
 use crate::model::Ino;
@@ -18,13 +20,24 @@ use crate::model::Ino;
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) ino: Ino,
-    content: RwLock<Arc<OpenContent>>,
+    /// It was opened for writing.
+    pub(super) may_write: bool,
+    source: RwLock<Source>,
     /// The kernel held no page of this file when it was opened, so nobody has seen bytes of another version.
     pub(super) fresh: bool,
     /// A byte was given out.
     served: AtomicBool,
     stale: AtomicBool,
     ahead: Mutex<AheadState>,
+}
+
+/// Where a handle's bytes come from.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    /// A version that the site has, through the cache.
+    Site(Arc<OpenContent>),
+    /// This machine's own bytes.
+    Own(Arc<LocalFile>),
 }
 
 #[derive(Debug)]
@@ -34,10 +47,11 @@ struct AheadState {
 }
 
 impl OpenFile {
-    pub(super) fn new(ino: Ino, content: Arc<OpenContent>, fresh: bool, max_window: u64) -> Self {
+    pub(super) fn new(ino: Ino, source: Source, fresh: bool, may_write: bool, max_window: u64) -> Self {
         Self {
             ino,
-            content: RwLock::new(content),
+            may_write,
+            source: RwLock::new(source),
             fresh,
             served: AtomicBool::new(false),
             stale: AtomicBool::new(false),
@@ -48,8 +62,20 @@ impl OpenFile {
         }
     }
 
-    pub(super) fn content(&self) -> Arc<OpenContent> {
-        Arc::clone(&self.content.read().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn source(&self) -> Source {
+        self.source.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns this machine's own bytes, if it reads those.
+    pub(super) fn own(&self) -> Option<Arc<LocalFile>> {
+        match self.source() {
+            Source::Own(file) => Some(file),
+            Source::Site(_) => None,
+        }
+    }
+
+    fn set_source(&self, source: Source) {
+        *self.source.write().unwrap_or_else(PoisonError::into_inner) = source;
     }
 
     pub(super) fn mark_served(&self) {
@@ -92,47 +118,91 @@ impl OpenFile {
     }
 }
 
+#[derive(Debug, Default)]
+struct Open {
+    files: HashMap<u64, Arc<OpenFile>>,
+    /// Handles of each open file, and how many of them may write.
+    counts: HashMap<Ino, (usize, usize)>,
+}
+
 /// All open files of a drive.
 #[derive(Debug, Default)]
 pub(super) struct Handles {
     next: AtomicU64,
-    open: RwLock<HashMap<u64, Arc<OpenFile>>>,
+    open: RwLock<Open>,
     /// Files that have a stale handle. Changed while `open` is locked.
     stale: Mutex<HashSet<Ino>>,
 }
 
 impl Handles {
+    fn read(&self) -> RwLockReadGuard<'_, Open> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Open> {
+        self.open.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn insert(&self, file: Arc<OpenFile>) -> HandleId {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, file);
+        let mut open = self.write();
+        let counts = open.counts.entry(file.ino).or_default();
+        counts.0 += 1;
+        counts.1 += usize::from(file.may_write);
+        open.files.insert(id, file);
         HandleId(id)
     }
 
     pub(super) fn get(&self, id: HandleId) -> Option<Arc<OpenFile>> {
-        self.open
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&id.0)
-            .cloned()
+        self.read().files.get(&id.0).cloned()
     }
 
     pub(super) fn remove(&self, id: HandleId) -> Option<Arc<OpenFile>> {
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        let file = open.remove(&id.0)?;
-        if file.is_stale() && !open.values().any(|other| other.ino == file.ino && other.is_stale()) {
+        let mut open = self.write();
+        let file = open.files.remove(&id.0)?;
+        if let Some(counts) = open.counts.get_mut(&file.ino) {
+            counts.0 = counts.0.saturating_sub(1);
+            counts.1 = counts.1.saturating_sub(usize::from(file.may_write));
+            if counts.0 == 0 {
+                open.counts.remove(&file.ino);
+            }
+        }
+        if file.is_stale()
+            && !open
+                .files
+                .values()
+                .any(|other| other.ino == file.ino && other.is_stale())
+        {
             self.lock_stale().remove(&file.ino);
         }
         Some(file)
     }
 
+    /// Says how many handles a file has.
+    pub(super) fn count(&self, ino: Ino) -> usize {
+        self.read().counts.get(&ino).map_or(0, |counts| counts.0)
+    }
+
+    /// Says whether a file is open for writing.
+    pub(super) fn has_writer(&self, ino: Ino) -> bool {
+        self.read().counts.get(&ino).is_some_and(|counts| counts.1 > 0)
+    }
+
     /// Turns the only open of a file, that has not given out a byte, to the version that is at the site now.
     pub(super) fn switch(&self, file: &OpenFile, content: Arc<OpenContent>) {
-        *file.content.write().unwrap_or_else(PoisonError::into_inner) = content;
+        file.set_source(Source::Site(content));
         file.stale.store(false, Ordering::Release);
         self.lock_stale().remove(&file.ino);
+    }
+
+    /// Turns all opens of a file to this machine's own bytes: as long as nothing is written to them they are the same.
+    /// Stale ones stay with the version they had.
+    pub(super) fn switch_to_own(&self, ino: Ino, own: &Arc<LocalFile>) {
+        for file in self.of(ino) {
+            if !file.is_stale() {
+                file.set_source(Source::Own(Arc::clone(own)));
+            }
+        }
     }
 
     /// Says whether a handle of the file reads a version that is not the file's any more.
@@ -145,19 +215,25 @@ impl Handles {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.read().files.len()
     }
 
     pub(super) fn of(&self, ino: Ino) -> Vec<Arc<OpenFile>> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.values().filter(|f| f.ino == ino).cloned().collect()
+        let open = self.read();
+        if !open.counts.contains_key(&ino) {
+            return Vec::new();
+        }
+        open.files.values().filter(|f| f.ino == ino).cloned().collect()
     }
 
     /// Marks the open handles of a file whose bytes changed, and says whether there were any.
     pub(super) fn mark_stale(&self, ino: Ino) -> bool {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let open = self.read();
+        if !open.counts.contains_key(&ino) {
+            return false;
+        }
         let mut any = false;
-        for file in open.values().filter(|file| file.ino == ino) {
+        for file in open.files.values().filter(|file| file.ino == ino) {
             file.stale.store(true, Ordering::Release);
             any = true;
         }
@@ -169,10 +245,12 @@ impl Handles {
 
     /// Returns the open files, each content once.
     pub(super) fn contents(&self) -> Vec<(Ino, Arc<OpenContent>)> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let open = self.read();
         let mut seen: HashMap<Ino, Arc<OpenContent>> = HashMap::new();
-        for file in open.values() {
-            seen.entry(file.ino).or_insert_with(|| file.content());
+        for file in open.files.values() {
+            if let Source::Site(content) = file.source() {
+                seen.entry(file.ino).or_insert(content);
+            }
         }
         seen.into_iter().collect()
     }

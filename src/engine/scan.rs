@@ -407,6 +407,8 @@ async fn list_into_store(
     path: &RelPath,
     epoch: Option<u64>,
 ) -> Result<(u64, ListingDiff), ScanError> {
+    // What is changed here from now on, the listing can't know.
+    let began = drive.store.moment()?;
     let mut listed: Vec<Remote> = Vec::new();
     let mut stream = project.site.provider().list(path);
     while let Some(row) = stream.next().await {
@@ -428,7 +430,7 @@ async fn list_into_store(
     let diff = drive
         .store
         .write(move |txn| {
-            txn.apply_listing(dir, &listed, epoch, now_ms())
+            txn.apply_listing(dir, &listed, epoch, began, now_ms())
                 .inspect(|diff| doubts.note(diff))
         })
         .await?;
@@ -489,6 +491,9 @@ async fn recheck(drive: &Arc<Inner>, dir: Ino, max_age: Duration) -> Result<(), 
     let Some(node) = drive.tree.node(dir)? else {
         return Ok(());
     };
+    if node.own {
+        return Ok(());
+    }
     // A scan that runs gets to every folder; only one that would be shown empty until then is worth a list of its own.
     let scanning = drive.scans.of(project.root).is_some();
     if scanning && node.listed_at_ms.is_some() {

@@ -2,6 +2,9 @@
 //! copy carries them.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use backlot_platform::error::{FsError, FsErrorKind};
 
 use super::drive::Inner;
 use crate::model::EntryKind;
@@ -36,6 +39,30 @@ impl Virtual {
             _ => None,
         }
     }
+}
+
+/// The longest name and value of an attribute: Linux's own limits.
+const NAME_MAX: usize = 255;
+const VALUE_MAX: usize = 64 << 10;
+
+/// Says whether a name is kept for virtual attributes.
+pub(super) fn is_reserved(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(PREFIX.as_bytes())
+}
+
+/// Refuses what can't be an attribute of a user's.
+pub(super) fn check_settable(name: &OsStr, value: &[u8]) -> Result<(), FsError> {
+    let bytes = name.as_bytes();
+    if is_reserved(name) {
+        return Err(FsErrorKind::NotPermitted.into());
+    }
+    if !bytes.starts_with(b"user.") && !bytes.starts_with(b"trusted.") {
+        return Err(FsErrorKind::Unsupported.into());
+    }
+    if bytes.len() > NAME_MAX || value.len() > VALUE_MAX {
+        return Err(FsErrorKind::Range.into());
+    }
+    Ok(())
 }
 
 /// Returns the value of a virtual attribute, `None` where it has no meaning for the node.

@@ -27,11 +27,35 @@ const INVARIANTS: &[&str] = &[
      FROM dirent AS d WHERE NOT EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = d.parent AND i.kind = 1)",
     "SELECT 'number ' || ino || ' has ' || nlink || ' names and ' || found || ' are there' FROM
        (SELECT ino, nlink, (SELECT count(*) FROM dirent AS d WHERE d.ino = i.ino) AS found FROM inode AS i WHERE ino > 2)
-     WHERE found <> nlink OR found = 0",
+     WHERE found <> nlink",
     "SELECT 'folder ' || i.ino || ' has several names'
      FROM inode AS i WHERE kind = 1 AND (SELECT count(*) FROM dirent AS d WHERE d.ino = i.ino) > 1",
     "SELECT 'number ' || ino || ' has kind ' || kind || ' and size ' || size
-     FROM inode WHERE kind NOT IN (0, 1, 2) OR size < 0",
+     FROM inode WHERE kind NOT BETWEEN 0 AND 6 OR size < 0",
+    "SELECT 'folder ' || ino || ' says that it has ' || subdirs || ' folders' FROM inode AS f WHERE kind = 1 AND subdirs <>
+       (SELECT count(*) FROM dirent AS d JOIN inode AS i ON i.ino = d.ino WHERE d.parent = f.ino AND i.kind = 1)",
+    "SELECT 'folder ' || ino || ' has no name' FROM inode WHERE kind = 1 AND nlink = 0",
+    "SELECT 'number ' || ino || ' is a mirror and has bytes of its own'
+     FROM inode WHERE own = 0 AND (object IS NOT NULL OR writing <> 0 OR origin_version IS NOT NULL)",
+    "SELECT 'number ' || ino || ' is own and has a version at the site' FROM inode WHERE own = 1 AND version IS NOT NULL",
+    "SELECT 'object ' || object || ' holds the bytes of ' || count(*) || ' files'
+     FROM inode WHERE object IS NOT NULL GROUP BY object HAVING count(*) > 1",
+    "SELECT 'object ' || object || ' holds the bytes of ' || ino || ' and is trash'
+     FROM inode WHERE object IN (SELECT object FROM trash)",
+    "SELECT 'mirror ' || quote(d.name) || ' lies in folder ' || d.parent || ', which is not at the site'
+     FROM dirent AS d JOIN inode AS i ON i.ino = d.ino JOIN inode AS p ON p.ino = d.parent
+     WHERE p.own = 1 AND i.own = 0",
+    "SELECT 'a shadow ' || quote(name) || ' lies in ' || parent || ', which is no folder'
+     FROM shadow AS s WHERE NOT EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = s.parent AND i.kind = 1)",
+    "SELECT 'mirror ' || quote(d.name) || ' in folder ' || d.parent || ' has a shadow'
+     FROM dirent AS d JOIN inode AS i ON i.ino = d.ino JOIN shadow AS s ON s.parent = d.parent AND s.name = d.name
+     WHERE i.own = 0",
+    "SELECT 'an attribute ' || quote(name) || ' of ' || ino || ', which is not there'
+     FROM xattr AS x WHERE NOT EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = x.ino)",
+    "SELECT 'task ' || t.id || ' sends ' || quote(t.name) || ' in ' || t.parent || ', which is another file'
+     FROM task AS t JOIN dirent AS d ON d.parent = t.parent AND d.name = t.name WHERE t.what = 0 AND d.ino <> t.ino",
+    "SELECT 'a conflict of ' || ino || ', which is not there'
+     FROM conflict AS c WHERE NOT EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = c.ino)",
     "SELECT 'folder ' || i.ino || ' belongs to project ' || ifnull(i.project, 'none') || ' and lies in one of ' ||
        ifnull(p.project, 'none')
      FROM inode AS i JOIN dirent AS d ON d.ino = i.ino JOIN inode AS p ON p.ino = d.parent

@@ -75,12 +75,56 @@ pub enum StateError {
     /// The number is not that of a folder inside a project.
     #[error("the number {0} is not that of a folder inside a project")]
     NotAFolder(Ino),
+    /// The tree is not so that it could be changed as asked; nothing was.
+    #[error("{0}")]
+    Refused(Refusal),
     /// A value makes no sense where it was given or found.
     #[error("{0}")]
     Invalid(String),
     /// The database failed in another way.
     #[error("the state database failed: {0}")]
     Database(#[source] Cause),
+}
+
+/// Why names or attributes can't be changed as asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Nothing has the name.
+    #[error("nothing has that name")]
+    NotFound,
+    /// Something has the name.
+    #[error("something has that name already")]
+    Exists,
+    /// A folder was needed.
+    #[error("it is not a folder")]
+    NotDir,
+    /// A folder has the name, and something else was needed.
+    #[error("it is a folder")]
+    IsDir,
+    /// The folder has entries.
+    #[error("the folder is not empty")]
+    NotEmpty,
+    /// A folder would lie in itself.
+    #[error("a folder can't be moved into itself")]
+    Loop,
+    /// More names than a file may have.
+    #[error("the file has as many names as it may")]
+    TooManyLinks,
+    /// It is at the project's remote site, and the project's rules keep it there.
+    #[error("it is at the remote site, and the project does not let deletes through (remote-delete)")]
+    AtRemote,
+    /// The site's listing of the folder is not known yet.
+    #[error("the folder was not listed at its site yet")]
+    NotListed,
+    /// The file is not what the caller takes it for any more.
+    #[error("the file changed meanwhile")]
+    Changed,
+}
+
+impl From<Refusal> for StateError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 fn by(pid: Option<u32>) -> String {

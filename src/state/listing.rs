@@ -1,14 +1,15 @@
 //! What a remote site shows, applied to the tree: whole listings, single entries, confirmed absences.
 //!
 //! Refuses to know: how it was learned; callers come here with a *whole* listing or a *confirmed* absence, never with a
-//! guess. Invariants: an entry that stays keeps its number and cookie; an entry that is as it was costs no write.
+//! guess. Invariants: an entry that stays keeps its number and cookie; an entry that is as it was costs no write; what this
+//! machine made or changed is left alone, and so is whatever it changed after the look at the site began.
 
 use rusqlite::CachedStatement;
 
 use super::StateError;
 use super::error::Db;
 use super::node::{
-    ChangeKind, ListingDiff, Remote, as_i64, bytes_at, count_at, ino_at, kind_at, kind_code, name_at, text_at,
+    ChangeKind, ListingDiff, Moment, Remote, as_i64, bytes_at, count_at, ino_at, kind_at, kind_code, name_at, text_at,
 };
 use super::write::{Delta, WriteTxn};
 use crate::model::{EntryKind, Ino, Name};
@@ -25,15 +26,24 @@ struct Known<'r> {
     perm: Option<u16>,
     version: Option<&'r str>,
     target: Option<&'r [u8]>,
+    own: bool,
+    attrs_own: u8,
+    changed: Moment,
 }
+
+/// Bits of `inode.attrs_own`: attributes of a mirror that were set here and stay when the site has others.
+pub(super) const OWN_PERM: u8 = 1;
+/// See [`OWN_PERM`]; a file's ends with its content, a folder's when the site shows that others changed it: what we put
+/// there moves the site's time too.
+pub(super) const OWN_MTIME: u8 = 2;
 
 macro_rules! known_columns {
     () => {
-        "i.ino, i.kind, i.size, i.mtime_ns, i.perm, i.version, i.target"
+        "i.ino, i.kind, i.size, i.mtime_ns, i.perm, i.version, i.target, i.own, i.attrs_own, i.changed_id"
     };
 }
 /// How many columns [`known_at`] takes, from the first.
-const KNOWN_WIDTH: usize = 7;
+const KNOWN_WIDTH: usize = 10;
 
 fn known_at<'r>(row: &'r rusqlite::Row<'_>) -> Result<Known<'r>, StateError> {
     Ok(Known {
@@ -44,6 +54,9 @@ fn known_at<'r>(row: &'r rusqlite::Row<'_>) -> Result<Known<'r>, StateError> {
         perm: row.get(4).db()?,
         version: text_at(row, 5)?,
         target: bytes_at(row, 6)?,
+        own: row.get(7).db()?,
+        attrs_own: row.get(8).db()?,
+        changed: Moment(count_at(row, 9)?),
     })
 }
 
@@ -65,7 +78,9 @@ impl Known<'_> {
                 (Some(now), known) => Some(now.as_slice()) != known,
                 (None, _) => self.version != Some(remote.version.as_str()),
             },
-            EntryKind::Dir => false,
+            EntryKind::Dir | EntryKind::Fifo | EntryKind::Socket | EntryKind::CharDevice | EntryKind::BlockDevice => {
+                false
+            }
         };
         let version_differs = self.kind != EntryKind::Dir && self.version != Some(remote.version.as_str());
         if self.kind != remote.kind {
@@ -73,12 +88,43 @@ impl Known<'_> {
         } else if content {
             Difference::Content
         } else if version_differs
-            || (self.size, self.mtime_ns, self.perm) != (stored_size(remote), remote.mtime_ns, remote.perm)
+            || self.size != stored_size(remote)
+            || self.mtime_differs(remote)
+            || self.perm_differs(remote)
         {
             Difference::Attributes
         } else {
             Difference::None
         }
+    }
+}
+
+impl Known<'_> {
+    fn mtime_differs(&self, remote: &Remote) -> bool {
+        self.attrs_own & OWN_MTIME == 0 && self.mtime_ns != remote.mtime_ns
+    }
+
+    fn perm_differs(&self, remote: &Remote) -> bool {
+        self.attrs_own & OWN_PERM == 0 && self.perm != remote.perm
+    }
+
+    /// Says whether a look at the site that began at a moment has nothing to say about this entry.
+    fn is_left_alone(&self, began: Moment) -> bool {
+        self.own || self.changed >= began
+    }
+}
+
+/// What the site is known to have under a name where the drive shows something of its own, or nothing.
+struct Shadow<'r> {
+    kind: EntryKind,
+    version: &'r str,
+    changed: Moment,
+}
+
+impl Shadow<'_> {
+    /// Says whether the site still shows what is shadowed.
+    fn is(&self, remote: &Remote) -> bool {
+        self.kind == remote.kind && (self.kind == EntryKind::Dir || self.version == remote.version.as_str())
     }
 }
 
@@ -96,9 +142,10 @@ fn ns(now_ms: i64) -> i64 {
 }
 
 /// A folder inside a project, as far as applying to it takes.
-struct Folder {
-    ino: Ino,
-    project: Ino,
+pub(super) struct Folder {
+    pub(super) ino: Ino,
+    pub(super) project: Ino,
+    pub(super) own: bool,
     listed: bool,
     epoch: u64,
 }
@@ -163,11 +210,15 @@ impl WriteTxn<'_> {
     ///
     /// Same name and kind keeps the number; another kind is a removal and an addition; a folder that is gone takes all
     /// that was in it. Of two entries with one name the later counts. New entries get cookies in the order of names.
+    ///
+    /// What is this machine's own, or was changed by it after `began`, the moment when the listing was asked for, stays as
+    /// it is; so do folders that hold such.
     pub fn apply_listing(
         &self,
         dir: Ino,
         entries: &[Remote],
         epoch: Option<u64>,
+        began: Moment,
         now_ms: i64,
     ) -> Result<ListingDiff, StateError> {
         let folder = self.folder(dir)?;
@@ -176,14 +227,28 @@ impl WriteTxn<'_> {
         sorted.dedup_by(|later, kept| later.name == kept.name);
 
         let mut diff = ListingDiff::new(dir, !folder.listed);
-        let Compared { kept, changed, gone } = self.compare(dir, &sorted, &mut diff)?;
+        if folder.own {
+            // What the site has under that name is another folder.
+            return Ok(diff);
+        }
+        let Compared {
+            mut kept,
+            changed,
+            gone,
+            joined,
+        } = self.compare(dir, &sorted, began, &mut diff)?;
+        self.look_behind(dir, &sorted, &mut kept, true, began)?;
+        for ino in joined {
+            self.become_mirror_folder(ino)?;
+        }
         for (remote, ino, difference) in changed {
             let changed = self.update(dir, ino, remote, difference, now_ms)?;
             diff.changed.push(changed);
         }
         for (cookie, name, ino) in gone {
-            self.remove(dir, cookie, &name, ino, now_ms)?;
-            diff.removed.push((name, ino));
+            if self.remove(dir, cookie, &name, ino, began, now_ms)? {
+                diff.removed.push((name, ino));
+            }
         }
         let mut inserter = Inserter::new(self, &folder)?;
         for (remote, _) in sorted.iter().zip(&kept).filter(|(_, kept)| !**kept) {
@@ -196,6 +261,12 @@ impl WriteTxn<'_> {
             }
             diff.added.push((remote.name.clone(), ino));
         }
+        if !diff.first && diff.added.len() + diff.removed.len() > 0 {
+            self.run(
+                "UPDATE inode SET attrs_own = attrs_own & ~?2 WHERE ino = ?1",
+                (as_i64(dir.0), OWN_MTIME),
+            )?;
+        }
         if diff.first {
             let (parent, name) = self.parent_of(dir)?.ok_or(StateError::NoSuchNode(dir))?;
             self.log(now_ms, ChangeKind::Listed, dir, parent, &name)?;
@@ -205,7 +276,13 @@ impl WriteTxn<'_> {
     }
 
     /// Makes one entry of a folder what the site shows, whether it was known or not.
-    pub fn apply_entry(&self, dir: Ino, remote: &Remote, now_ms: i64) -> Result<ListingDiff, StateError> {
+    pub fn apply_entry(
+        &self,
+        dir: Ino,
+        remote: &Remote,
+        began: Moment,
+        now_ms: i64,
+    ) -> Result<ListingDiff, StateError> {
         const SQL: &str = concat!(
             "SELECT ",
             known_columns!(),
@@ -216,8 +293,18 @@ impl WriteTxn<'_> {
         let mut diff = ListingDiff::new(dir, false);
         let found = self.one(SQL, (as_i64(dir.0), remote.name.as_bytes()), |row| {
             let known = known_at(row)?;
-            Ok((known.ino, known.against(remote), count_at(row, KNOWN_WIDTH)?))
+            let difference = if known.is_left_alone(began) {
+                Difference::None
+            } else {
+                known.against(remote)
+            };
+            Ok((known.ino, difference, count_at(row, KNOWN_WIDTH)?))
         })?;
+        let mut kept = [found.is_some()];
+        self.look_behind(dir, &[remote], &mut kept, false, began)?;
+        if found.is_none() && kept[0] {
+            return Ok(diff);
+        }
         let ino = match found {
             Some((ino, Difference::None, _)) => ino,
             Some((ino, difference @ (Difference::Attributes | Difference::Content), _)) => {
@@ -225,7 +312,9 @@ impl WriteTxn<'_> {
                 ino
             }
             Some((old, Difference::Kind, cookie)) => {
-                self.remove(dir, cookie, &remote.name, old, now_ms)?;
+                if !self.remove(dir, cookie, &remote.name, old, began, now_ms)? {
+                    return Ok(diff);
+                }
                 diff.removed.push((remote.name.clone(), old));
                 self.add(&folder, remote, &mut diff, now_ms)?
             }
@@ -238,27 +327,77 @@ impl WriteTxn<'_> {
     }
 
     /// Drops an entry whose absence the site has confirmed, with all that was in it.
-    pub fn apply_absent(&self, dir: Ino, name: &Name, now_ms: i64) -> Result<ListingDiff, StateError> {
+    pub fn apply_absent(&self, dir: Ino, name: &Name, began: Moment, now_ms: i64) -> Result<ListingDiff, StateError> {
         self.folder(dir)?;
         let mut diff = ListingDiff::new(dir, false);
-        let sql = "SELECT cookie, ino FROM dirent WHERE parent = ?1 AND name = ?2";
-        let found = self.one(sql, (as_i64(dir.0), name.as_bytes()), |row| {
+        self.run(
+            "DELETE FROM shadow WHERE parent = ?1 AND name = ?2 AND changed_id < ?3",
+            (as_i64(dir.0), name.as_bytes(), as_i64(began.0)),
+        )?;
+        let sql = "SELECT d.cookie, i.ino FROM dirent AS d JOIN inode AS i ON i.ino = d.ino \
+                   WHERE d.parent = ?1 AND d.name = ?2 AND i.own = 0 AND i.changed_id < ?3";
+        let found = self.one(sql, (as_i64(dir.0), name.as_bytes(), as_i64(began.0)), |row| {
             Ok((count_at(row, 0)?, ino_at(row, 1)?))
         })?;
-        if let Some((cookie, ino)) = found {
-            self.remove(dir, cookie, name, ino, now_ms)?;
+        if let Some((cookie, ino)) = found
+            && self.remove(dir, cookie, name, ino, began, now_ms)?
+        {
             diff.removed.push((name.clone(), ino));
         }
         Ok(diff)
     }
 
-    fn folder(&self, ino: Ino) -> Result<Folder, StateError> {
-        let sql = "SELECT project, listed_at_ms, listed_epoch FROM inode WHERE ino = ?1";
+    /// Compares what the site shows with what is known to lie behind the drive's own entries, and behind nothing.
+    fn look_behind(
+        &self,
+        dir: Ino,
+        sorted: &[&Remote],
+        kept: &mut [bool],
+        is_whole: bool,
+        began: Moment,
+    ) -> Result<(), StateError> {
+        let sql = "SELECT name, kind, version, changed_id FROM shadow WHERE parent = ?1";
+        let mut over = Vec::new();
+        let mut statement = self.conn.prepare_cached(sql).db()?;
+        let mut rows = statement.query([as_i64(dir.0)]).db()?;
+        while let Some(row) = rows.next().db()? {
+            let name = bytes_at(row, 0)?.unwrap_or_default();
+            let shadow = Shadow {
+                kind: kind_at(row, 1)?,
+                version: text_at(row, 2)?.unwrap_or_default(),
+                changed: Moment(count_at(row, 3)?),
+            };
+            let found = sorted.binary_search_by(|remote| remote.name.as_bytes().cmp(name)).ok();
+            match found {
+                Some(at) if shadow.changed >= began => kept[at] = true,
+                // Ours is in front of it: what it started from stays written down.
+                Some(at) if kept[at] => {}
+                Some(at) if shadow.is(sorted[at]) => kept[at] = true,
+                Some(_) => over.push(name.to_vec()),
+                None if !is_whole || shadow.changed >= began => {}
+                None => over.push(name.to_vec()),
+            }
+        }
+        drop(rows);
+        drop(statement);
+        for name in over {
+            self.run(
+                "DELETE FROM shadow WHERE parent = ?1 AND name = ?2",
+                (as_i64(dir.0), name),
+            )?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn folder(&self, ino: Ino) -> Result<Folder, StateError> {
+        let sql = "SELECT project, listed_at_ms, listed_epoch, own FROM inode WHERE ino = ?1";
         let found = self.one(sql, [as_i64(ino.0)], |row| {
             let project: Option<i64> = row.get(0).db()?;
             let listed = row.get::<_, Option<i64>>(1).db()?.is_some();
             let epoch = count_at(row, 2)?;
+            let own: bool = row.get(3).db()?;
             Ok(project.map(|root| Folder {
+                own,
                 ino,
                 project: Ino(root.cast_unsigned()),
                 listed,
@@ -273,12 +412,19 @@ impl WriteTxn<'_> {
     fn add(&self, folder: &Folder, remote: &Remote, diff: &mut ListingDiff, now_ms: i64) -> Result<Ino, StateError> {
         let ino = Inserter::new(self, folder)?.insert(remote)?;
         diff.added.push((remote.name.clone(), ino));
+        self.touch_node(folder.ino);
         self.log(now_ms, ChangeKind::Added, ino, folder.ino, &remote.name)?;
         Ok(ino)
     }
 
     /// Reads what the folder has, in its order, against a sorted listing.
-    fn compare<'e>(&self, dir: Ino, sorted: &[&'e Remote], diff: &mut ListingDiff) -> Result<Compared<'e>, StateError> {
+    fn compare<'e>(
+        &self,
+        dir: Ino,
+        sorted: &[&'e Remote],
+        began: Moment,
+        diff: &mut ListingDiff,
+    ) -> Result<Compared<'e>, StateError> {
         const SQL: &str = concat!(
             "SELECT ",
             known_columns!(),
@@ -289,6 +435,7 @@ impl WriteTxn<'_> {
             kept: vec![false; sorted.len()],
             changed: Vec::new(),
             gone: Vec::new(),
+            joined: Vec::new(),
         };
         let mut guess = 0;
         let mut statement = self.conn.prepare_cached(SQL).db()?;
@@ -301,8 +448,21 @@ impl WriteTxn<'_> {
                 Some(remote) if remote.name.as_bytes() == name => Some(guess),
                 _ => sorted.binary_search_by(|remote| remote.name.as_bytes().cmp(name)).ok(),
             };
-            let difference = found.map_or(Difference::Kind, |at| known.against(sorted[at]));
             guess = found.map_or(guess, |at| at + 1);
+            if known.is_left_alone(began) {
+                let Some(at) = found else { continue };
+                out.kept[at] = true;
+                let both_folders = known.kind == EntryKind::Dir && sorted[at].kind == EntryKind::Dir;
+                if both_folders && (!known.own || self.shadow_of(dir, &sorted[at].name)?.is_none()) {
+                    // A folder that was made here is at the site as well by now.
+                    if known.own {
+                        out.joined.push(known.ino);
+                    }
+                    diff.subfolders.push((sorted[at].name.clone(), known.ino));
+                }
+                continue;
+            }
+            let difference = found.map_or(Difference::Kind, |at| known.against(sorted[at]));
             match (found, difference) {
                 (Some(at), Difference::None | Difference::Attributes | Difference::Content) => {
                     out.kept[at] = true;
@@ -336,9 +496,11 @@ impl WriteTxn<'_> {
                 count_at(row, 0)
             })?
             .unwrap_or(0);
+        // A file's times belong to its content; what was set here for the old one is over.
         self.run(
-            "UPDATE inode SET size = ?2, mtime_ns = ?3, ctime_ns = ?4, perm = ?5, version = ?6, \
-             target = CASE WHEN ?8 THEN ?7 ELSE target END WHERE ino = ?1",
+            "UPDATE inode SET size = ?2, mtime_ns = iif(NOT ?8 AND attrs_own & 2, mtime_ns, ?3), ctime_ns = ?4, \
+             perm = iif(attrs_own & 1, perm, ?5), version = ?6, target = CASE WHEN ?8 THEN ?7 ELSE target END, \
+             atime_ns = iif(?8, NULL, atime_ns), attrs_own = iif(?8, attrs_own & 1, attrs_own) WHERE ino = ?1",
             (
                 as_i64(ino.0),
                 as_i64(remote.size),
@@ -378,21 +540,101 @@ impl WriteTxn<'_> {
         Ok(())
     }
 
-    /// Removes a name, and what it led to if that was its last.
-    fn remove(&self, parent: Ino, cookie: u64, name: &Name, ino: Ino, now_ms: i64) -> Result<(), StateError> {
+    /// Removes a name, and what it led to if that was its last. A folder with something in it that the site can't speak
+    /// for stays, as this machine's own, with just that; then the answer is false.
+    fn remove(
+        &self,
+        parent: Ino,
+        cookie: u64,
+        name: &Name,
+        ino: Ino,
+        began: Moment,
+        now_ms: i64,
+    ) -> Result<bool, StateError> {
+        if self.has_own()? && self.prune(ino, began)? {
+            return Ok(false);
+        }
         self.log(now_ms, ChangeKind::Removed, ino, parent, name)?;
         self.run(
             "DELETE FROM dirent WHERE parent = ?1 AND cookie = ?2",
             (as_i64(parent.0), as_i64(cookie)),
         )?;
         self.touch_name(parent, name);
+        self.touch_node(parent);
         let mut folders = Vec::new();
-        self.unlink(ino, &mut folders)?;
+        self.unlink_mirror(ino, &mut folders)?;
         while let Some(dir) = folders.pop() {
             self.empty(dir, &mut folders)?;
-            self.run("DELETE FROM inode WHERE ino = ?1", [as_i64(dir.0)])?;
-            self.count(Delta::of(EntryKind::Dir, -1, 0));
+            self.drop_folder(dir)?;
         }
+        Ok(true)
+    }
+
+    fn has_own(&self) -> Result<bool, StateError> {
+        Ok(self
+            .one("SELECT 1 FROM inode WHERE own = 1 LIMIT 1", [], |_| Ok(()))?
+            .is_some())
+    }
+
+    /// Takes out of a folder all that the site has spoken for. Says whether something is left; then the folder becomes
+    /// this machine's own.
+    fn prune(&self, ino: Ino, began: Moment) -> Result<bool, StateError> {
+        let known = self.one(
+            "SELECT kind, own, changed_id FROM inode WHERE ino = ?1",
+            [as_i64(ino.0)],
+            |row| {
+                let changed = Moment(count_at(row, 2)?);
+                Ok((kind_at(row, 0)?, row.get::<_, bool>(1).db()? || changed >= began))
+            },
+        )?;
+        let Some((kind, left_alone)) = known else {
+            return Ok(false);
+        };
+        if kind != EntryKind::Dir {
+            return Ok(left_alone);
+        }
+        let children = self.many(
+            "SELECT cookie, ino, name FROM dirent WHERE parent = ?1",
+            [as_i64(ino.0)],
+            |row| Ok((count_at(row, 0)?, ino_at(row, 1)?, name_at(row, 2)?)),
+        )?;
+        let mut left = left_alone;
+        let mut gone = Vec::new();
+        for (cookie, child, name) in children {
+            if self.prune(child, began)? {
+                left = true;
+            } else {
+                gone.push((cookie, child, name));
+            }
+        }
+        if !left {
+            // It goes as a whole.
+            return Ok(false);
+        }
+        for (cookie, child, name) in gone {
+            self.run(
+                "DELETE FROM dirent WHERE parent = ?1 AND cookie = ?2",
+                (as_i64(ino.0), as_i64(cookie)),
+            )?;
+            self.touch_name(ino, &name);
+            let mut folders = Vec::new();
+            self.unlink_mirror(child, &mut folders)?;
+            while let Some(dir) = folders.pop() {
+                self.empty(dir, &mut folders)?;
+                self.drop_folder(dir)?;
+            }
+        }
+        self.run("DELETE FROM shadow WHERE parent = ?1", [as_i64(ino.0)])?;
+        self.become_own_folder(ino)?;
+        Ok(true)
+    }
+
+    fn drop_folder(&self, dir: Ino) -> Result<(), StateError> {
+        self.run("DELETE FROM inode WHERE ino = ?1", [as_i64(dir.0)])?;
+        self.run("DELETE FROM shadow WHERE parent = ?1", [as_i64(dir.0)])?;
+        self.run("DELETE FROM xattr WHERE ino = ?1", [as_i64(dir.0)])?;
+        self.touch_node(dir);
+        self.count(Delta::of(EntryKind::Dir, -1, 0));
         Ok(())
     }
 
@@ -410,13 +652,13 @@ impl WriteTxn<'_> {
             )?;
             for (_, ino, name) in page {
                 self.touch_name(dir, &name);
-                self.unlink(ino, folders)?;
+                self.unlink_mirror(ino, folders)?;
             }
         }
     }
 
     /// Takes one name from a node and drops it if that was the last; a folder goes to `folders` to be emptied first.
-    fn unlink(&self, ino: Ino, folders: &mut Vec<Ino>) -> Result<(), StateError> {
+    fn unlink_mirror(&self, ino: Ino, folders: &mut Vec<Ino>) -> Result<(), StateError> {
         self.touch_node(ino);
         let found = self.one(
             "SELECT kind, size, nlink FROM inode WHERE ino = ?1",
@@ -435,6 +677,7 @@ impl WriteTxn<'_> {
         } else {
             self.run("DELETE FROM inode WHERE ino = ?1", [as_i64(ino.0)])?;
             self.run("DELETE FROM site_state WHERE ino = ?1", [as_i64(ino.0)])?;
+            self.run("DELETE FROM xattr WHERE ino = ?1", [as_i64(ino.0)])?;
             self.count(Delta::of(kind, -1, -as_i64(size)));
         }
         Ok(())
@@ -449,4 +692,6 @@ struct Compared<'e> {
     changed: Vec<(&'e Remote, Ino, Difference)>,
     /// Cookies, names and numbers of entries that go.
     gone: Vec<(u64, Name, Ino)>,
+    /// Folders that were made here and are at the site as well by now.
+    joined: Vec<Ino>,
 }

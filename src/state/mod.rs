@@ -11,12 +11,14 @@
 
 mod cache;
 mod check;
+mod edit;
 mod error;
 mod facts;
 mod listing;
 mod lock;
 mod node;
 mod projects;
+mod publish;
 mod queue;
 mod read;
 mod schema;
@@ -40,11 +42,13 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 pub use check::Problem;
-pub use error::StateError;
+pub use edit::{Left, NewAttrs, NewEntry, OwnFile, Removed, RenameHow, Renamed};
+pub use error::{Refusal, StateError};
 pub use node::{
-    Change, ChangeKind, Changes, Child, Counts, ListingDiff, NewProject, Node, Project, Remote, ScanRecord, SiteState,
-    SiteStatus,
+    Change, ChangeKind, Changes, Child, Counts, ListingDiff, Moment, NewProject, Node, Origin, Project, Remote,
+    ScanRecord, SiteState, SiteStatus,
 };
+pub use publish::{Conflict, Landed};
 pub use read::ReadTxn;
 pub use task::{
     Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,
@@ -215,6 +219,11 @@ impl StateStore {
         jobs.send(job).await.map_err(|_| StateError::Closed)?;
         drop(jobs);
         answer.await.map_err(|_| StateError::Closed)?
+    }
+
+    /// Returns the present moment: what is changed from now on has a later one, or the same.
+    pub fn moment(&self) -> Result<Moment, StateError> {
+        self.read(|txn| Ok(Moment(txn.next_id()?)))
     }
 
     /// Looks through the whole database and returns what is wrong. Takes seconds for a million entries.

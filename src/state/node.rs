@@ -6,6 +6,15 @@ use super::StateError;
 use super::error::Db;
 use crate::model::{EntryKind, Ino, Name, ProjectName, RelPath, SiteName, Version};
 
+/// A moment in the store's own order of things: what is looked at or written later has a greater one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Moment(pub(super) u64);
+
+impl Moment {
+    /// After all that there is.
+    pub const LAST: Self = Self(u64::MAX);
+}
+
 /// A file, folder or link of the drive.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Node {
@@ -23,12 +32,43 @@ pub struct Node {
     pub perm: Option<u16>,
     /// Names that lead here (1 for folders).
     pub nlink: u32,
+    /// Folders: how many folders are in it.
+    pub subfolders: u32,
     /// Identity of the bytes at the project's remote site; `None` for folders, and where none is known.
     pub version: Option<Version>,
     /// Folders: when last listed whole, milliseconds since 1970.
     pub listed_at_ms: Option<i64>,
     /// Folders: the scan that has dealt with it last.
     pub listed_epoch: Option<u64>,
+    /// Made or changed here: a listing of the site leaves it alone. Otherwise a mirror of what the site shows.
+    pub own: bool,
+    /// Owner and group, where set here.
+    pub uid: Option<u32>,
+    /// Group, where set here.
+    pub gid: Option<u32>,
+    /// Last access, nanoseconds since 1970, where set here.
+    pub atime_ns: Option<i64>,
+    /// Creation, nanoseconds since 1970, where made here.
+    pub btime_ns: Option<i64>,
+    /// Device number, of device nodes.
+    pub rdev: u32,
+    /// Own files: the number of the object in `local/` that holds the bytes; `None`: empty, or still at the site.
+    pub object: Option<u64>,
+    /// Own files: how many times writing began.
+    pub generation: u64,
+    /// Own files: being written; size and times are those of the object's file, not these.
+    pub writing: bool,
+    /// Own files whose bytes are still at the site: where.
+    pub origin: Option<Box<Origin>>,
+}
+
+/// Where the bytes of a file that was moved here still are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Path under the project's remote path.
+    pub path: RelPath,
+    /// Their version there.
+    pub version: Version,
 }
 
 /// One row of a folder.
@@ -243,13 +283,14 @@ impl ListingDiff {
 /// The columns of [`node_at`], for `inode AS i`.
 macro_rules! node_columns {
     () => {
-        "i.ino, i.kind, i.size, i.mtime_ns, i.ctime_ns, i.perm, i.nlink, i.version, i.listed_at_ms, i.listed_epoch"
+        "i.ino, i.kind, i.size, i.mtime_ns, i.ctime_ns, i.perm, i.nlink, i.version, i.listed_at_ms, i.listed_epoch, \
+         i.own, i.uid, i.gid, i.atime_ns, i.btime_ns, i.rdev, i.object, i.gen, i.writing, i.origin, i.origin_version, i.subdirs"
     };
 }
 pub(super) use node_columns;
 
 /// How many columns [`node_at`] takes.
-pub(super) const NODE_WIDTH: usize = 10;
+pub(super) const NODE_WIDTH: usize = 22;
 
 /// Reads the node whose columns begin at `at`.
 pub(super) fn node_at(row: &Row<'_>, at: usize) -> Result<Node, StateError> {
@@ -264,7 +305,26 @@ pub(super) fn node_at(row: &Row<'_>, at: usize) -> Result<Node, StateError> {
         version: version_at(row, at + 7)?,
         listed_at_ms: row.get(at + 8).db()?,
         listed_epoch: Some(count_at(row, at + 9)?).filter(|epoch| *epoch > 0),
+        own: row.get(at + 10).db()?,
+        uid: row.get(at + 11).db()?,
+        gid: row.get(at + 12).db()?,
+        atime_ns: row.get(at + 13).db()?,
+        btime_ns: row.get(at + 14).db()?,
+        rdev: row.get(at + 15).db()?,
+        object: row.get::<_, Option<i64>>(at + 16).db()?.map(i64::cast_unsigned),
+        generation: count_at(row, at + 17)?,
+        writing: row.get(at + 18).db()?,
+        origin: origin_at(row, at + 19)?.map(Box::new),
+        subfolders: row.get(at + 21).db()?,
     })
+}
+
+fn origin_at(row: &Row<'_>, at: usize) -> Result<Option<Origin>, StateError> {
+    let Some(version) = version_at(row, at + 1)? else {
+        return Ok(None);
+    };
+    let path = path_at(row, at)?;
+    Ok(Some(Origin { path, version }))
 }
 
 pub(super) fn ino_at(row: &Row<'_>, at: usize) -> Result<Ino, StateError> {
@@ -282,6 +342,10 @@ pub(super) fn kind_at(row: &Row<'_>, at: usize) -> Result<EntryKind, StateError>
         0 => Ok(EntryKind::File),
         1 => Ok(EntryKind::Dir),
         2 => Ok(EntryKind::Symlink),
+        3 => Ok(EntryKind::Fifo),
+        4 => Ok(EntryKind::Socket),
+        5 => Ok(EntryKind::CharDevice),
+        6 => Ok(EntryKind::BlockDevice),
         other => Err(StateError::damaged(format!("an entry of kind {other}"))),
     }
 }
@@ -291,6 +355,10 @@ pub(super) fn kind_code(kind: EntryKind) -> i64 {
         EntryKind::File => 0,
         EntryKind::Dir => 1,
         EntryKind::Symlink => 2,
+        EntryKind::Fifo => 3,
+        EntryKind::Socket => 4,
+        EntryKind::CharDevice => 5,
+        EntryKind::BlockDevice => 6,
     }
 }
 

@@ -158,6 +158,7 @@ impl WriteTxn<'_> {
         )?;
         self.count(Delta::of(EntryKind::Dir, 1, 0));
         self.touch_name(Ino::ROOT, &wanted.folder);
+        self.touch_node(Ino::ROOT);
         self.log(now_ms, ChangeKind::Added, root, Ino::ROOT, &wanted.folder)?;
         Ok(root)
     }
@@ -166,6 +167,8 @@ impl WriteTxn<'_> {
         let (from, old) = self.parent_of(root)?.ok_or(StateError::NoSuchNode(root))?;
         self.touch_name(from, &old);
         self.touch_name(to, name);
+        self.touch_node(from);
+        self.touch_node(to);
         let sql = "UPDATE dirent SET parent = ?2, cookie = ?3, name = ?4 WHERE ino = ?1";
         let cookie = self.new_id();
         self.run(sql, (as_i64(root.0), as_i64(to.0), as_i64(cookie), name))?;

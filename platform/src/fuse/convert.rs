@@ -3,15 +3,22 @@
 //! Owns: every conversion of a value; no I/O, no state. Invariant: fuser's types appear in this folder only.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
-use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo, OpenAccMode, RenameFlags, Request, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo, OpenAccMode, RenameFlags, Request, TimeOrNow, WriteFlags};
+use rustix::fs::FallocateFlags;
 
 use crate::error::{FsError, FsErrorKind};
-use crate::types::{Attr, NodeId, NodeKind, OpCx, OpenOptions, Opened, RenameOptions, SeekTo, Space};
+use crate::types::{
+    Allocate, Attr, NewNode, NodeId, NodeKind, OpCx, OpenOptions, Opened, RenameOptions, SeekTo, Space,
+};
 
 /// Longest name that a folder may hold: NAME_MAX of Linux.
 const NAME_MAX: usize = 255;
+
+/// Longest target of a symbolic link: PATH_MAX of Linux without its NUL.
+const TARGET_MAX: usize = 4095;
 
 /// The block size reported by `stat` and `statfs`, in bytes. A page: what every Linux file system shows.
 const BLOCK: u32 = 4096;
@@ -26,6 +33,17 @@ pub(super) fn op_cx(req: &Request) -> OpCx {
         uid: req.uid(),
         gid: req.gid(),
         pid: req.pid(),
+        // fuser keeps what the kernel says of it to itself, for all requests but one.
+        kill_privileges: req.uid() != 0,
+    }
+}
+
+/// The context of a write, of which the kernel says whether the writer may keep set-id bits. What it writes by itself, out
+/// of a mapping, is no loss of privileges, whoever it comes from.
+pub(super) fn write_cx(req: &Request, flags: WriteFlags) -> OpCx {
+    OpCx {
+        kill_privileges: flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        ..op_cx(req)
     }
 }
 
@@ -41,11 +59,22 @@ pub(super) fn check_name(name: &OsStr) -> Result<(), FsError> {
     }
 }
 
+pub(super) fn check_new(new: &NewNode) -> Result<(), FsError> {
+    match new {
+        NewNode::Symlink(target) if target.len() > TARGET_MAX => Err(FsErrorKind::NameTooLong.into()),
+        NewNode::Symlink(_) | NewNode::File | NewNode::Dir | NewNode::Special { .. } => Ok(()),
+    }
+}
+
 pub(super) fn file_type(kind: NodeKind) -> FileType {
     match kind {
         NodeKind::File => FileType::RegularFile,
         NodeKind::Dir => FileType::Directory,
         NodeKind::Symlink => FileType::Symlink,
+        NodeKind::Fifo => FileType::NamedPipe,
+        NodeKind::Socket => FileType::Socket,
+        NodeKind::CharDevice => FileType::CharDevice,
+        NodeKind::BlockDevice => FileType::BlockDevice,
     }
 }
 
@@ -59,22 +88,14 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         ctime: attr.ctime,
         crtime: attr.btime,
         kind: file_type(attr.kind),
-        perm: shown_perm(attr.kind, attr.perm),
+        // All of them: the mount is nosuid.
+        perm: attr.perm & 0o7777,
         nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
-        rdev: 0,
+        rdev: attr.rdev,
         blksize: BLOCK,
         flags: 0,
-    }
-}
-
-/// HANDLE_KILLPRIV_V2 obliges a file system to drop set-user-id bits on write, and fuser hides the flags that say when;
-/// so files never have them. On a folder the set-group-id bit means inheritance and is harmless.
-fn shown_perm(kind: NodeKind, perm: u16) -> u16 {
-    match kind {
-        NodeKind::Dir => perm & 0o3777,
-        NodeKind::File | NodeKind::Symlink => perm & 0o1777,
     }
 }
 
@@ -138,10 +159,46 @@ pub(super) fn perm(mode: u32) -> u16 {
     u16::try_from(mode & 0o7777).unwrap_or(0)
 }
 
-pub(super) fn is_regular(mode: u32) -> bool {
-    let kind = rustix::fs::FileType::from_raw_mode(mode);
-    // mknod(2): a kind of 0 means a regular file.
-    kind == rustix::fs::FileType::RegularFile || mode & 0o170_000 == 0
+/// What `mknod` is to make.
+pub(super) fn new_node(mode: u32, rdev: u32) -> Result<NewNode, FsError> {
+    use rustix::fs::FileType as T;
+    let (kind, rdev) = match T::from_raw_mode(mode) {
+        T::RegularFile => return Ok(NewNode::File),
+        // mknod(2): a kind of 0 means a regular file.
+        T::Unknown if mode & 0o170_000 == 0 => return Ok(NewNode::File),
+        T::Fifo => (NodeKind::Fifo, 0),
+        T::Socket => (NodeKind::Socket, 0),
+        T::CharacterDevice => (NodeKind::CharDevice, rdev),
+        T::BlockDevice => (NodeKind::BlockDevice, rdev),
+        T::Directory | T::Symlink | T::Unknown => return Err(FsErrorKind::Invalid.into()),
+    };
+    Ok(NewNode::Special { kind, rdev })
+}
+
+/// What `fallocate` is to do, and to which bytes.
+pub(super) fn allocation(mode: i32, offset: u64, length: u64) -> Result<(Allocate, Range<u64>), FsError> {
+    const KEEP: FallocateFlags = FallocateFlags::KEEP_SIZE;
+    const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE;
+    const ZERO: FallocateFlags = FallocateFlags::ZERO_RANGE;
+    let flags = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+    let how = if flags.is_empty() {
+        Allocate::Extend
+    } else if flags == KEEP {
+        Allocate::KeepSize
+    } else if flags == PUNCH | KEEP {
+        Allocate::PunchHole
+    } else if flags == ZERO {
+        Allocate::Zero
+    } else if flags == ZERO | KEEP {
+        Allocate::ZeroKeepSize
+    } else {
+        return Err(FsErrorKind::Unsupported.into());
+    };
+    if length == 0 {
+        return Err(FsErrorKind::Invalid.into());
+    }
+    let end = offset.checked_add(length).filter(|end| i64::try_from(*end).is_ok());
+    Ok((how, offset..end.ok_or(FsErrorKind::FileTooLarge)?))
 }
 
 pub(super) fn time(at: TimeOrNow) -> SystemTime {
@@ -230,6 +287,8 @@ pub(super) fn negative_ttl(parent: NodeId, ttl: Duration, can_forget_all: bool) 
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
 
     #[test]
@@ -278,12 +337,6 @@ mod tests {
     }
 
     #[test]
-    fn set_id_bits_are_shown_on_folders_only_and_only_for_groups() {
-        assert_eq!(shown_perm(NodeKind::File, 0o7755), 0o1755);
-        assert_eq!(shown_perm(NodeKind::Dir, 0o7775), 0o3775);
-    }
-
-    #[test]
     fn rename_flags_that_make_no_sense_are_invalid() {
         let kind = |flags| rename_options(flags).map_err(|e| e.kind);
         let (no, ex) = (RenameFlags::RENAME_NOREPLACE, RenameFlags::RENAME_EXCHANGE);
@@ -308,10 +361,51 @@ mod tests {
     }
 
     #[test]
-    fn only_regular_nodes_are_regular() {
-        assert!(is_regular(0o100_644) && is_regular(0o644));
-        assert!(!is_regular(0o010_644) && !is_regular(0o140_644) && !is_regular(0o020_644));
+    fn mknod_makes_all_but_folders_and_links() {
+        let made = |mode| new_node(mode, 0x103).map_err(|e| e.kind);
+        let special = |kind, rdev| Ok(NewNode::Special { kind, rdev });
+        assert_eq!((made(0o100_644), made(0o644)), (Ok(NewNode::File), Ok(NewNode::File)));
+        assert_eq!(made(0o010_644), special(NodeKind::Fifo, 0));
+        assert_eq!(made(0o140_644), special(NodeKind::Socket, 0));
+        assert_eq!(made(0o020_644), special(NodeKind::CharDevice, 0x103));
+        assert_eq!(made(0o060_644), special(NodeKind::BlockDevice, 0x103));
+        for mode in [0o040_755, 0o120_777, 0o150_644] {
+            assert_eq!(made(mode), Err(FsErrorKind::Invalid), "{mode:o}");
+        }
         assert_eq!(perm(0o107_644), 0o7644);
+    }
+
+    #[test]
+    fn allocations_are_one_of_five_and_within_the_longest_file() {
+        let asked = |mode, offset, length| allocation(mode, offset, length).map_err(|e| e.kind);
+        for (mode, how) in [
+            (0, Allocate::Extend),
+            (0b1, Allocate::KeepSize),
+            (0b11, Allocate::PunchHole),
+            (0x10, Allocate::Zero),
+            (0x11, Allocate::ZeroKeepSize),
+        ] {
+            assert_eq!(asked(mode, 5, 7), Ok((how, 5..12)));
+        }
+        for mode in [0b10, 0b100, 0x8, 0x12, 0x13, 0x20, 0x40, -1] {
+            assert_eq!(asked(mode, 5, 7), Err(FsErrorKind::Unsupported), "{mode:#x}");
+        }
+        let longest = i64::MAX.cast_unsigned();
+        assert_eq!(asked(0, 5, 0), Err(FsErrorKind::Invalid));
+        assert_eq!(asked(0, 5, longest - 5), Ok((Allocate::Extend, 5..longest)));
+        assert_eq!(asked(0, 5, longest - 4), Err(FsErrorKind::FileTooLarge));
+        assert_eq!(asked(0, u64::MAX, 1), Err(FsErrorKind::FileTooLarge));
+    }
+
+    #[test]
+    fn names_and_targets_have_a_longest() {
+        let kind = |out: Result<(), FsError>| out.map_err(|e| e.kind);
+        let long = |len| OsString::from("n".repeat(len));
+        assert_eq!(kind(check_name(&long(NAME_MAX))), Ok(()));
+        assert_eq!(kind(check_name(&long(NAME_MAX + 1))), Err(FsErrorKind::NameTooLong));
+        assert_eq!(kind(check_new(&NewNode::Symlink(long(TARGET_MAX)))), Ok(()));
+        let too_long = NewNode::Symlink(long(TARGET_MAX + 1));
+        assert_eq!(kind(check_new(&too_long)), Err(FsErrorKind::NameTooLong));
     }
 
     #[test]
@@ -344,13 +438,15 @@ mod tests {
             mtime: SystemTime::UNIX_EPOCH,
             ctime: SystemTime::UNIX_EPOCH,
             btime: SystemTime::UNIX_EPOCH,
-            perm: 0o644,
+            perm: 0o7755,
+            rdev: 0x103,
             nlink: 1,
             uid: 0,
             gid: 0,
             volatile: false,
         };
-        assert_eq!(file_attr(&attr).blocks, 1);
+        let shown = file_attr(&attr);
+        assert_eq!((shown.blocks, shown.perm, shown.rdev), (1, 0o7755, 0x103));
         attr.allocated = 513;
         assert_eq!(file_attr(&attr).blocks, 2);
     }

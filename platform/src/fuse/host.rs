@@ -57,23 +57,51 @@ impl Ttls {
     }
 }
 
+/// When requests are given up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    pub(super) request: Duration,
+    pub(super) patient: Duration,
+}
+
+impl Deadlines {
+    /// The deadline of a request, by the name under which its handler asks.
+    fn of(&self, op: &str) -> Duration {
+        match op {
+            // What changes bytes, or waits for their being durable, may have to copy the file from a site first.
+            "open" | "create" | "write" | "setattr" | "fallocate" | "flush" | "fsync" | "fsyncdir" | "release" => {
+                self.patient
+            }
+            _ => self.request,
+        }
+    }
+}
+
 pub(super) struct FuseHost {
     fs: Arc<dyn VirtualFs>,
     bridge: Arc<Bridge>,
     shared: Arc<Shared>,
     ttls: Ttls,
+    deadlines: Deadlines,
     no_opendir: bool,
     plain_page: Arc<PageHint>,
     plus_page: Arc<PageHint>,
 }
 
 impl FuseHost {
-    pub(super) fn new(fs: Arc<dyn VirtualFs>, bridge: Arc<Bridge>, shared: Arc<Shared>, ttls: Ttls) -> Self {
+    pub(super) fn new(
+        fs: Arc<dyn VirtualFs>,
+        bridge: Arc<Bridge>,
+        shared: Arc<Shared>,
+        ttls: Ttls,
+        deadlines: Deadlines,
+    ) -> Self {
         Self {
             fs,
             bridge,
             shared,
             ttls,
+            deadlines,
             no_opendir: false,
             plain_page: Arc::new(PageHint::plain()),
             plus_page: Arc::new(PageHint::plus()),
@@ -87,7 +115,8 @@ impl FuseHost {
         fut: impl Future<Output = Result<T, FsError>> + Send + 'static,
         reply: impl FnOnce(Result<T, FsError>) + Send + 'static,
     ) {
-        self.bridge.answer(Asked { op, node: node.0 }, fut, reply);
+        let asked = Asked { op, node: node.0 };
+        self.bridge.answer(asked, self.deadlines.of(op), fut, reply);
     }
 
     fn answer_empty(
@@ -118,17 +147,17 @@ impl FuseHost {
         });
     }
 
-    /// Makes a folder or a link, or a file that nobody opened.
+    /// Makes a folder, a link or a special node, or a file that nobody opened.
     fn make(&self, op: &'static str, cx: OpCx, at: (INodeNo, &OsStr), new: NewNode, perm: u16, reply: ReplyEntry) {
         let (fs, parent, name) = (Arc::clone(&self.fs), at.0, at.1.to_owned());
         let fut = async move {
             convert::check_name(&name)?;
+            convert::check_new(&new)?;
             let options = OpenOptions::default();
             let (entry, opened) = fs.create(&cx, NodeId(parent.0), &name, new, perm, options).await?;
             if let Some(opened) = opened {
-                let cleaned = fs.cleanup(&cx, opened.handle).await;
-                fs.release(opened.handle);
-                cleaned?;
+                let _release = Undo(|| fs.release(opened.handle));
+                fs.cleanup(&cx, opened.handle).await?;
             }
             Ok(entry)
         };
@@ -137,7 +166,10 @@ impl FuseHost {
 
     fn remove(&self, op: &'static str, req: &Request, parent: INodeNo, name: &OsStr, dir: bool, reply: ReplyEmpty) {
         let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
-        let fut = async move { fs.remove(&cx, NodeId(parent.0), &name, dir).await };
+        let fut = async move {
+            convert::check_name(&name)?;
+            fs.remove(&cx, NodeId(parent.0), &name, dir).await
+        };
         self.answer_empty(op, parent, fut, reply);
     }
 
@@ -273,20 +305,12 @@ impl Filesystem for FuseHost {
         name: &OsStr,
         mode: u32,
         _umask: u32,
-        _rdev: u32,
+        rdev: u32,
         reply: ReplyEntry,
     ) {
-        if convert::is_regular(mode) {
-            self.make(
-                "mknod",
-                op_cx(req),
-                (parent, name),
-                NewNode::File,
-                convert::perm(mode),
-                reply,
-            );
-        } else {
-            reply.error(Errno::EOPNOTSUPP);
+        match convert::new_node(mode, rdev) {
+            Ok(new) => self.make("mknod", op_cx(req), (parent, name), new, convert::perm(mode), reply),
+            Err(e) => reply.error(errno(&e)),
         }
     }
 
@@ -327,6 +351,7 @@ impl Filesystem for FuseHost {
         let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
         let (name, newname) = (name.to_owned(), newname.to_owned());
         let fut = async move {
+            convert::check_name(&name)?;
             convert::check_name(&newname)?;
             let options = convert::rename_options(flags)?;
             fs.rename(&cx, (NodeId(parent.0), &name), (NodeId(newparent.0), &newname), options)
@@ -375,24 +400,29 @@ impl Filesystem for FuseHost {
     ) {
         let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
         let shared = Arc::clone(&self.shared);
-        let (options, perm, ttl) = (convert::open_options(flags), convert::perm(mode), self.ttls.entry);
+        let (options, perm, ttls) = (convert::open_options(flags), convert::perm(mode), self.ttls);
         let exclusive = convert::is_exclusive(flags);
         let fut = async move {
             convert::check_name(&name)?;
             create_or_open(&*fs, &cx, NodeId(parent.0), &name, perm, options, exclusive).await
         };
         self.answer("create", parent, fut, move |out| match out {
-            Ok((entry, opened)) => {
+            Ok(Some((entry, opened))) => {
                 let may_keep = shared.opened(entry.attr.node, opened.handle);
                 let flags = convert::fopen_flags(options, opened, may_keep);
+                if opened.forget_attributes {
+                    shared.forget_attributes(entry.attr.node);
+                }
                 reply.created(
-                    &ttl,
+                    ttls.of(&entry.attr),
                     &file_attr(&entry.attr),
                     GENERATION,
                     FileHandle(opened.handle.0),
                     flags,
                 );
             }
+            // The kernel then looks the path up again, past its caches, and follows or refuses what it finds.
+            Ok(None) => reply.error(Errno::ESTALE),
             Err(e) => reply.error(errno(&e)),
         });
     }
@@ -425,12 +455,12 @@ impl Filesystem for FuseHost {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let (fs, cx) = (Arc::clone(&self.fs), convert::write_cx(req, write_flags));
         // The event loop's buffer takes the next request as soon as we return.
         let data = Bytes::copy_from_slice(data);
         let fut = async move { fs.write(&cx, handle_id(fh), offset, data).await };
@@ -480,6 +510,31 @@ impl Filesystem for FuseHost {
         let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
         let fut = async move { fs.fsync(&cx, handle_id(fh), datasync).await };
         self.answer_empty("fsync", ino, fut, reply);
+    }
+
+    fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        // Never ENOSYS: that would make every later one of this mount a success unasked.
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let fut = async move { fs.fsyncdir(&cx, NodeId(ino.0)).await };
+        self.answer_empty("fsyncdir", ino, fut, reply);
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
+        let fut = async move {
+            let (how, range) = convert::allocation(mode, offset, length)?;
+            fs.fallocate(&cx, handle_id(fh), how, range).await
+        };
+        self.answer_empty("fallocate", ino, fut, reply);
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -635,17 +690,26 @@ impl Filesystem for FuseHost {
     }
 
     // What is not here is answered ENOSYS by fuser, once: the kernel then stops asking and does the right thing by itself.
-    // access: mounted with default_permissions, it judges by mode and owner. fsyncdir: names are durable once their call
-    // returned. fallocate: EOPNOTSUPP, and libc writes instead. copy_file_range: copied through the page cache. getlk,
-    // setlk: not asked for, locks are local. bmap, ioctl, poll: nothing to offer.
+    // access: mounted with default_permissions, it judges by mode and owner. copy_file_range: copied through the page
+    // cache. getlk, setlk: not asked for, locks are local. bmap, ioctl, poll: nothing to offer.
 }
 
 fn handle_id(fh: FileHandle) -> HandleId {
     HandleId(fh.0)
 }
 
+/// Takes a half-done request back when dropped; the host drops a future wherever it waits at its deadline.
+struct Undo<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Undo<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// The kernel asks to create what its caches say is missing; where another site was faster and the caller did not insist
-/// on being first (O_EXCL), its `open` must find the file that is there.
+/// on being first (O_EXCL), its `open` must find the file that is there. `None`: what is there is not a file, or is gone
+/// again. The kernel fails a reply about anything else, and would neither release its handle nor forget it.
 async fn create_or_open(
     fs: &dyn VirtualFs,
     cx: &OpCx,
@@ -654,14 +718,26 @@ async fn create_or_open(
     perm: u16,
     options: OpenOptions,
     exclusive: bool,
-) -> Result<(Entry, Opened), FsError> {
+) -> Result<Option<(Entry, Opened)>, FsError> {
     match fs.create(cx, parent, name, NewNode::File, perm, options).await {
-        Ok((entry, Some(opened))) => Ok((entry, opened)),
+        Ok((entry, Some(opened))) => Ok(Some((entry, opened))),
         Ok((_, None)) => Err(FsError::new(FsErrorKind::Io, "a new file came without a handle")),
         Err(e) if e.kind == FsErrorKind::Exists && !exclusive => {
-            let entry = fs.lookup(cx, parent, name, CaseMode::Exact).await?;
-            let opened = fs.open(cx, entry.attr.node, options).await?;
-            Ok((entry, opened))
+            let entry = match fs.lookup(cx, parent, name, CaseMode::Exact).await {
+                Err(e) if e.kind == FsErrorKind::NotFound => return Ok(None),
+                found => found?,
+            };
+            let node = entry.attr.node;
+            let forget = Undo(|| fs.forget(node, 1));
+            if entry.attr.kind != NodeKind::File {
+                return Ok(None);
+            }
+            let opened = fs.open(cx, node, options).await?;
+            let release = Undo(|| fs.release(opened.handle));
+            // The reply says how long the file is now, which an open that truncates changed.
+            let attr = fs.getattr(cx, node, Some(opened.handle)).await?;
+            std::mem::forget((forget, release));
+            Ok(Some((Entry { attr, ..entry }, opened)))
         }
         Err(e) => Err(e),
     }

@@ -75,6 +75,9 @@ pub struct MountOptions {
     /// When a request that has not been answered gets EIO, whatever it waits for. The last resort: longer than every
     /// deadline of the drive itself.
     pub request_deadline: Duration,
+    /// The same for a request that changes a file's bytes or makes them durable, and may have to copy the file from a site
+    /// first: as long as the drive might make progress with one.
+    pub patient_deadline: Duration,
     /// Changes that may wait to be told to the kernel, one by one; beyond it the kernel is told to doubt everything.
     pub change_backlog: usize,
 }
@@ -95,6 +98,8 @@ impl MountOptions {
             // A window that hides 20 ms of latency at 100 MB/s, measured.
             kernel_readahead: 8 << 20,
             request_deadline: Duration::from_secs(60),
+            // 180 GB at 50 MB/s, more than any one file that is changed in place.
+            patient_deadline: Duration::from_secs(60 * 60),
             // A few seconds of notifying, and about 10 MB of names.
             change_backlog: 1 << 16,
         }

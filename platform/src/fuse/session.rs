@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::device::{self, Shown};
 use super::error::{MountError, UnmountError};
-use super::host::{FuseHost, Ttls};
+use super::host::{Deadlines, FuseHost, Ttls};
 use super::mountinfo::{MountEntry, MountTable};
 use super::notify::{self, ChangeQueue, FuseKernel, Kernel};
 use super::shared::Shared;
@@ -124,13 +124,23 @@ pub(super) fn start(fs: Arc<dyn VirtualFs>, rt: Handle, options: MountOptions) -
         .map_err(failed("the connection cannot be duplicated"))?;
 
     let shared = Arc::new(Shared::default());
-    let bridge = Bridge::new(rt.clone(), options.request_deadline);
+    let bridge = Bridge::new(rt.clone());
     let ttls = Ttls {
         entry: options.entry_ttl,
         dir: options.dir_ttl,
         negative: options.negative_ttl,
     };
-    let host = FuseHost::new(Arc::clone(&fs), Arc::clone(&bridge), Arc::clone(&shared), ttls);
+    let deadlines = Deadlines {
+        request: options.request_deadline,
+        patient: options.patient_deadline,
+    };
+    let host = FuseHost::new(
+        Arc::clone(&fs),
+        Arc::clone(&bridge),
+        Arc::clone(&shared),
+        ttls,
+        deadlines,
+    );
     let session = serve(host, device, &options).map_err(failed("the kernel and we do not agree on a protocol"))?;
 
     let kernel = FuseKernel {

@@ -16,3 +16,4 @@ mod memfs;
 mod rig;
 mod served;
 mod user;
+mod writing;

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use backlot_platform::error::{FsError, FsErrorKind};
 use backlot_platform::types::{
-    Attr, CaseMode, DirEntry, Entry, HandleId, NewNode, NodeId, NodeKind, OpCx, OpenOptions, Opened, RenameOptions,
-    SeekTo, SetAttr, Space,
+    Allocate, Attr, CaseMode, DirEntry, Entry, HandleId, NewNode, NodeId, NodeKind, OpCx, OpenOptions, Opened,
+    RenameOptions, SeekTo, SetAttr, Space, without_set_id,
 };
 use backlot_platform::vfs::VirtualFs;
 use bytes::Bytes;
@@ -20,6 +20,8 @@ use tokio::sync::Barrier;
 pub(crate) const BIG_ENTRIES: u64 = 10_000;
 pub(crate) const SLOW: Duration = Duration::from_millis(300);
 pub(crate) const LONG_NAME: usize = 255;
+/// Longer than any file here may be.
+pub(crate) const TOO_LARGE: u64 = 1 << 40;
 pub(crate) const RAW_NAME: &[u8] = b"caf\xe9-\xff\xfe.exr";
 
 struct Node {
@@ -45,6 +47,20 @@ struct Tree {
 pub(crate) struct MemFs {
     tree: Mutex<Tree>,
     pair: Arc<Barrier>,
+}
+
+impl Node {
+    /// Notes that `cx` changed the bytes.
+    fn changed(&mut self, cx: &OpCx) {
+        self.attr.size = self.data.len() as u64;
+        if cx.kill_privileges {
+            self.attr.perm = without_set_id(self.attr.perm);
+        }
+    }
+
+    fn resize(&mut self, size: u64) {
+        self.data.resize(usize::try_from(size).expect("small"), 0);
+    }
 }
 
 fn fail<T>(kind: FsErrorKind) -> Result<T, FsError> {
@@ -110,6 +126,7 @@ impl Tree {
             ctime: now,
             btime: now,
             perm,
+            rdev: 0,
             nlink: if kind == NodeKind::Dir { 2 } else { 1 },
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
@@ -131,7 +148,7 @@ impl Tree {
         node
     }
 
-    fn open(&mut self, node: NodeId, options: OpenOptions) -> Result<Opened, FsError> {
+    fn open(&mut self, cx: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError> {
         let handle = HandleId(self.next());
         let file = self.node(node)?;
         if file.attr.kind == NodeKind::Dir {
@@ -142,7 +159,7 @@ impl Tree {
         }
         if options.truncate {
             file.data.clear();
-            file.attr.size = 0;
+            file.changed(cx);
         }
         self.handles.insert(handle, node);
         Ok(Opened {
@@ -151,6 +168,12 @@ impl Tree {
             uncached: false,
             forget_attributes: false,
         })
+    }
+
+    fn add_link(&mut self, dir: NodeId, name: &OsStr, target: &OsStr, perm: u16) -> NodeId {
+        let node = self.add(dir, name, NodeKind::Symlink, target.as_encoded_bytes(), perm);
+        self.nodes.get_mut(&node).expect("just made").target = target.to_owned();
+        node
     }
 
     fn touch(&mut self, node: NodeId) {
@@ -188,8 +211,7 @@ impl MemFs {
             file(root, name, &[7; 4096]);
         }
         file(root, "sparse", &[0; 1 << 20]);
-        let link = tree.add(root, OsStr::new("link"), NodeKind::Symlink, b"hello", 0o777);
-        tree.nodes.get_mut(&link).expect("just made").target = "hello".into();
+        tree.add_link(root, OsStr::new("link"), OsStr::new("hello"), 0o777);
         let names = tree.add(root, OsStr::new("names"), NodeKind::Dir, b"", 0o755);
         for name in [vec![b'n'; LONG_NAME], RAW_NAME.to_vec()] {
             tree.add(names, &OsString::from_vec(name.clone()), NodeKind::File, &name, 0o644);
@@ -240,6 +262,11 @@ impl MemFs {
         }
     }
 
+    pub(crate) fn put_link(&self, dir: NodeId, name: &str, target: &str) {
+        self.tree("-")
+            .add_link(dir, OsStr::new(name), OsStr::new(target), 0o777);
+    }
+
     /// Adds a name without a trace in its folder's mtime, by which the kernel could notice by itself.
     pub(crate) fn sneak(&self, dir: NodeId, name: &str) {
         self.tree("-").add(dir, OsStr::new(name), NodeKind::File, b"", 0o644);
@@ -287,14 +314,19 @@ impl VirtualFs for MemFs {
         Ok(self.tree("getattr").node(node)?.attr.clone())
     }
 
-    async fn setattr(&self, _: &OpCx, node: NodeId, _: Option<HandleId>, set: SetAttr) -> Result<Attr, FsError> {
+    async fn setattr(&self, cx: &OpCx, node: NodeId, _: Option<HandleId>, set: SetAttr) -> Result<Attr, FsError> {
         let mut tree = self.tree("setattr");
         tree.writable(node)?;
         let file = tree.node(node)?;
         if let Some(size) = set.size {
-            file.data.resize(usize::try_from(size).expect("small"), 0);
-            file.attr.size = size;
+            file.resize(size);
+            file.changed(cx);
         }
+        if (set.uid.is_some() || set.gid.is_some()) && file.attr.kind != NodeKind::Dir {
+            file.attr.perm = without_set_id(file.attr.perm);
+        }
+        file.attr.uid = set.uid.unwrap_or(file.attr.uid);
+        file.attr.gid = set.gid.unwrap_or(file.attr.gid);
         file.attr.perm = set.perm.unwrap_or(file.attr.perm);
         file.attr.mtime = set.mtime.unwrap_or(file.attr.mtime);
         file.attr.atime = set.atime.unwrap_or(file.attr.atime);
@@ -330,8 +362,8 @@ impl VirtualFs for MemFs {
         Ok(self.tree("parent").dir(dir)?.parent)
     }
 
-    async fn open(&self, _: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError> {
-        self.tree("open").open(node, options)
+    async fn open(&self, cx: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError> {
+        self.tree("open").open(cx, node, options)
     }
 
     async fn read(&self, _: &OpCx, handle: HandleId, range: Range<u64>) -> Result<Bytes, FsError> {
@@ -357,7 +389,12 @@ impl VirtualFs for MemFs {
         Ok(Bytes::copy_from_slice(&data[start..end]))
     }
 
-    async fn write(&self, _: &OpCx, handle: HandleId, at: u64, data: Bytes) -> Result<u32, FsError> {
+    async fn write(&self, cx: &OpCx, handle: HandleId, at: u64, data: Bytes) -> Result<u32, FsError> {
+        match self.name_of(handle)?.as_str() {
+            "slow-a" | "slow-b" => tokio::time::sleep(SLOW).await,
+            "stuck" => std::future::pending().await,
+            _ => {}
+        }
         let mut tree = self.tree("write");
         let file = tree.opened(handle)?;
         let at = usize::try_from(at).expect("small");
@@ -365,8 +402,26 @@ impl VirtualFs for MemFs {
             file.data.resize(at + data.len(), 0);
         }
         file.data[at..at + data.len()].copy_from_slice(&data);
-        file.attr.size = file.data.len() as u64;
+        file.changed(cx);
         Ok(u32::try_from(data.len()).expect("small"))
+    }
+
+    async fn fallocate(&self, cx: &OpCx, handle: HandleId, how: Allocate, range: Range<u64>) -> Result<(), FsError> {
+        let mut tree = self.tree("fallocate");
+        let file = tree.opened(handle)?;
+        if range.end > TOO_LARGE {
+            return fail(FsErrorKind::FileTooLarge);
+        }
+        if matches!(how, Allocate::Extend | Allocate::Zero) {
+            file.resize(range.end.max(file.attr.size));
+        }
+        if matches!(how, Allocate::PunchHole | Allocate::Zero | Allocate::ZeroKeepSize) {
+            let len = file.data.len();
+            let clipped = |at| usize::try_from(at).expect("small").min(len);
+            file.data[clipped(range.start)..clipped(range.end)].fill(0);
+        }
+        file.changed(cx);
+        Ok(())
     }
 
     async fn flush(&self, _: &OpCx, _: HandleId) -> Result<(), FsError> {
@@ -377,6 +432,10 @@ impl VirtualFs for MemFs {
     async fn fsync(&self, _: &OpCx, _: HandleId, _: bool) -> Result<(), FsError> {
         drop(self.tree("fsync"));
         Ok(())
+    }
+
+    async fn fsyncdir(&self, _: &OpCx, dir: NodeId) -> Result<(), FsError> {
+        self.tree("fsyncdir").dir(dir).map(drop)
     }
 
     async fn cleanup(&self, _: &OpCx, _: HandleId) -> Result<(), FsError> {
@@ -391,7 +450,7 @@ impl VirtualFs for MemFs {
 
     async fn create(
         &self,
-        _: &OpCx,
+        cx: &OpCx,
         parent: NodeId,
         name: &OsStr,
         new: NewNode,
@@ -406,15 +465,16 @@ impl VirtualFs for MemFs {
         let node = match &new {
             NewNode::File => tree.add(parent, name, NodeKind::File, b"", perm),
             NewNode::Dir => tree.add(parent, name, NodeKind::Dir, b"", perm),
-            NewNode::Symlink(target) => {
-                let node = tree.add(parent, name, NodeKind::Symlink, target.as_encoded_bytes(), perm);
-                tree.node(node)?.target = target.clone();
+            NewNode::Symlink(target) => tree.add_link(parent, name, target, perm),
+            NewNode::Special { kind, rdev } => {
+                let node = tree.add(parent, name, *kind, b"", perm);
+                tree.node(node)?.attr.rdev = *rdev;
                 node
             }
         };
         tree.touch(parent);
         let opened = if new == NewNode::File {
-            Some(tree.open(node, options)?)
+            Some(tree.open(cx, node, options)?)
         } else {
             None
         };

@@ -52,6 +52,7 @@ fn parse(text: &str) -> MountOptions {
         match key {
             "threads" => options.threads = usize::try_from(number()).expect("small"),
             "deadline_ms" => options.request_deadline = Duration::from_millis(number()),
+            "patient_ms" => options.patient_deadline = Duration::from_millis(number()),
             "backlog" => options.change_backlog = usize::try_from(number()).expect("small"),
             "allow_other" => options.allow_other = value == "true",
             "fs_name" => options.fs_name = value.to_owned(),
@@ -76,6 +77,7 @@ fn obey(line: &str, fs: &MemFs, mount: &Mount) -> String {
     let node = |path: &str| fs.at(path).expect("a path that exists");
     match words.as_slice() {
         ["put", dir, name, data] => fs.put(node(dir), name, data.as_bytes()),
+        ["link", dir, name, target] => fs.put_link(node(dir), name, target),
         ["sneak", dir, name] => fs.sneak(node(dir), name),
         ["del", dir, name] => fs.del(node(dir), name),
         ["entry", dir, name] => sink.entry_changed(node(dir), name.as_ref()),

@@ -20,7 +20,23 @@ ALTER TABLE inode ADD COLUMN writing INTEGER NOT NULL DEFAULT 0; -- size and mti
 ALTER TABLE inode ADD COLUMN origin BLOB;                        -- path under the project's remote path
 ALTER TABLE inode ADD COLUMN origin_version TEXT;
 
+-- Folders: how many folders are in it, kept by the triggers below.
+ALTER TABLE inode ADD COLUMN subdirs INTEGER NOT NULL DEFAULT 0;
+UPDATE inode SET subdirs = (SELECT count(*) FROM dirent AS d CROSS JOIN inode AS i ON i.ino = d.ino
+                            WHERE d.parent = inode.ino AND i.kind = 1) WHERE kind = 1;
+CREATE TRIGGER subdir_comes AFTER INSERT ON dirent WHEN (SELECT kind FROM inode WHERE ino = NEW.ino) = 1
+  BEGIN UPDATE inode SET subdirs = subdirs + 1 WHERE ino = NEW.parent; END;
+CREATE TRIGGER subdir_goes AFTER DELETE ON dirent WHEN (SELECT kind FROM inode WHERE ino = OLD.ino) = 1
+  BEGIN UPDATE inode SET subdirs = subdirs - 1 WHERE ino = OLD.parent; END;
+CREATE TRIGGER subdir_moves AFTER UPDATE OF parent, ino ON dirent
+  BEGIN
+    UPDATE inode SET subdirs = subdirs - 1 WHERE ino = OLD.parent AND (SELECT kind FROM inode WHERE ino = OLD.ino) = 1;
+    UPDATE inode SET subdirs = subdirs + 1 WHERE ino = NEW.parent AND (SELECT kind FROM inode WHERE ino = NEW.ino) = 1;
+  END;
+
+CREATE INDEX inode_own ON inode (own) WHERE own = 1;
 CREATE INDEX inode_object ON inode (object) WHERE object IS NOT NULL;
+CREATE INDEX inode_origin ON inode (origin) WHERE origin IS NOT NULL;
 CREATE INDEX inode_writing ON inode (ino) WHERE writing = 1;
 -- Removed while open: dropped at the last close, or at the next start.
 CREATE INDEX inode_nameless ON inode (ino) WHERE nlink = 0;

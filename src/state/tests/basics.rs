@@ -47,7 +47,7 @@ fn a_listing_that_says_the_same_changes_nothing() {
             let (root, entries) = (t.root, entries.clone());
             move |txn| {
                 let before = txn.conn.total_changes();
-                txn.apply_listing(root, &entries, None, NOW + 5)?;
+                txn.apply_listing(root, &entries, None, Moment::LAST, NOW + 5)?;
                 Ok(txn.conn.total_changes() - before)
             }
         })
@@ -212,7 +212,7 @@ fn single_entries_come_change_and_go() {
     t.list(t.root, &[]);
     let apply = |entry: Remote| {
         let root = t.root;
-        write(&t.store, move |txn| txn.apply_entry(root, &entry, NOW)).unwrap()
+        write(&t.store, move |txn| txn.apply_entry(root, &entry, Moment::LAST, NOW)).unwrap()
     };
     assert_eq!(tree.lookup(t.root, b"a").unwrap(), None);
     let a = apply(file("a", 1)).added[0].1;
@@ -224,7 +224,7 @@ fn single_entries_come_change_and_go() {
     assert_eq!((diff.removed.clone(), diff.added.len()), (vec![(name("a"), a)], 1));
     assert_eq!(diff.subfolders, diff.added);
     let root = t.root;
-    let absent = |name: Name| write(&t.store, move |txn| txn.apply_absent(root, &name, NOW)).unwrap();
+    let absent = |name: Name| write(&t.store, move |txn| txn.apply_absent(root, &name, Moment::LAST, NOW)).unwrap();
     assert_eq!(absent(name("a")).removed, diff.added);
     assert_eq!(absent(name("a")).size(), 0);
     assert_eq!(tree.lookup(t.root, b"a").unwrap(), None);
@@ -236,7 +236,10 @@ fn what_is_no_folder_of_a_project_is_refused() {
     let t = Fixture::new();
     let a = t.list(t.root, &[file("a", 1)]).added[0].1;
     for (ino, gone) in [(Ino(999), true), (a, false), (Ino::ROOT, false)] {
-        let refused = write(&t.store, move |txn| txn.apply_listing(ino, &[], None, NOW)).unwrap_err();
+        let refused = write(&t.store, move |txn| {
+            txn.apply_listing(ino, &[], None, Moment::LAST, NOW)
+        })
+        .unwrap_err();
         let told = if gone {
             matches!(refused, StateError::NoSuchNode(at) if at == ino)
         } else {
@@ -305,7 +308,10 @@ fn a_scan_goes_on_where_it_stopped() {
     let epoch = scan.epoch;
     let next = |t: &Fixture| t.store.read(|txn| txn.next_to_scan(root, epoch, 10)).unwrap();
     let list = |t: &Fixture, dir: Ino, entries: Vec<Remote>| {
-        write(&t.store, move |txn| txn.apply_listing(dir, &entries, Some(epoch), NOW)).unwrap()
+        write(&t.store, move |txn| {
+            txn.apply_listing(dir, &entries, Some(epoch), Moment::LAST, NOW)
+        })
+        .unwrap()
     };
     assert_eq!(next(&t), [root]);
     let folders = list(&t, root, vec![dir("a"), dir("b"), dir("c"), file("f", 1)]).subfolders;

@@ -36,9 +36,10 @@ async fn scribble(home: &Path) {
                 let folder = dir(&format!("d{}", of % 3));
                 store
                     .write(move |txn| {
-                        let diff = txn.apply_entry(root, &folder, NOW)?;
+                        let diff = txn.apply_entry(root, &folder, Moment::LAST, NOW)?;
                         let entries = if of % 5 == 4 { &[][..] } else { &entries };
-                        txn.apply_listing(diff.subfolders[0].1, entries, None, NOW).map(drop)
+                        txn.apply_listing(diff.subfolders[0].1, entries, None, Moment::LAST, NOW)
+                            .map(drop)
                     })
                     .await
                     .unwrap();
@@ -46,20 +47,20 @@ async fn scribble(home: &Path) {
             9 => {
                 let gone = name(&format!("f{}", n - 9));
                 store
-                    .write(move |txn| txn.apply_absent(root, &gone, NOW))
+                    .write(move |txn| txn.apply_absent(root, &gone, Moment::LAST, NOW))
                     .await
                     .unwrap();
                 return Some(format!("- f{}", n - 9));
             }
             _ if n % 2 == 0 => drop(
                 store
-                    .write(move |txn| txn.apply_entry(root, &file(&text, n), NOW))
+                    .write(move |txn| txn.apply_entry(root, &file(&text, n), Moment::LAST, NOW))
                     .await
                     .unwrap(),
             ),
             _ => drop(
                 store
-                    .write_durable(move |txn| txn.apply_entry(root, &file(&text, n), NOW))
+                    .write_durable(move |txn| txn.apply_entry(root, &file(&text, n), Moment::LAST, NOW))
                     .await
                     .unwrap(),
             ),

@@ -45,7 +45,7 @@ fn writes_that_wait_share_a_commit_and_one_failure_undoes_itself_alone() {
     let root = t.root;
     let add = |text: &'static str, outcome: fn() -> Result<(), StateError>| -> Job<()> {
         Box::new(move |txn| {
-            txn.apply_entry(root, &file(text, 10), NOW)?;
+            txn.apply_entry(root, &file(text, 10), Moment::LAST, NOW)?;
             outcome()
         })
     };
@@ -90,14 +90,17 @@ fn a_failure_of_the_disk_takes_down_its_transaction_and_no_other() {
                     .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
                     .unwrap();
                 let failed = (0..10_000)
-                    .try_for_each(|i| txn.apply_entry(root, &file(&format!("{i}"), 1), NOW).map(drop))
+                    .try_for_each(|i| {
+                        txn.apply_entry(root, &file(&format!("{i}"), 1), Moment::LAST, NOW)
+                            .map(drop)
+                    })
                     .unwrap_err();
                 txn.conn
                     .pragma_update_and_check(None, "max_page_count", 1 << 30, |_| Ok(()))
                     .unwrap();
                 return Err(failed);
             }
-            txn.apply_entry(root, &file(text, 10), NOW).map(drop)
+            txn.apply_entry(root, &file(text, 10), Moment::LAST, NOW).map(drop)
         })
     };
     let (out, _) = together(&t, vec![add("before"), add("too much"), add("after")]);
@@ -107,7 +110,10 @@ fn a_failure_of_the_disk_takes_down_its_transaction_and_no_other() {
     assert!(out[2].is_ok() && there("after"));
     assert!(!there("0"));
     let tree = Tree::new(t.store.clone());
-    write(&t.store, move |txn| txn.apply_entry(root, &file("later", 1), NOW)).unwrap();
+    write(&t.store, move |txn| {
+        txn.apply_entry(root, &file("later", 1), Moment::LAST, NOW)
+    })
+    .unwrap();
     assert!(tree.lookup(root, b"later").unwrap().is_some());
     t.check();
 }
@@ -125,7 +131,7 @@ fn a_write_that_hides_what_the_disk_did_to_it_is_found_out() {
             .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
             .unwrap();
         while txn
-            .apply_entry(root, &file(&format!("{}", txn.new_id()), 1), NOW)
+            .apply_entry(root, &file(&format!("{}", txn.new_id()), 1), Moment::LAST, NOW)
             .is_ok()
         {}
         txn.conn
@@ -160,7 +166,7 @@ fn a_write_sees_its_own_changes_and_readers_see_them_when_it_is_done() {
     let t = Fixture::new();
     let (root, store) = (t.root, t.store.clone());
     write(&t.store, move |txn| {
-        txn.apply_entry(root, &file("a", 1), NOW)?;
+        txn.apply_entry(root, &file("a", 1), Moment::LAST, NOW)?;
         assert!(txn.lookup(root, b"a")?.is_some());
         assert!(store.read(|txn| txn.lookup(root, b"a"))?.is_none());
         Ok(())
@@ -197,7 +203,7 @@ fn closing_finishes_what_was_handed_over() {
         write(&store, move |txn| {
             begin.wait();
             hold.wait();
-            txn.apply_entry(root, &file("a", 1), NOW).map(drop)
+            txn.apply_entry(root, &file("a", 1), Moment::LAST, NOW).map(drop)
         })
     });
     begun.wait();
@@ -235,7 +241,8 @@ fn a_store_dropped_by_its_own_write_ends_quietly() {
                     while Arc::strong_count(&held.inner) > 1 {
                         std::thread::yield_now();
                     }
-                    txn.apply_entry(root, &file("a", 1), NOW).map(|_| drop(held))
+                    txn.apply_entry(root, &file("a", 1), Moment::LAST, NOW)
+                        .map(|_| drop(held))
                 })
                 .await
         });

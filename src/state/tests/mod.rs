@@ -2,6 +2,7 @@
 
 mod basics;
 mod crash;
+mod edit;
 mod group;
 mod model;
 mod opening;
@@ -13,7 +14,7 @@ use std::path::Path;
 use futures::FutureExt;
 use tempfile::TempDir;
 
-use super::{ListingDiff, NewProject, Remote, StateError, StateStore, WriteTxn};
+use super::{ListingDiff, Moment, NewProject, Remote, StateError, StateStore, WriteTxn};
 use crate::model::{EntryKind, Ino, Name, ProjectName, RelPath, SiteName, Version};
 
 /// A moment, milliseconds since 1970.
@@ -82,7 +83,10 @@ impl Fixture {
 
     fn list(&self, dir: Ino, entries: &[Remote]) -> ListingDiff {
         let entries = entries.to_vec();
-        write(&self.store, move |txn| txn.apply_listing(dir, &entries, None, NOW)).unwrap()
+        write(&self.store, move |txn| {
+            txn.apply_listing(dir, &entries, None, Moment::LAST, NOW)
+        })
+        .unwrap()
     }
 
     fn reopen(self) -> Self {

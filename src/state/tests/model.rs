@@ -75,7 +75,7 @@ impl Model {
                 let content = match remote.kind {
                     EntryKind::File => before.version != remote.version,
                     EntryKind::Symlink => before.target != remote.target,
-                    EntryKind::Dir => false,
+                    _ => false,
                 };
                 let same_version = remote.kind == EntryKind::Dir || before.version == remote.version;
                 let shown = |r: &Remote| (r.size, r.mtime_ns, r.perm);
@@ -141,7 +141,7 @@ impl Model {
                 match node.remote.kind {
                     EntryKind::File => (files, bytes) = (files + 1, bytes + node.remote.size),
                     EntryKind::Symlink => symlinks += 1,
-                    EntryKind::Dir => {}
+                    _ => {}
                 }
                 if node.remote.kind == EntryKind::Symlink {
                     assert_eq!(tree.link_target(node.ino).unwrap(), node.remote.target);
@@ -271,7 +271,7 @@ fn play(ops: Vec<Op>) {
                     .map(|(name, node)| (name.clone(), node.remote.clone()))
                     .collect();
                 wanted.insert(entry.name.clone(), entry.clone());
-                let diff = write(&t.store, move |txn| txn.apply_entry(picked, &entry, NOW)).unwrap();
+                let diff = write(&t.store, move |txn| txn.apply_entry(picked, &entry, Moment::LAST, NOW)).unwrap();
                 model.apply(picked, &wanted, &diff);
             }
             Op::Absent(_, at) => {
@@ -281,7 +281,7 @@ fn play(ops: Vec<Op>) {
                     .map(|(name, node)| (name.clone(), node.remote.clone()))
                     .collect();
                 wanted.remove(&name);
-                let diff = write(&t.store, move |txn| txn.apply_absent(picked, &name, NOW)).unwrap();
+                let diff = write(&t.store, move |txn| txn.apply_absent(picked, &name, Moment::LAST, NOW)).unwrap();
                 model.apply(picked, &wanted, &diff);
             }
             Op::Reopen => {

@@ -107,12 +107,12 @@ fn a_newer_database_is_refused_with_both_versions_named() {
         .unwrap();
     let error = refused(&home, &database);
     assert!(
-        matches!(error, StateError::TooNew { found: 7, known: 1, .. }),
+        matches!(error, StateError::TooNew { found: 7, known: 2, .. }),
         "{error:?}"
     );
     let text = error.to_string();
     assert!(
-        text.contains("version 7") && text.contains("up to 1") && text.contains("state.sqlite"),
+        text.contains("version 7") && text.contains("up to 2") && text.contains("state.sqlite"),
         "{text}"
     );
 }
@@ -213,7 +213,7 @@ fn a_full_disk_loses_the_write_that_did_not_fit_and_nothing_else() {
     let mut kept = 0;
     let full = loop {
         let entry = file(&format!("f{kept:05}{}", "x".repeat(200)), 1);
-        match write(&store, move |txn| txn.apply_entry(root, &entry, NOW)) {
+        match write(&store, move |txn| txn.apply_entry(root, &entry, Moment::LAST, NOW)) {
             Ok(_) => kept += 1,
             Err(e) => break e,
         }
@@ -232,7 +232,10 @@ fn a_full_disk_loses_the_write_that_did_not_fit_and_nothing_else() {
             .unwrap()
             .success()
     );
-    write(&store, move |txn| txn.apply_entry(root, &file("fits", 1), NOW)).unwrap();
+    write(&store, move |txn| {
+        txn.apply_entry(root, &file("fits", 1), Moment::LAST, NOW)
+    })
+    .unwrap();
     store.close();
     let store = StateStore::open(&home).unwrap();
     assert_eq!(store.read(|txn| txn.counts()).unwrap().files, kept + 1);
@@ -265,5 +268,8 @@ fn a_read_only_folder_is_refused_by_name() {
     println!("the fault fired: {refused}");
     assert!(remount("remount,rw"));
     let store = StateStore::open(&home).unwrap();
-    write(&store, move |txn| txn.apply_entry(root, &file("a", 1), NOW)).unwrap();
+    write(&store, move |txn| {
+        txn.apply_entry(root, &file("a", 1), Moment::LAST, NOW)
+    })
+    .unwrap();
 }

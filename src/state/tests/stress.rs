@@ -62,9 +62,9 @@ fn no_answer_is_older_than_the_last_acknowledged_write() {
             let (size, root, text) = (sizes[at], t.root, names[at].clone());
             write(&t.store, move |txn| {
                 if size.is_multiple_of(5) {
-                    txn.apply_absent(root, &name(&text), NOW).map(drop)
+                    txn.apply_absent(root, &name(&text), Moment::LAST, NOW).map(drop)
                 } else {
-                    txn.apply_entry(root, &file(&text, size), NOW).map(drop)
+                    txn.apply_entry(root, &file(&text, size), Moment::LAST, NOW).map(drop)
                 }
             })
             .unwrap();

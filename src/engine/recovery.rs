@@ -1,0 +1,92 @@
+//! What a drive makes of what the last run left, before anybody sees it.
+//!
+//! Owns: files that were being written, files without names, objects that nothing needs, objects that nobody knows. Refuses
+//! to know: why the last run ended. Invariant: a row is trusted about bytes only as far as the object's file goes.
+
+use std::os::unix::fs::MetadataExt;
+
+use tracing::{info, warn};
+
+use super::drive::{Drive, OpenError, now_ns};
+use super::writing::{blocking, object_mtime_ns};
+use crate::state::{Node, StateError};
+
+impl Drive {
+    /// Makes the store and the objects agree.
+    pub(super) async fn recover(&self) -> Result<(), OpenError> {
+        let (written, nameless, trash) = self
+            .store
+            .read(|txn| Ok((txn.being_written()?, txn.nameless()?, txn.trash()?)))?;
+        for node in written {
+            self.close_what_was_open(node).await?;
+        }
+        for ino in nameless {
+            self.store.write(move |txn| txn.drop_nameless(ino)).await?;
+        }
+        let more = self.store.read(|txn| txn.trash())?;
+        let trash = if more.is_empty() { trash } else { more };
+        if !trash.is_empty() {
+            self.inner().empty_trash(trash).await;
+        }
+        self.put_strangers_aside().await?;
+        Ok(())
+    }
+
+    /// Closes a file that was being written when the last run ended, with what is there of it.
+    async fn close_what_was_open(&self, node: Node) -> Result<(), OpenError> {
+        let opened = node.object.map(|object| self.objects.open_file(object));
+        let (size, mtime_ns) = match opened {
+            Some(Ok(file)) => {
+                let size = file.metadata().map(|m| m.size()).unwrap_or(0);
+                (size, object_mtime_ns(&file).unwrap_or(node.mtime_ns).max(node.mtime_ns))
+            }
+            Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
+                warn!(ino = %node.ino, error = %e, "a file that was being written can't be looked at; it stays so");
+                return Ok(());
+            }
+            // Nothing was written before the end.
+            Some(Err(_)) | None => (0, node.mtime_ns),
+        };
+        let (ino, generation, now) = (node.ino, node.generation, now_ns());
+        let (sends, queue) = (self.publish_names(ino)?, self.queueing());
+        info!(%ino, size, publishes = !sends.is_empty(), "a file was being written when the drive ended; it is closed as it is");
+        self.store
+            .write(move |txn| {
+                txn.end_write(ino, size, mtime_ns, now)?;
+                for at in &sends {
+                    queue.send(txn, at, ino, generation, size)?;
+                }
+                Ok(())
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Puts objects aside that the store does not know: a database that is older than they are, or new.
+    async fn put_strangers_aside(&self) -> Result<(), OpenError> {
+        let objects = std::sync::Arc::clone(&self.objects);
+        let all = blocking(move || objects.all()).await;
+        let all = match all {
+            Ok(Ok(all)) => all,
+            Ok(Err(source)) => {
+                let dir = self.objects.dir().to_owned();
+                return Err(OpenError::Local { dir, source });
+            }
+            Err(_) => return Err(StateError::Closed.into()),
+        };
+        let known = self.store.read(|txn| txn.objects())?;
+        for object in all.into_iter().filter(|object| !known.contains(object)) {
+            if self.objects.is_copy(object) {
+                // The last run was about to let somebody write to it.
+                self.drop_object(object);
+                continue;
+            }
+            match self.objects.put_aside(object) {
+                Ok(to) => warn!(object = %to.display(), "nobody knows whose bytes these are: they are put aside; \
+                    `backlot recover DIR` writes them out under the names that they bear"),
+                Err(e) => warn!(object = format!("{object:016x}"), error = %e, "can't be put aside"),
+            }
+        }
+        Ok(())
+    }
+}

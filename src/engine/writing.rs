@@ -1,0 +1,465 @@
+//! Bytes that are written here: copying a file up from its site, writing, closing, syncing.
+//!
+//! Owns: when a row says that a file is being written, and when a closed file is put in the queue. Refuses to know: names,
+//! how a queue is worked off. Invariants: before a byte of a file changes its row says so; `close` in a publish zone, and
+//! `fsync`, return after bytes and rows are on the disk.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use std::collections::HashMap;
+
+use backlot_config::ZoneKind;
+use backlot_platform::error::{FsError, FsErrorKind};
+use tracing::warn;
+
+use super::drive::{Inner, Project, now_ms, now_ns};
+use super::filesystem::{hydrate_error, state_error};
+use super::hydrate::OpenContent;
+use super::local::{Facts, LocalFile, Sized};
+use super::objects::{Objects, is_full};
+use super::schedule::Priority;
+use crate::model::{Ino, Name};
+use crate::state::{NewDelete, NewSend, Node, Refusal, StateError, WriteTxn};
+
+/// A file that turns into another again and again while somebody wants to write it is given up after this many looks.
+const LOOKS: u32 = 16;
+/// Bytes taken at a time when a file is copied up.
+const COPY_STEP: u64 = 4 << 20;
+/// How far ahead of the copy the site is asked.
+const COPY_AHEAD: u64 = 32 << 20;
+
+/// One lock for each file that is being copied up.
+#[derive(Debug, Default)]
+pub(super) struct Copies(Mutex<HashMap<Ino, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Copies {
+    fn of(&self, ino: Ino) -> Arc<tokio::sync::Mutex<()>> {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = map.get(&ino).and_then(Weak::upgrade) {
+            return lock;
+        }
+        map.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::default();
+        map.insert(ino, Arc::downgrade(&lock));
+        lock
+    }
+}
+
+/// A name in a publish zone.
+#[derive(Clone, Debug)]
+pub(super) struct PublishName {
+    pub(super) project: Arc<Project>,
+    pub(super) parent: Ino,
+    pub(super) name: Name,
+}
+
+impl Inner {
+    /// Returns a node as its row says.
+    pub(super) fn row(&self, ino: Ino) -> Result<Node, FsError> {
+        let node = self.tree.node(ino).map_err(state_error)?;
+        node.ok_or_else(|| FsErrorKind::NotFound.into())
+    }
+
+    /// Returns the own file of a row, in use from now on; `None` if the row is another by now.
+    pub(super) fn own_file_if_same(&self, node: &Node) -> Result<Option<Arc<LocalFile>>, FsError> {
+        match self.own_file(node) {
+            Ok(file) => Ok(Some(file)),
+            Err(_) if self.row(node.ino)?.object != node.object => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Returns the own file of a row, in use from now on.
+    pub(super) fn own_file(&self, node: &Node) -> Result<Arc<LocalFile>, FsError> {
+        if let Some(file) = self.locals.get(node.ino) {
+            return Ok(file);
+        }
+        let mut facts = Facts {
+            size: node.size,
+            mtime_ns: node.mtime_ns,
+            ctime_ns: node.ctime_ns,
+        };
+        let opened = match node.object.map(|object| (object, self.objects.open_file(object))) {
+            Some((object, Ok(file))) => Some((object, file)),
+            // The file of an object is made when something is written.
+            Some((_, Err(e))) if e.kind() == io::ErrorKind::NotFound && (node.size == 0 || node.writing) => None,
+            Some((object, Err(e))) => {
+                let why = format!("object {object:016x} of file {}: {e}", node.ino);
+                return Err(FsError::new(FsErrorKind::Io, why));
+            }
+            None => None,
+        };
+        if node.writing {
+            facts.size = match &opened {
+                Some((_, file)) => file.metadata().map_err(|e| FsError::new(FsErrorKind::Io, e))?.len(),
+                None => 0,
+            };
+        }
+        Ok(self.locals.get_or(node.ino, || {
+            let made = LocalFile::new(node.ino, node.object, node.generation, facts);
+            if let Some((object, file)) = opened {
+                made.set_file(object, Arc::new(file), false);
+            }
+            if node.writing {
+                made.begun(node.generation);
+            }
+            made
+        }))
+    }
+
+    /// Returns the file, ready to be written: its row says so. What the site has is copied first, of which only the first
+    /// `keep` bytes are wanted.
+    pub(super) async fn writable(self: &Arc<Self>, ino: Ino, keep: u64) -> Result<Arc<LocalFile>, FsError> {
+        for _ in 0..LOOKS {
+            if let Some(local) = self
+                .locals
+                .get(ino)
+                .filter(|local| local.is_writing() && local.file().is_some())
+            {
+                return Ok(local);
+            }
+            let node = self.row(ino)?;
+            if !node.own || node.origin.is_some() {
+                match self.copy_up(&node, keep).await? {
+                    Some(local) => return Ok(local),
+                    None => continue,
+                }
+            }
+            let Some(local) = self.own_file_if_same(&node)? else {
+                continue;
+            };
+            let turn = local.turn.lock().await;
+            if local.is_retired() {
+                continue;
+            }
+            if !local.is_writing() {
+                let object = local.object().is_none().then(Objects::new_number);
+                match self.store.write(move |txn| txn.begin_write(ino, object, None)).await {
+                    Ok(generation) => {
+                        // Before a byte changes.
+                        self.sending.changed(ino);
+                        local.begun(generation);
+                    }
+                    Err(StateError::Refused(Refusal::Changed)) => continue,
+                    Err(e) => return Err(state_error(e)),
+                }
+            }
+            if local.file().is_none() {
+                // The row knows the number; a kill in between leaves an empty file.
+                let Some(object) = self.row(ino)?.object else { continue };
+                let file = self.new_object(object, ino, false)?;
+                local.set_file(object, Arc::new(file), true);
+            }
+            drop(turn);
+            return Ok(local);
+        }
+        Err(FsErrorKind::Busy.into())
+    }
+
+    /// Makes an object's file, labelled with where its file is now.
+    pub(super) fn new_object(&self, object: u64, ino: Ino, is_copy: bool) -> Result<File, FsError> {
+        let path = self.tree.path_of(ino).map_err(state_error)?.unwrap_or_default();
+        self.objects.create(object, ino, &path, is_copy).map_err(local_error)
+    }
+
+    /// Copies the first `keep` bytes of a file that the site has, and makes it this machine's own, being written. `None` if
+    /// it became another file meanwhile.
+    async fn copy_up(self: &Arc<Self>, node: &Node, keep: u64) -> Result<Option<Arc<LocalFile>>, FsError> {
+        let ino = node.ino;
+        let lock = self.copies.of(ino);
+        let _alone = lock.lock().await;
+        let now = self.row(ino)?;
+        if now.own != node.own || now.version != node.version || now.origin != node.origin {
+            return Ok(None);
+        }
+        let keep = keep.min(now.size);
+        let (object, file) = self.copy(&now, keep).await?;
+        let version = now.version.clone().filter(|_| !now.own);
+        let begun = self
+            .store
+            .write(move |txn| txn.begin_write(ino, Some(object), version.as_ref()))
+            .await;
+        let generation = match begun {
+            Ok(generation) => generation,
+            Err(e) => {
+                self.drop_object(object);
+                return match e {
+                    StateError::Refused(Refusal::Changed) => Ok(None),
+                    e => Err(state_error(e)),
+                };
+            }
+        };
+        let facts = Facts {
+            size: keep,
+            mtime_ns: now.mtime_ns,
+            ctime_ns: now.ctime_ns,
+        };
+        let local = LocalFile::new(ino, Some(object), generation, facts);
+        self.objects.is_no_copy(&file);
+        local.set_file(object, Arc::new(file), true);
+        local.begun(generation);
+        self.sending.changed(ino);
+        self.locals.put(&local);
+        self.handles.switch_to_own(ino, &local);
+        Ok(Some(local))
+    }
+
+    /// Copies the first `keep` bytes of a file that the site has into a new object.
+    pub(super) async fn copy(self: &Arc<Self>, node: &Node, keep: u64) -> Result<(u64, File), FsError> {
+        if !self.objects.has_room(keep) && !self.make_room(keep).await {
+            return Err(FsErrorKind::NoSpace.into());
+        }
+        let object = Objects::new_number();
+        let file = self.new_object(object, node.ino, true)?;
+        if keep == 0 {
+            return Ok((object, file));
+        }
+        let content = self.open_content(node).map_err(|e| FsError::new(FsErrorKind::Io, e))?;
+        match self.copy_into(&content, &file, keep).await {
+            Ok(()) => Ok((object, file)),
+            Err(e) => {
+                self.drop_object(object);
+                Err(e)
+            }
+        }
+    }
+
+    async fn copy_into(&self, content: &Arc<OpenContent>, file: &File, keep: u64) -> Result<(), FsError> {
+        let mut at = 0;
+        let mut wanted = Vec::new();
+        let mut asked = 0;
+        while at < keep {
+            if asked < keep && asked < at + COPY_AHEAD {
+                let until = (asked + COPY_AHEAD).min(keep);
+                wanted.extend(content.fetch_ahead(asked..until, Priority::ReadAhead));
+                asked = until;
+            }
+            let step = at..(at + COPY_STEP).min(keep);
+            let bytes = content.read(step).await.map_err(hydrate_error)?;
+            if bytes.is_empty() {
+                return Err(FsErrorKind::RemoteChanged.into());
+            }
+            let (to, from, length) = (file.try_clone().map_err(local_error)?, at, bytes.len() as u64);
+            blocking(move || to.write_all_at(&bytes, from))
+                .await?
+                .map_err(local_error)?;
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// Deletes an object that no row ever named.
+    pub(super) fn drop_object(&self, object: u64) {
+        if let Err(e) = self.objects.remove(object) {
+            warn!(object = format!("{object:016x}"), error = %e, "an object that nothing needs stays behind");
+        }
+    }
+
+    /// Makes room on the disk of what is written, at the cache's cost where both are on one. Says whether it did.
+    pub(super) async fn make_room(self: &Arc<Self>, bytes: u64) -> bool {
+        let (cache, objects) = (Arc::clone(&self.cache), Arc::clone(&self.objects));
+        let made = blocking(move || {
+            // Reserving evicts; the promise itself is given back at once.
+            drop(cache.reserve(bytes));
+            objects.has_room(bytes)
+        });
+        made.await.unwrap_or(false)
+    }
+
+    /// Returns the names of a file that are in publish zones.
+    pub(super) fn publish_names(&self, ino: Ino) -> Result<Vec<PublishName>, StateError> {
+        let mut out = Vec::new();
+        for (parent, name) in self.store.read(|txn| txn.names_of(ino))? {
+            if let Some((project, dir)) = self.place(parent)?
+                && project.zones.of(&dir.join(&name)) == ZoneKind::Publish
+            {
+                out.push(PublishName { project, parent, name });
+            }
+        }
+        Ok(out)
+    }
+
+    /// Writes down what a file is that was being written, and puts it in the queue if it is to be published. Goes on
+    /// though the caller goes away.
+    pub(super) async fn closed(self: &Arc<Self>, local: &Arc<LocalFile>) -> Result<(), FsError> {
+        if !local.is_writing() {
+            return Ok(());
+        }
+        let (drive, local) = (Arc::clone(self), Arc::clone(local));
+        let ended = tokio::spawn(async move { drive.end_writing(&local).await });
+        ended.await.map_err(|e| FsError::new(FsErrorKind::Io, e))?
+    }
+
+    async fn end_writing(self: &Arc<Self>, local: &Arc<LocalFile>) -> Result<(), FsError> {
+        let _turn = local.turn.lock().await;
+        let Some(facts) = local.settle() else { return Ok(()) };
+        let written = self.write_end(local, facts).await;
+        match &written {
+            Err(e) if e.kind != FsErrorKind::NotFound => local.unsettle(),
+            Ok(true) => self.wake_transfers(),
+            Ok(false) | Err(_) => {}
+        }
+        written.map(drop)
+    }
+
+    /// Returns whether something was put in the queue.
+    async fn write_end(self: &Arc<Self>, local: &Arc<LocalFile>, facts: Facts) -> Result<bool, FsError> {
+        let ino = local.ino;
+        let sends = self.publish_names(ino).map_err(state_error)?;
+        let publishes = !sends.is_empty();
+        if publishes {
+            self.sync_bytes(local).await?;
+        }
+        let generation = local.generation();
+        let queue = self.queueing();
+        let write = move |txn: &WriteTxn<'_>| {
+            txn.end_write(ino, facts.size, facts.mtime_ns, facts.ctime_ns)?;
+            for at in &sends {
+                queue.send(txn, at, ino, generation, facts.size)?;
+            }
+            Ok(())
+        };
+        let done = if publishes {
+            self.store.write_durable(write).await
+        } else {
+            self.store.write(write).await
+        };
+        done.map_err(state_error)?;
+        Ok(publishes)
+    }
+
+    /// Brings a file's bytes to the disk.
+    pub(super) async fn sync_bytes(&self, local: &Arc<LocalFile>) -> Result<(), FsError> {
+        let Some(unsynced) = local.take_unsynced() else {
+            return Ok(());
+        };
+        let objects = Arc::clone(&self.objects);
+        let synced = blocking(move || {
+            unsynced.file.sync_data()?;
+            unsynced.entry.map_or(Ok(()), |object| objects.sync_entry(object))
+        });
+        let synced = synced.await.and_then(|done| done.map_err(local_error));
+        synced.inspect_err(|_| local.not_synced())
+    }
+
+    /// Makes what is in the store survive a power cut.
+    pub(super) async fn sync_rows(&self) -> Result<(), FsError> {
+        self.store
+            .write_durable(|txn| {
+                txn.mark();
+                Ok(())
+            })
+            .await
+            .map_err(state_error)
+    }
+
+    /// Sets a file's length; closes it at once if nobody has it open for writing.
+    pub(super) async fn set_length(self: &Arc<Self>, ino: Ino, size: u64) -> Result<(), FsError> {
+        if size > i64::MAX.unsigned_abs() {
+            return Err(FsErrorKind::FileTooLarge.into());
+        }
+        loop {
+            let local = self.writable(ino, size).await?;
+            let cut = local.change(now_ns(), |file, _| file.set_len(size).map(|()| Sized::Exactly(size)));
+            match cut {
+                None => continue,
+                Some(done) => done.map_err(local_error)?,
+            }
+            if !self.handles.has_writer(ino) {
+                self.closed(&local).await?;
+            }
+            return Ok(());
+        }
+    }
+
+    /// Puts things in the queue: what a write to the store needs to know for it.
+    pub(super) fn queueing(&self) -> Queueing {
+        Queueing {
+            source: crate::model::SiteName(self.site_id().to_owned()),
+            settle_ms: i64::try_from(self.limits.settle.as_millis()).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// How files are put in the queue.
+#[derive(Clone, Debug)]
+pub(super) struct Queueing {
+    source: crate::model::SiteName,
+    settle_ms: i64,
+}
+
+impl Queueing {
+    pub(super) fn send(
+        &self,
+        txn: &WriteTxn<'_>,
+        at: &PublishName,
+        ino: Ino,
+        generation: u64,
+        size: u64,
+    ) -> Result<(), StateError> {
+        let now = now_ms();
+        let send = NewSend {
+            root: at.project.root,
+            parent: at.parent,
+            name: at.name.clone(),
+            ino,
+            generation,
+            size,
+            due_ms: now.saturating_add(self.settle_ms),
+            source: self.source.clone(),
+            target: at.project.site.name().clone(),
+        };
+        // What is sent to a path is not to be deleted there any more.
+        if let Some((_, dir)) = txn.project_of(at.parent)? {
+            txn.cancel_delete(at.project.root, &dir.join(&at.name))?;
+        }
+        txn.queue_send(&send, now).map(drop)
+    }
+
+    pub(super) fn delete(
+        &self,
+        txn: &WriteTxn<'_>,
+        project: &Project,
+        left: &crate::state::Left,
+    ) -> Result<(), StateError> {
+        let now = now_ms();
+        let delete = NewDelete {
+            root: project.root,
+            path: left.path.clone(),
+            version: left.version.clone(),
+            folder: left.version.is_none(),
+            due_ms: now.saturating_add(self.settle_ms),
+            source: self.source.clone(),
+            target: project.site.name().clone(),
+        };
+        txn.queue_delete(&delete, now).map(drop)
+    }
+}
+
+/// The modification time of an object's file, to recognise it by.
+pub(super) fn object_mtime_ns(file: &File) -> io::Result<i64> {
+    let m = file.metadata()?;
+    Ok(m.mtime().saturating_mul(1_000_000_000).saturating_add(m.mtime_nsec()))
+}
+
+/// Runs what may block on the disk where it holds up nobody else.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, FsError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| FsError::new(FsErrorKind::Io, e))
+}
+
+/// What a failure of the disk that keeps what is written means to a caller.
+pub(super) fn local_error(e: io::Error) -> FsError {
+    let kind = if is_full(&e) {
+        FsErrorKind::NoSpace
+    } else if e.kind() == io::ErrorKind::FileTooLarge {
+        FsErrorKind::FileTooLarge
+    } else {
+        FsErrorKind::Io
+    };
+    FsError::new(kind, e)
+}

@@ -1,0 +1,909 @@
+//! What is done to names and attributes here: the file system's own operations, as rows.
+//!
+//! Refuses to know: where bytes are kept, zones, the kernel. Invariants: an entry that the site has, and that is removed,
+//! moved or replaced here, leaves a shadow with its version, so that a listing does not bring it back and a publish knows
+//! what it replaces; what has no name any more keeps its row until nobody has it open.
+
+use std::collections::HashSet;
+
+use super::StateError;
+use super::error::{Db, Refusal};
+use super::listing::{OWN_MTIME, OWN_PERM};
+use super::node::{ChangeKind, Node, as_i64, bytes_at, count_at, ino_at, kind_at, kind_code, name_at, version_at};
+use super::read::ReadTxn;
+use super::write::{Delta, WriteTxn};
+use crate::model::{EntryKind, Ino, Name, RelPath, Version};
+
+/// Names that a file may have: ext4's limit.
+const LINK_MAX: u32 = 65_000;
+/// `listed_epoch` of folders that no scan visits.
+const NEVER_SCANNED: i64 = i64::MAX;
+
+/// An entry to be made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewEntry {
+    /// What it is.
+    pub kind: EntryKind,
+    /// Permission bits.
+    pub perm: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number, of a device node.
+    pub rdev: u32,
+    /// Target, of a symbolic link.
+    pub target: Option<Vec<u8>>,
+    /// The object that will hold a file's bytes. The file is being written from the start then.
+    pub object: Option<u64>,
+}
+
+/// Attributes to be set; `None` leaves one as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NewAttrs {
+    /// Permission bits.
+    pub perm: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Access time, nanoseconds since 1970.
+    pub atime_ns: Option<i64>,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime_ns: Option<i64>,
+}
+
+/// A name that was taken away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Removed {
+    /// What it led to.
+    pub ino: Ino,
+    /// What that is.
+    pub kind: EntryKind,
+    /// Names that still lead there. A file without one keeps its row until [`WriteTxn::drop_nameless`].
+    pub nlink: u32,
+    /// What the site has under the name: the version of a file or link; folders have none.
+    pub remote: Option<Left>,
+}
+
+/// Something that the site has where the drive shows it no more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Left {
+    /// Where, under the project's remote path.
+    pub path: RelPath,
+    /// Its version; `None`: a folder.
+    pub version: Option<Version>,
+}
+
+/// How `rename` treats a target, as `renameat2` has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RenameHow {
+    /// It is replaced.
+    Replace,
+    /// It is an error.
+    NoReplace,
+    /// The two change places.
+    Exchange,
+}
+
+/// A name that was moved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Renamed {
+    /// What it leads to.
+    pub ino: Ino,
+    /// What that is.
+    pub kind: EntryKind,
+    /// What was replaced, or now has the old name.
+    pub other: Option<(Ino, EntryKind)>,
+    /// Names that are left of what was replaced.
+    pub other_nlink: u32,
+    /// What the site still has where the drive shows it no more, the deepest first.
+    pub left: Vec<Left>,
+    /// Both names led to one file already: nothing was done.
+    pub nothing: bool,
+}
+
+/// An own file below a folder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OwnFile {
+    /// Its folder.
+    pub parent: Ino,
+    /// Its name there.
+    pub name: Name,
+    /// The file.
+    pub ino: Ino,
+    /// Its path below the folder asked about.
+    pub below: RelPath,
+    /// Length in bytes, as last closed.
+    pub size: u64,
+    /// Times that writing began.
+    pub generation: u64,
+    /// The object that holds its bytes.
+    pub object: Option<u64>,
+}
+
+/// A dirent with what matters of its inode.
+struct Found {
+    cookie: u64,
+    ino: Ino,
+    kind: EntryKind,
+    own: bool,
+    version: Option<Version>,
+    nlink: u32,
+    listed: bool,
+}
+
+impl ReadTxn<'_> {
+    fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Found>, StateError> {
+        let sql = "SELECT d.cookie, i.ino, i.kind, i.own, i.version, i.nlink, i.listed_at_ms \
+                   FROM dirent AS d INDEXED BY dirent_name JOIN inode AS i ON i.ino = d.ino \
+                   WHERE d.parent = ?1 AND d.name = ?2";
+        self.one(sql, (as_i64(parent.0), name), |row| {
+            Ok(Found {
+                cookie: count_at(row, 0)?,
+                ino: ino_at(row, 1)?,
+                kind: kind_at(row, 2)?,
+                own: row.get(3).db()?,
+                version: version_at(row, 4)?,
+                nlink: row.get(5).db()?,
+                listed: row.get::<_, Option<i64>>(6).db()?.is_some(),
+            })
+        })
+    }
+
+    /// Returns what the site is known to have under a name where the drive shows something of its own, or nothing: its
+    /// kind and version (empty: whatever is found there now is another).
+    pub fn shadow_of(&self, parent: Ino, name: &[u8]) -> Result<Option<(EntryKind, Version)>, StateError> {
+        let sql = "SELECT kind, version FROM shadow WHERE parent = ?1 AND name = ?2";
+        self.one(sql, (as_i64(parent.0), name), |row| {
+            Ok((
+                kind_at(row, 0)?,
+                version_at(row, 1)?.unwrap_or_else(|| Version::new("")),
+            ))
+        })
+    }
+
+    /// Returns what the site is known to have under a name, whatever the drive shows there: the version that a publish
+    /// under this name replaces.
+    pub fn base_of(&self, parent: Ino, name: &[u8]) -> Result<Option<Version>, StateError> {
+        if let Some((_, version)) = self.shadow_of(parent, name)? {
+            return Ok(Some(version).filter(|version| !version.as_str().is_empty()));
+        }
+        let found = self.dirent(parent, name)?;
+        Ok(found.filter(|found| !found.own).and_then(|found| found.version))
+    }
+
+    /// Returns all names of a node.
+    pub fn names_of(&self, ino: Ino) -> Result<Vec<(Ino, Name)>, StateError> {
+        self.many(
+            "SELECT parent, name FROM dirent WHERE ino = ?1 ORDER BY parent, cookie",
+            [as_i64(ino.0)],
+            |row| Ok((ino_at(row, 0)?, name_at(row, 1)?)),
+        )
+    }
+
+    /// Says whether `above` is `ino` or a folder that it lies in.
+    fn lies_in(&self, ino: Ino, above: Ino) -> Result<bool, StateError> {
+        let mut at = ino;
+        // A path has no more folders than this; a longer chain is damage that others report.
+        for _ in 0..4096 {
+            if at == above {
+                return Ok(true);
+            }
+            let Some((parent, _)) = self.parent_of(at)? else {
+                return Ok(false);
+            };
+            at = parent;
+        }
+        Ok(false)
+    }
+
+    /// Returns the own regular files below a folder.
+    pub fn own_files_below(&self, dir: Ino) -> Result<Vec<OwnFile>, StateError> {
+        let mut out = Vec::new();
+        let mut folders = vec![(dir, RelPath::root())];
+        let sql = "SELECT d.name, i.ino, i.kind, i.own, i.size, i.gen, i.object FROM dirent AS d \
+                   CROSS JOIN inode AS i ON i.ino = d.ino WHERE d.parent = ?1";
+        while let Some((parent, path)) = folders.pop() {
+            let rows = self.many(sql, [as_i64(parent.0)], |row| {
+                let object = row.get::<_, Option<i64>>(6).db()?.map(i64::cast_unsigned);
+                Ok((
+                    (name_at(row, 0)?, ino_at(row, 1)?, kind_at(row, 2)?),
+                    (
+                        row.get::<_, bool>(3).db()?,
+                        count_at(row, 4)?,
+                        count_at(row, 5)?,
+                        object,
+                    ),
+                ))
+            })?;
+            for ((name, ino, kind), (own, size, generation, object)) in rows {
+                let below = path.join(&name);
+                match kind {
+                    EntryKind::Dir => folders.push((ino, below)),
+                    EntryKind::File if own => out.push(OwnFile {
+                        parent,
+                        name,
+                        ino,
+                        below,
+                        size,
+                        generation,
+                        object,
+                    }),
+                    EntryKind::File
+                    | EntryKind::Symlink
+                    | EntryKind::Fifo
+                    | EntryKind::Socket
+                    | EntryKind::CharDevice
+                    | EntryKind::BlockDevice => {}
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Returns files that were moved here and have their bytes still at a path of a project's site, whichever project's.
+    pub fn with_origin(&self, path: &RelPath) -> Result<Vec<Node>, StateError> {
+        let sql = "SELECT ino FROM inode INDEXED BY inode_origin WHERE origin = ?1 AND origin IS NOT NULL";
+        let inos = self.many(sql, [path.as_bytes()], |row| ino_at(row, 0))?;
+        inos.into_iter().filter_map(|ino| self.node(ino).transpose()).collect()
+    }
+
+    /// Returns files that were being written, and their objects.
+    pub fn being_written(&self) -> Result<Vec<Node>, StateError> {
+        let inos = self.many("SELECT ino FROM inode WHERE writing = 1", [], |row| ino_at(row, 0))?;
+        inos.into_iter().filter_map(|ino| self.node(ino).transpose()).collect()
+    }
+
+    /// Returns files without a name.
+    pub fn nameless(&self) -> Result<Vec<Ino>, StateError> {
+        self.many("SELECT ino FROM inode WHERE nlink = 0", [], |row| ino_at(row, 0))
+    }
+
+    /// Returns objects that nothing needs any more.
+    pub fn trash(&self) -> Result<Vec<u64>, StateError> {
+        self.many("SELECT object FROM trash", [], |row| {
+            Ok(row.get::<_, i64>(0).db()?.cast_unsigned())
+        })
+    }
+
+    /// Returns the objects that hold files' bytes.
+    pub fn objects(&self) -> Result<HashSet<u64>, StateError> {
+        let sql = "SELECT object FROM inode INDEXED BY inode_object WHERE object IS NOT NULL";
+        let objects = self.many(sql, [], |row| Ok(row.get::<_, i64>(0).db()?.cast_unsigned()))?;
+        Ok(objects.into_iter().collect())
+    }
+
+    /// Returns the value of an extended attribute.
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        self.one(
+            "SELECT value FROM xattr WHERE ino = ?1 AND name = ?2",
+            (as_i64(ino.0), name),
+            |row| Ok(bytes_at(row, 0)?.unwrap_or_default().to_vec()),
+        )
+    }
+
+    /// Returns the names of the extended attributes, sorted.
+    pub fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>, StateError> {
+        self.many(
+            "SELECT name FROM xattr WHERE ino = ?1 ORDER BY name",
+            [as_i64(ino.0)],
+            |row| Ok(bytes_at(row, 0)?.unwrap_or_default().to_vec()),
+        )
+    }
+
+    /// Counts own files and their bytes, and names at sites that are out of sight: for `status`.
+    pub fn own_counts(&self) -> Result<(u64, u64), StateError> {
+        let sql = "SELECT count(*), ifnull(sum(size), 0) FROM inode WHERE own = 1 AND kind = 0 AND nlink > 0";
+        Ok(self
+            .one(sql, [], |row| Ok((count_at(row, 0)?, count_at(row, 1)?)))?
+            .unwrap_or_default())
+    }
+}
+
+impl WriteTxn<'_> {
+    fn change(&self, ino: Ino) -> Result<(), StateError> {
+        let id = as_i64(self.new_id());
+        self.run("UPDATE inode SET changed_id = ?2 WHERE ino = ?1", (as_i64(ino.0), id))?;
+        self.touch_node(ino);
+        Ok(())
+    }
+
+    /// Notes that a folder's entries changed.
+    fn changed_folder(&self, dir: Ino, now_ns: i64) -> Result<(), StateError> {
+        self.run(
+            "UPDATE inode SET mtime_ns = ?2, ctime_ns = ?2, attrs_own = attrs_own | ?3 WHERE ino = ?1",
+            (as_i64(dir.0), now_ns, OWN_MTIME),
+        )?;
+        self.touch_node(dir);
+        Ok(())
+    }
+
+    fn add_dirent(&self, parent: Ino, name: &Name, ino: Ino) -> Result<(), StateError> {
+        let cookie = self.new_id();
+        self.run(
+            "INSERT INTO dirent (parent, cookie, name, ino) VALUES (?1, ?2, ?3, ?4)",
+            (as_i64(parent.0), as_i64(cookie), name.as_bytes(), as_i64(ino.0)),
+        )?;
+        self.touch_name(parent, name);
+        Ok(())
+    }
+
+    fn drop_dirent(&self, parent: Ino, name: &Name, cookie: u64) -> Result<(), StateError> {
+        self.run(
+            "DELETE FROM dirent WHERE parent = ?1 AND cookie = ?2",
+            (as_i64(parent.0), as_i64(cookie)),
+        )?;
+        self.touch_name(parent, name);
+        Ok(())
+    }
+
+    /// Notes what the site has under a name where the drive shows something of its own, or nothing.
+    pub(super) fn put_shadow(
+        &self,
+        parent: Ino,
+        name: &Name,
+        kind: EntryKind,
+        version: Option<&Version>,
+    ) -> Result<(), StateError> {
+        let version = version.map_or("", |version| version.as_str());
+        let id = as_i64(self.new_id());
+        self.run(
+            "INSERT OR REPLACE INTO shadow (parent, name, kind, version, changed_id) VALUES (?1, ?2, ?3, ?4, ?5)",
+            (as_i64(parent.0), name.as_bytes(), kind_code(kind), version, id),
+        )?;
+        Ok(())
+    }
+
+    pub(super) fn drop_shadow(&self, parent: Ino, name: &Name) -> Result<(), StateError> {
+        self.run(
+            "DELETE FROM shadow WHERE parent = ?1 AND name = ?2",
+            (as_i64(parent.0), name.as_bytes()),
+        )?;
+        Ok(())
+    }
+
+    fn live_folder(&self, dir: Ino) -> Result<super::listing::Folder, StateError> {
+        self.folder(dir).map_err(|e| match e {
+            StateError::NoSuchNode(_) => Refusal::NotFound.into(),
+            StateError::NotAFolder(_) => Refusal::NotDir.into(),
+            other => other,
+        })
+    }
+
+    /// Makes an entry of this machine's own.
+    pub fn create(&self, parent: Ino, name: &Name, new: &NewEntry, now_ns: i64) -> Result<Node, StateError> {
+        let folder = self.live_folder(parent)?;
+        if self.dirent(parent, name)?.is_some() {
+            return Err(Refusal::Exists.into());
+        }
+        let ino = Ino(self.new_id());
+        let is_dir = new.kind == EntryKind::Dir;
+        let size = new.target.as_ref().map_or(0, Vec::len) as u64;
+        self.run(
+            "INSERT INTO inode (ino, kind, size, mtime_ns, ctime_ns, atime_ns, btime_ns, perm, uid, gid, rdev, target, \
+               project, listed_at_ms, listed_epoch, own, changed_id, object, gen, writing) \
+             VALUES (?1, ?2, ?3, ?4, ?4, ?4, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 1, ?1, ?13, ?14, ?14)",
+            rusqlite::params![
+                as_i64(ino.0),
+                kind_code(new.kind),
+                as_i64(size),
+                now_ns,
+                new.perm,
+                new.uid,
+                new.gid,
+                new.rdev,
+                new.target.as_deref(),
+                is_dir.then(|| as_i64(folder.project.0)),
+                is_dir.then_some(now_ns / 1_000_000),
+                if is_dir { NEVER_SCANNED } else { 0 },
+                new.object.map(u64::cast_signed),
+                i64::from(new.object.is_some()),
+            ],
+        )?;
+        self.add_dirent(parent, name, ino)?;
+        self.changed_folder(parent, now_ns)?;
+        self.count(Delta::of(
+            new.kind,
+            1,
+            as_i64(if new.kind == EntryKind::File { size } else { 0 }),
+        ));
+        self.log(now_ns / 1_000_000, ChangeKind::Added, ino, parent, name)?;
+        self.node(ino)?.ok_or(StateError::NoSuchNode(ino))
+    }
+
+    /// Makes a mirror this machine's own, name by name in front of what the site has. A file's bytes stay at the site.
+    pub(super) fn make_own(&self, ino: Ino) -> Result<(), StateError> {
+        let node = self.node(ino)?.ok_or(Refusal::NotFound)?;
+        if node.own {
+            return Ok(());
+        }
+        for (parent, name) in self.names_of(ino)? {
+            self.put_shadow(parent, &name, node.kind, node.version.as_ref())?;
+        }
+        if node.kind == EntryKind::Dir {
+            return self.become_own_folder(ino);
+        }
+        let origin = match (&node.version, self.project_of(ino)?) {
+            (Some(version), Some((_, path))) if node.kind == EntryKind::File && node.size > 0 => {
+                Some((path, version.clone()))
+            }
+            _ => None,
+        };
+        self.run(
+            "UPDATE inode SET own = 1, version = NULL, origin = ?2, origin_version = ?3 WHERE ino = ?1",
+            (
+                as_i64(ino.0),
+                origin.as_ref().map(|(path, _)| path.as_bytes()),
+                origin.as_ref().map(|(_, version)| version.as_str()),
+            ),
+        )?;
+        self.change(ino)
+    }
+
+    /// Makes a folder this machine's own: no scan visits it.
+    pub(super) fn become_own_folder(&self, ino: Ino) -> Result<(), StateError> {
+        self.run(
+            "UPDATE inode SET own = 1, listed_epoch = ?2, \
+             listed_at_ms = ifnull(listed_at_ms, ctime_ns / 1000000) WHERE ino = ?1",
+            (as_i64(ino.0), NEVER_SCANNED),
+        )?;
+        self.change(ino)
+    }
+
+    /// Makes a folder that was made here a mirror: the site has it by now. The next scan visits it.
+    pub(super) fn become_mirror_folder(&self, ino: Ino) -> Result<(), StateError> {
+        self.run(
+            "UPDATE inode SET own = 0, listed_epoch = 0, attrs_own = ?2 WHERE ino = ?1 AND kind = 1",
+            (as_i64(ino.0), OWN_PERM | OWN_MTIME),
+        )?;
+        self.change(ino)
+    }
+
+    /// Adds a name for a file.
+    pub fn link(&self, ino: Ino, parent: Ino, name: &Name, now_ns: i64) -> Result<Node, StateError> {
+        self.live_folder(parent)?;
+        let node = self.node(ino)?.filter(|node| node.nlink > 0).ok_or(Refusal::NotFound)?;
+        if node.kind == EntryKind::Dir {
+            return Err(Refusal::IsDir.into());
+        }
+        if self.dirent(parent, name)?.is_some() {
+            return Err(Refusal::Exists.into());
+        }
+        if node.nlink >= LINK_MAX {
+            return Err(Refusal::TooManyLinks.into());
+        }
+        self.make_own(ino)?;
+        self.add_dirent(parent, name, ino)?;
+        self.run(
+            "UPDATE inode SET nlink = nlink + 1, ctime_ns = ?2 WHERE ino = ?1",
+            (as_i64(ino.0), now_ns),
+        )?;
+        self.change(ino)?;
+        self.changed_folder(parent, now_ns)?;
+        self.log(now_ns / 1_000_000, ChangeKind::Added, ino, parent, name)?;
+        self.node(ino)?.ok_or(StateError::NoSuchNode(ino))
+    }
+
+    /// Returns where, under the project's remote path, a name is.
+    fn remote_path(&self, parent: Ino, name: &Name) -> Result<RelPath, StateError> {
+        let (_, dir) = self.project_of(parent)?.ok_or(StateError::NotAFolder(parent))?;
+        Ok(dir.join(name))
+    }
+
+    /// Puts a shadow where a mirror had a name, and returns what the site has there, if anything.
+    fn leave(&self, parent: Ino, name: &Name, found: &Found) -> Result<Option<Left>, StateError> {
+        let version = if found.own {
+            match self.shadow_of(parent, name)? {
+                Some((EntryKind::Dir, _)) => None,
+                Some((_, version)) if !version.as_str().is_empty() => Some(version),
+                _ => return Ok(None),
+            }
+        } else {
+            self.put_shadow(parent, name, found.kind, found.version.as_ref())?;
+            found.version.clone().filter(|_| found.kind != EntryKind::Dir)
+        };
+        let path = self.remote_path(parent, name)?;
+        Ok(Some(Left { path, version }))
+    }
+
+    /// Takes one name from a file; the last one leaves it nameless.
+    fn unname(&self, ino: Ino, now_ns: i64) -> Result<(), StateError> {
+        self.run(
+            "UPDATE inode SET nlink = nlink - 1, ctime_ns = ?2 WHERE ino = ?1",
+            (as_i64(ino.0), now_ns),
+        )?;
+        self.change(ino)
+    }
+
+    /// Removes a name of a file, link or node. With `keep_remote`, one that the site has is refused.
+    pub fn unlink(&self, parent: Ino, name: &Name, keep_remote: bool, now_ns: i64) -> Result<Removed, StateError> {
+        let found = self.dirent(parent, name)?.ok_or(Refusal::NotFound)?;
+        if found.kind == EntryKind::Dir {
+            return Err(Refusal::IsDir.into());
+        }
+        let at_site = !found.own || self.base_of(parent, name)?.is_some();
+        if keep_remote && at_site {
+            return Err(Refusal::AtRemote.into());
+        }
+        let remote = self.leave(parent, name, &found)?;
+        self.drop_dirent(parent, name, found.cookie)?;
+        self.unname(found.ino, now_ns)?;
+        self.changed_folder(parent, now_ns)?;
+        self.log(now_ns / 1_000_000, ChangeKind::Removed, found.ino, parent, name)?;
+        Ok(Removed {
+            ino: found.ino,
+            kind: found.kind,
+            nlink: found.nlink.saturating_sub(1),
+            remote,
+        })
+    }
+
+    /// Removes an empty folder. With `keep_remote`, one that the site has is refused.
+    pub fn rmdir(&self, parent: Ino, name: &Name, keep_remote: bool, now_ns: i64) -> Result<Removed, StateError> {
+        let found = self.dirent(parent, name)?.ok_or(Refusal::NotFound)?;
+        if found.kind != EntryKind::Dir {
+            return Err(Refusal::NotDir.into());
+        }
+        self.check_empty(&found)?;
+        if keep_remote && !found.own {
+            return Err(Refusal::AtRemote.into());
+        }
+        let remote = self.leave(parent, name, &found)?;
+        self.drop_dirent(parent, name, found.cookie)?;
+        self.drop_own_folder(found.ino)?;
+        self.changed_folder(parent, now_ns)?;
+        self.log(now_ns / 1_000_000, ChangeKind::Removed, found.ino, parent, name)?;
+        Ok(Removed {
+            ino: found.ino,
+            kind: found.kind,
+            nlink: 0,
+            remote,
+        })
+    }
+
+    fn check_empty(&self, found: &Found) -> Result<(), StateError> {
+        if !found.own && !found.listed {
+            return Err(Refusal::NotListed.into());
+        }
+        if !self.children(found.ino, 0, 1)?.is_empty() {
+            return Err(Refusal::NotEmpty.into());
+        }
+        Ok(())
+    }
+
+    fn drop_own_folder(&self, ino: Ino) -> Result<(), StateError> {
+        for sql in [
+            "DELETE FROM inode WHERE ino = ?1",
+            "DELETE FROM shadow WHERE parent = ?1",
+            "DELETE FROM xattr WHERE ino = ?1",
+        ] {
+            self.run(sql, [as_i64(ino.0)])?;
+        }
+        self.touch_node(ino);
+        self.count(Delta::of(EntryKind::Dir, -1, 0));
+        Ok(())
+    }
+
+    /// Forgets a file that has no name and that nobody has open; its object becomes trash, and its number is returned.
+    /// A file that has a name is left alone.
+    pub fn drop_nameless(&self, ino: Ino) -> Result<Option<u64>, StateError> {
+        let Some(node) = self.node(ino)?.filter(|node| node.nlink == 0) else {
+            return Ok(None);
+        };
+        for sql in [
+            "DELETE FROM inode WHERE ino = ?1",
+            "DELETE FROM site_state WHERE ino = ?1",
+            "DELETE FROM xattr WHERE ino = ?1",
+            "DELETE FROM conflict WHERE ino = ?1",
+        ] {
+            self.run(sql, [as_i64(ino.0)])?;
+        }
+        self.touch_node(ino);
+        let bytes = if node.kind == EntryKind::File { node.size } else { 0 };
+        self.count(Delta::of(node.kind, -1, -as_i64(bytes)));
+        self.discard(node.object)?;
+        Ok(node.object)
+    }
+
+    /// Notes that an object is needed no more.
+    pub(super) fn discard(&self, object: Option<u64>) -> Result<(), StateError> {
+        if let Some(object) = object {
+            self.run("INSERT OR IGNORE INTO trash VALUES (?1)", [object.cast_signed()])?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the files of objects are gone.
+    pub fn trash_emptied(&self, objects: &[u64]) -> Result<(), StateError> {
+        for object in objects {
+            self.run("DELETE FROM trash WHERE object = ?1", [object.cast_signed()])?;
+        }
+        Ok(())
+    }
+
+    /// Moves a name.
+    pub fn rename(
+        &self,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        how: RenameHow,
+        now_ns: i64,
+    ) -> Result<Renamed, StateError> {
+        let source = self.dirent(from.0, from.1)?.ok_or(Refusal::NotFound)?;
+        let target_folder = self.live_folder(to.0)?;
+        let target = self.dirent(to.0, to.1)?;
+        let mut renamed = Renamed {
+            ino: source.ino,
+            kind: source.kind,
+            other: target.as_ref().map(|target| (target.ino, target.kind)),
+            other_nlink: 0,
+            left: Vec::new(),
+            nothing: false,
+        };
+        match (&target, how) {
+            (Some(_), RenameHow::NoReplace) => return Err(Refusal::Exists.into()),
+            (None, RenameHow::Exchange) => return Err(Refusal::NotFound.into()),
+            _ => {}
+        }
+        if source.kind == EntryKind::Dir && self.lies_in(to.0, source.ino)? {
+            return Err(Refusal::Loop.into());
+        }
+        let Some(target) = target else {
+            self.take_away(from, &source, &mut renamed.left)?;
+            self.put(from, to, &source, &target_folder, now_ns)?;
+            return Ok(renamed);
+        };
+        if target.ino == source.ino {
+            renamed.nothing = true;
+            return Ok(renamed);
+        }
+        if how == RenameHow::Exchange {
+            if target.kind == EntryKind::Dir && self.lies_in(from.0, target.ino)? {
+                return Err(Refusal::Loop.into());
+            }
+            self.exchange(from, &source, to, &target, &mut renamed.left, now_ns)?;
+            renamed.other_nlink = target.nlink;
+            return Ok(renamed);
+        }
+        match (source.kind == EntryKind::Dir, target.kind == EntryKind::Dir) {
+            (true, false) => return Err(Refusal::NotDir.into()),
+            (false, true) => return Err(Refusal::IsDir.into()),
+            (true, true) => self.check_empty(&target)?,
+            (false, false) => {}
+        }
+        // What the site has under the target's name is replaced by a publish, not left.
+        drop(self.leave(to.0, to.1, &target)?);
+        self.drop_dirent(to.0, to.1, target.cookie)?;
+        if target.kind == EntryKind::Dir {
+            self.drop_own_folder(target.ino)?;
+        } else {
+            self.unname(target.ino, now_ns)?;
+            renamed.other_nlink = target.nlink.saturating_sub(1);
+        }
+        self.log(now_ns / 1_000_000, ChangeKind::Removed, target.ino, to.0, to.1)?;
+        self.take_away(from, &source, &mut renamed.left)?;
+        self.put(from, to, &source, &target_folder, now_ns)?;
+        Ok(renamed)
+    }
+
+    /// Makes what is about to leave its place this machine's own, and notes what the site has there.
+    fn take_away(&self, from: (Ino, &Name), source: &Found, left: &mut Vec<Left>) -> Result<(), StateError> {
+        if source.kind == EntryKind::Dir && !source.own {
+            let path = self.remote_path(from.0, from.1)?;
+            self.make_tree_own(source.ino, &path, left)?;
+            self.put_shadow(from.0, from.1, EntryKind::Dir, None)?;
+            left.push(Left { path, version: None });
+            return Ok(());
+        }
+        if !source.own {
+            // First, while its path is still that of the site.
+            self.make_own(source.ino)?;
+        }
+        if source.kind != EntryKind::Dir {
+            let own = Found {
+                own: true,
+                version: None,
+                ..*source
+            };
+            left.extend(self.leave(from.0, from.1, &own)?);
+        }
+        Ok(())
+    }
+
+    /// Makes all below a mirror folder this machine's own; what is at the site is noted, the deepest first.
+    fn make_tree_own(&self, dir: Ino, path: &RelPath, left: &mut Vec<Left>) -> Result<(), StateError> {
+        let node = self.node(dir)?.ok_or(Refusal::NotFound)?;
+        if node.listed_at_ms.is_none() {
+            return Err(Refusal::NotListed.into());
+        }
+        let sql = "SELECT name, kind, version FROM shadow WHERE parent = ?1 AND version <> ''";
+        let shadows = self.many(sql, [as_i64(dir.0)], |row| Ok((name_at(row, 0)?, version_at(row, 2)?)))?;
+        left.extend(shadows.into_iter().map(|(name, version)| Left {
+            path: path.join(&name),
+            version,
+        }));
+        self.run("DELETE FROM shadow WHERE parent = ?1", [as_i64(dir.0)])?;
+        for child in self.children(dir, 0, usize::MAX)? {
+            if child.node.own {
+                continue;
+            }
+            let below = path.join(&child.name);
+            if child.node.kind == EntryKind::Dir {
+                self.make_tree_own(child.node.ino, &below, left)?;
+                left.push(Left {
+                    path: below,
+                    version: None,
+                });
+                continue;
+            }
+            let has_bytes = child.node.kind == EntryKind::File && child.node.size > 0;
+            let origin = child.node.version.as_ref().filter(|_| has_bytes);
+            self.run(
+                "UPDATE inode SET own = 1, version = NULL, origin = ?2, origin_version = ?3 WHERE ino = ?1",
+                (
+                    as_i64(child.node.ino.0),
+                    origin.map(|_| below.as_bytes()),
+                    origin.map(|version| version.as_str()),
+                ),
+            )?;
+            self.change(child.node.ino)?;
+            left.push(Left {
+                path: below,
+                version: child.node.version,
+            });
+        }
+        self.become_own_folder(dir)
+    }
+
+    /// Gives a node that has left its place a new one.
+    fn put(
+        &self,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        source: &Found,
+        folder: &super::listing::Folder,
+        now_ns: i64,
+    ) -> Result<(), StateError> {
+        self.drop_dirent(from.0, from.1, source.cookie)?;
+        self.add_dirent(to.0, to.1, source.ino)?;
+        self.run(
+            "UPDATE inode SET ctime_ns = ?2 WHERE ino = ?1",
+            (as_i64(source.ino.0), now_ns),
+        )?;
+        self.change(source.ino)?;
+        self.changed_folder(from.0, now_ns)?;
+        if folder.ino != from.0 {
+            self.changed_folder(to.0, now_ns)?;
+        }
+        self.log(now_ns / 1_000_000, ChangeKind::Moved, source.ino, to.0, to.1)
+    }
+
+    fn exchange(
+        &self,
+        from: (Ino, &Name),
+        source: &Found,
+        to: (Ino, &Name),
+        target: &Found,
+        left: &mut Vec<Left>,
+        now_ns: i64,
+    ) -> Result<(), StateError> {
+        // Both names stay in use: what the site has under them is replaced, not left, but for what lies in folders.
+        let mut replaced = Vec::new();
+        self.take_away(from, source, &mut replaced)?;
+        self.take_away(to, target, &mut replaced)?;
+        let folders = source.kind == EntryKind::Dir || target.kind == EntryKind::Dir;
+        if folders {
+            left.append(&mut replaced);
+        }
+        for (place, cookie, ino) in [(from, source.cookie, target.ino), (to, target.cookie, source.ino)] {
+            self.run(
+                "UPDATE dirent SET ino = ?3 WHERE parent = ?1 AND cookie = ?2",
+                (as_i64(place.0.0), as_i64(cookie), as_i64(ino.0)),
+            )?;
+            self.touch_name(place.0, place.1);
+            self.run("UPDATE inode SET ctime_ns = ?2 WHERE ino = ?1", (as_i64(ino.0), now_ns))?;
+            self.change(ino)?;
+            self.changed_folder(place.0, now_ns)?;
+            self.log(now_ns / 1_000_000, ChangeKind::Moved, ino, place.0, place.1)?;
+        }
+        Ok(())
+    }
+
+    /// Sets attributes; those of a mirror stay when the site has others.
+    pub fn set_attrs(&self, ino: Ino, attrs: &NewAttrs, now_ns: i64) -> Result<Node, StateError> {
+        let bits =
+            if attrs.perm.is_some() { OWN_PERM } else { 0 } | if attrs.mtime_ns.is_some() { OWN_MTIME } else { 0 };
+        let done = self.run(
+            "UPDATE inode SET perm = ifnull(?2, perm), uid = ifnull(?3, uid), gid = ifnull(?4, gid), \
+             atime_ns = ifnull(?5, atime_ns), mtime_ns = ifnull(?6, mtime_ns), attrs_own = attrs_own | ?7, ctime_ns = ?8 \
+             WHERE ino = ?1",
+            (
+                as_i64(ino.0),
+                attrs.perm,
+                attrs.uid,
+                attrs.gid,
+                attrs.atime_ns,
+                attrs.mtime_ns,
+                bits,
+                now_ns,
+            ),
+        )?;
+        if done == 0 {
+            return Err(Refusal::NotFound.into());
+        }
+        self.touch_node(ino);
+        self.node(ino)?.ok_or(StateError::NoSuchNode(ino))
+    }
+
+    /// Notes that writing into a file begins, before its first byte is written, and returns the generation.
+    ///
+    /// `object`: a new object with the bytes that the file begins with. `mirror`: the file is a mirror of this version, which
+    /// becomes this machine's own; otherwise it is own already. `Changed` if the file is not that any more.
+    pub fn begin_write(&self, ino: Ino, object: Option<u64>, mirror: Option<&Version>) -> Result<u64, StateError> {
+        let node = self.node(ino)?.ok_or(Refusal::NotFound)?;
+        let is_same = match mirror {
+            Some(version) => !node.own && node.version.as_ref() == Some(version),
+            None => node.own,
+        };
+        if !is_same || node.kind != EntryKind::File || (object.is_some() && node.object.is_some()) {
+            return Err(Refusal::Changed.into());
+        }
+        self.make_own(ino)?;
+        self.run(
+            "UPDATE inode SET gen = gen + 1, writing = 1, object = ifnull(?2, object), \
+             origin = iif(?2 IS NULL, origin, NULL), origin_version = iif(?2 IS NULL, origin_version, NULL) WHERE ino = ?1",
+            (as_i64(ino.0), object.map(u64::cast_signed)),
+        )?;
+        self.change(ino)?;
+        Ok(node.generation + 1)
+    }
+
+    /// Notes that the bytes of a file that was moved here are in an object now. `Changed` if it is not that file any more.
+    pub fn brought_home(&self, ino: Ino, object: u64, version: &Version) -> Result<(), StateError> {
+        let sql = "UPDATE inode SET object = ?2, origin = NULL, origin_version = NULL \
+                   WHERE ino = ?1 AND own = 1 AND object IS NULL AND origin_version = ?3";
+        if self.run(sql, (as_i64(ino.0), object.cast_signed(), version.as_str()))? == 0 {
+            return Err(Refusal::Changed.into());
+        }
+        self.change(ino)
+    }
+
+    /// Notes what a file that was being written is now. It may go on being written after another
+    /// [`WriteTxn::begin_write`].
+    pub fn end_write(&self, ino: Ino, size: u64, mtime_ns: i64, ctime_ns: i64) -> Result<(), StateError> {
+        let Some(node) = self.node(ino)? else {
+            return Err(Refusal::NotFound.into());
+        };
+        self.run(
+            "UPDATE inode SET size = ?2, mtime_ns = ?3, ctime_ns = max(ctime_ns, ?4), writing = 0 WHERE ino = ?1",
+            (as_i64(ino.0), as_i64(size), mtime_ns, ctime_ns),
+        )?;
+        self.count(Delta::of(node.kind, 0, as_i64(size) - as_i64(node.size)));
+        self.change(ino)?;
+        let parent = self.parent_of(ino)?;
+        if let Some((parent, name)) = parent {
+            self.log(ctime_ns / 1_000_000, ChangeKind::Content, ino, parent, &name)?;
+        }
+        Ok(())
+    }
+
+    /// Sets an extended attribute.
+    pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], now_ns: i64) -> Result<(), StateError> {
+        self.run(
+            "INSERT OR REPLACE INTO xattr (ino, name, value) VALUES (?1, ?2, ?3)",
+            (as_i64(ino.0), name, value),
+        )?;
+        self.run("UPDATE inode SET ctime_ns = ?2 WHERE ino = ?1", (as_i64(ino.0), now_ns))?;
+        self.touch_node(ino);
+        Ok(())
+    }
+
+    /// Removes an extended attribute; says whether it was there.
+    pub fn remove_xattr(&self, ino: Ino, name: &[u8], now_ns: i64) -> Result<bool, StateError> {
+        let removed = self.run("DELETE FROM xattr WHERE ino = ?1 AND name = ?2", (as_i64(ino.0), name))?;
+        self.run("UPDATE inode SET ctime_ns = ?2 WHERE ino = ?1", (as_i64(ino.0), now_ns))?;
+        self.touch_node(ino);
+        Ok(removed == 1)
+    }
+}

@@ -1,0 +1,215 @@
+//! What reached the site, and what the site had instead: an own file becomes a mirror, or a conflict.
+//!
+//! Refuses to know: how bytes travel, the queue. Invariant: what was sent counts only for the generation that was sent, but
+//! its version is from then on what the site has under that name: our own upload is never a stranger's.
+
+use super::StateError;
+use super::error::Db;
+use super::listing::{OWN_MTIME, OWN_PERM};
+use super::node::{ChangeKind, as_i64, ino_at, name_at, version_at};
+use super::read::ReadTxn;
+use super::write::WriteTxn;
+use crate::model::{EntryKind, Ino, Name, RelPath, Version};
+
+/// What became of a file whose bytes reached the site.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Landed {
+    /// It is a mirror now, and its object is trash: take over what is wanted of it first.
+    Mirror {
+        /// The object that held its bytes.
+        object: Option<u64>,
+    },
+    /// It was written again meanwhile, or has several names: it stays this machine's own.
+    StaysOwn,
+    /// The name leads elsewhere now, or nowhere: the site has what the drive does not show there.
+    NameGone,
+}
+
+/// A file of which the site and this machine have different successors.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Conflict {
+    /// Our file.
+    pub ino: Ino,
+    /// Its folder.
+    pub parent: Ino,
+    /// The name that both want; the site's file has it.
+    pub name: Name,
+    /// The site's version when it was noticed.
+    pub theirs: Version,
+    /// When, milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+impl ReadTxn<'_> {
+    /// Returns all conflicts, the oldest first.
+    pub fn conflicts(&self) -> Result<Vec<Conflict>, StateError> {
+        let sql = "SELECT ino, parent, name, theirs, at_ms FROM conflict ORDER BY at_ms, ino";
+        self.many(sql, [], |row| {
+            Ok(Conflict {
+                ino: ino_at(row, 0)?,
+                parent: ino_at(row, 1)?,
+                name: name_at(row, 2)?,
+                theirs: version_at(row, 3)?.unwrap_or_else(|| Version::new("")),
+                at_ms: row.get(4).db()?,
+            })
+        })
+    }
+
+    /// Says whether a file is our side of a conflict.
+    pub fn is_conflict(&self, ino: Ino) -> Result<bool, StateError> {
+        let sql = "SELECT 1 FROM conflict WHERE ino = ?1";
+        Ok(self.one(sql, [as_i64(ino.0)], |_| Ok(()))?.is_some())
+    }
+}
+
+impl ReadTxn<'_> {
+    /// Returns the folder that a path below a project's folder ends in, and the last name; `None` where no folder is.
+    pub fn place(&self, root: Ino, path: &RelPath) -> Result<Option<(Ino, Name)>, StateError> {
+        let Some((dir, name)) = path.split_last() else {
+            return Ok(None);
+        };
+        let mut parent = root;
+        for component in dir.components() {
+            match self.lookup(parent, component)? {
+                Some(node) if node.kind == EntryKind::Dir => parent = node.ino,
+                Some(_) | None => return Ok(None),
+            }
+        }
+        Ok(Some((parent, name)))
+    }
+}
+
+impl WriteTxn<'_> {
+    /// Notes that a generation of a file is at the site under a name of the drive.
+    ///
+    /// `path` is where, under the project's remote path.
+    pub fn landed(
+        &self,
+        root: Ino,
+        at: (Ino, &Name),
+        path: &RelPath,
+        ino: Ino,
+        generation: u64,
+        version: &Version,
+    ) -> Result<Landed, StateError> {
+        let (parent, name) = at;
+        let here = self.lookup(parent, name)?.filter(|node| node.ino == ino && node.own);
+        let same_place = match self.project_of(parent)? {
+            Some((project, dir)) => project.root == root && dir.join(name) == *path,
+            None => false,
+        };
+        let Some(node) = here.filter(|_| same_place) else {
+            self.is_at_site(root, path, version)?;
+            return Ok(Landed::NameGone);
+        };
+        self.folders_are_at_site(parent)?;
+        if node.generation != generation || node.writing || node.nlink != 1 {
+            self.put_shadow(parent, name, EntryKind::File, Some(version))?;
+            return Ok(Landed::StaysOwn);
+        }
+        self.drop_shadow(parent, name)?;
+        let id = as_i64(self.new_id());
+        // The site may keep coarser times and other bits; ours stay for as long as the bytes do.
+        self.run(
+            "UPDATE inode SET own = 0, version = ?2, object = NULL, origin = NULL, origin_version = NULL, \
+             attrs_own = ?3, changed_id = ?4 WHERE ino = ?1",
+            (as_i64(ino.0), version.as_str(), OWN_PERM | OWN_MTIME, id),
+        )?;
+        self.touch_node(ino);
+        self.discard(node.object)?;
+        Ok(Landed::Mirror { object: node.object })
+    }
+
+    /// Notes what is at a path of a project's site, put there by this machine: whatever the drive shows there is in front
+    /// of it.
+    pub fn is_at_site(&self, root: Ino, path: &RelPath, version: &Version) -> Result<(), StateError> {
+        // A folder that is gone from the drive is shown again by a listing, with what is in it.
+        let Some((parent, name)) = self.place(root, path)? else {
+            return Ok(());
+        };
+        match self.lookup(parent, &name)? {
+            // A listing was faster.
+            Some(node) if !node.own => Ok(()),
+            _ => self.put_shadow(parent, &name, EntryKind::File, Some(version)),
+        }
+    }
+
+    /// Notes that the site has nothing of ours under a path any more: what is found there later is news.
+    pub fn is_gone_from_site(&self, root: Ino, path: &RelPath, kind: EntryKind) -> Result<(), StateError> {
+        let Some((parent, name)) = self.place(root, path)? else {
+            return Ok(());
+        };
+        if self.shadow_of(parent, &name)?.is_none() {
+            return Ok(());
+        }
+        // Not removed: a listing that began before would bring the name back.
+        let kind = if kind == EntryKind::Dir {
+            EntryKind::Symlink
+        } else {
+            kind
+        };
+        self.put_shadow(parent, &name, kind, None)
+    }
+
+    /// Shows again what the site has under a path, at its next listing.
+    pub fn unhide(&self, root: Ino, path: &RelPath) -> Result<(), StateError> {
+        let Some((parent, name)) = self.place(root, path)? else {
+            return Ok(());
+        };
+        if self.lookup(parent, &name)?.is_none() {
+            self.drop_shadow(parent, &name)?;
+        }
+        Ok(())
+    }
+
+    fn folders_are_at_site(&self, dir: Ino) -> Result<(), StateError> {
+        let mut at = dir;
+        loop {
+            let Some(node) = self.node(at)? else { return Ok(()) };
+            if !node.own {
+                return Ok(());
+            }
+            self.become_mirror_folder(at)?;
+            let Some((parent, name)) = self.parent_of(at)? else {
+                return Ok(());
+            };
+            self.drop_shadow(parent, &name)?;
+            at = parent;
+        }
+    }
+
+    /// Gives our file another name beside that of the site's, which is shown again at the next look at it.
+    pub fn put_aside(
+        &self,
+        at: (Ino, &Name),
+        ino: Ino,
+        aside: &Name,
+        theirs: &Version,
+        now_ms: i64,
+    ) -> Result<(), StateError> {
+        let (parent, name) = at;
+        self.rename(
+            at,
+            (parent, aside),
+            super::RenameHow::NoReplace,
+            now_ms.saturating_mul(1_000_000),
+        )?;
+        self.drop_shadow(parent, name)?;
+        self.run(
+            "INSERT OR REPLACE INTO conflict (ino, parent, name, theirs, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+            (
+                as_i64(ino.0),
+                as_i64(parent.0),
+                name.as_bytes(),
+                theirs.as_str(),
+                now_ms,
+            ),
+        )?;
+        self.log(now_ms, ChangeKind::Moved, ino, parent, aside)
+    }
+
+    /// Forgets a conflict; says whether there was one.
+    pub fn resolved(&self, ino: Ino) -> Result<bool, StateError> {
+        Ok(self.run("DELETE FROM conflict WHERE ino = ?1", [as_i64(ino.0)])? == 1)
+    }
+}
