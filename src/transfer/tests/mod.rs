@@ -76,6 +76,8 @@ struct Inner {
     open: bool,
     /// What `prepare` says instead, once each.
     instead: Vec<Prepared>,
+    /// How often it panics instead.
+    panics: u32,
 }
 
 #[derive(Debug)]
@@ -204,6 +206,10 @@ impl Desk for Studio {
         let mut inner = self.lock();
         if let Some(instead) = inner.instead.pop() {
             return instead;
+        }
+        if inner.panics > 0 {
+            inner.panics -= 1;
+            panic!("on purpose");
         }
         if let Some(below) = &task.path {
             return Prepared::Delete {
