@@ -301,7 +301,8 @@ impl Run {
 
     async fn tell_ours(&self, note: &Note, version: Version) -> Result<(), Halt> {
         let (desk, path) = (&self.shared.desk, &note.plan.path);
-        desk.ours_is_there(&self.task, path, version, note.generation).await?;
+        desk.ours_is_there(&self.task, path, version, note.generation, note.base.as_ref())
+            .await?;
         Ok(())
     }
 
@@ -315,7 +316,8 @@ impl Run {
             let note = task.upload.as_deref().and_then(Note::parse);
             if let Some(note) = note.filter(|note| note.plan.path == *path && self.left(note, entry)) {
                 let (desk, version) = (&self.shared.desk, entry.version.clone());
-                desk.ours_is_there(&task, path, version, note.generation).await?;
+                desk.ours_is_there(&task, path, version, note.generation, note.base.as_ref())
+                    .await?;
                 return Ok(true);
             }
         }

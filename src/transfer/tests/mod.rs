@@ -259,6 +259,7 @@ impl Desk for Studio {
         path: &RelPath,
         version: Version,
         generation: u64,
+        _: Option<&Version>,
     ) -> Result<(), StateError> {
         self.steps.pass().await;
         {
