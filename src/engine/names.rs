@@ -18,6 +18,7 @@ use super::filesystem::state_error;
 use super::local::{Facts, LocalFile};
 use super::objects::Objects;
 use super::writing::{PublishName, blocking};
+use crate::failpoint;
 use crate::model::{EntryKind, Ino, Name, RelPath};
 use crate::state::{NewAttrs, NewEntry, Node, OwnFile, Refusal, Removed, RenameHow, Renamed, StateError, WriteTxn};
 
@@ -169,6 +170,7 @@ impl Inner {
         };
         let local = LocalFile::new(node.ino, Some(object), node.generation, facts);
         local.begun(node.generation);
+        failpoint::hit("create.row");
         // A kill before this leaves a row whose bytes have no file yet: an empty file.
         let path = place.project.folder_path().concat(&place.below);
         match self.objects.create(object, node.ino, &path, false) {
@@ -205,6 +207,7 @@ impl Inner {
             }
             other => other.map_err(state_error)?,
         };
+        failpoint::hit("remove.done");
         self.name_changes(removed.ino);
         if removed.remote.is_some() {
             self.wake_transfers();
@@ -251,6 +254,7 @@ impl Inner {
             gone
         });
         let Ok(gone) = gone.await else { return };
+        failpoint::hit("trash.emptied");
         if let Err(e) = self.store.write(move |txn| txn.trash_emptied(&gone)).await {
             debug!(error = %e, "emptied trash is looked at again at the next start");
         }
@@ -277,6 +281,7 @@ impl Inner {
         if publishes && !from.publishes() {
             // What was closed where no promise is made becomes a publish: its bytes are promised from now on.
             self.sync_moved(&moved).await?;
+            failpoint::hit("rename.synced");
         }
         self.name_changes(moved.ino);
         let (queue, source, target, now) = (self.queueing(), from.clone(), to.clone(), now_ns());
@@ -293,6 +298,7 @@ impl Inner {
         if renamed.nothing {
             return Ok(());
         }
+        failpoint::hit("rename.done");
         self.wake_transfers();
         let mut moved = vec![(renamed.ino, renamed.kind)];
         if let Some((other, kind)) = renamed.other {
@@ -365,6 +371,7 @@ impl Inner {
                 Ok(node)
             })
             .await?;
+        failpoint::hit("link.done");
         if place.publishes() {
             self.wake_transfers();
         }

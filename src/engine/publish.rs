@@ -18,6 +18,7 @@ use tracing::{debug, error, info, warn};
 use super::drive::{Inner, Project, content_version, now_ms};
 use super::link::{Link, LinkState};
 use super::writing::{PublishName, blocking, object_mtime_ns};
+use crate::failpoint;
 use crate::model::{EntryKind, Ino, NAME_MAX, Name, RelPath, Version};
 use crate::providers::{ErrorKind, ProviderError};
 use crate::state::{Landed, Left, Node, Refusal, StateError, Task, TaskWhat};
@@ -296,6 +297,7 @@ impl Inner {
         blocking(move || file.sync_data())
             .await?
             .map_err(super::writing::local_error)?;
+        failpoint::hit("home.copied");
         let (ino, version) = (node.ino, content_version(node));
         let brought = self
             .store
@@ -303,6 +305,7 @@ impl Inner {
             .await;
         match brought {
             Ok(()) => {
+                failpoint::hit("home.done");
                 if let Some(node) = self.tree.node(ino).map_err(super::filesystem::state_error)? {
                     let local = self.own_file(&node)?;
                     self.handles.switch_to_own(ino, &local);
@@ -340,7 +343,7 @@ impl Inner {
             return Ok(());
         };
         self.adopt(ino, sent, &version).await;
-        crate::failpoint::hit("publish.adopted");
+        failpoint::hit("publish.adopted");
         let before = self.locals.get(ino);
         let (project, queue) = (self.project_at(root).cloned(), self.queueing());
         let (task, generation, is_new) = (task.clone(), sent.generation, sent.base.is_none());
@@ -363,7 +366,7 @@ impl Inner {
                 Ok(landed)
             })
             .await?;
-        crate::failpoint::hit("publish.recorded");
+        failpoint::hit("publish.recorded");
         self.sending.ended(ino, &sent.changed);
         if let Landed::Mirror { object } = landed {
             if let Some(before) = before {
@@ -397,6 +400,7 @@ impl Inner {
                     return Ok(false);
                 }
                 content.fill(at, &buffer[..step])?;
+                failpoint::hit("adopt.part");
                 at += step as u64;
                 reserved.release(step as u64);
             }
@@ -464,6 +468,7 @@ impl Inner {
                 Ok(None)
             })
             .await?;
+        failpoint::hit("conflict.aside");
         if let Some(aside) = aside {
             warn!(path = %sent.path, ours = %aside, "the file changed at the site since ours began: both are kept, ours \
                 under another name; `backlot conflict` settles it");

@@ -556,6 +556,24 @@ impl Drive {
         serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {told}"))
     }
 
+    /// Sets a variable for what is run from now on, or takes it back.
+    pub fn set_env(&mut self, name: &str, value: Option<&str>) {
+        self.env.retain(|(known, _)| known.to_str() != Some(name));
+        if let Some(value) = value {
+            self.env.push((name.into(), value.into()));
+        }
+    }
+
+    /// Says whether the daemon runs; one that has ended by itself is taken note of.
+    pub fn is_running(&mut self) -> bool {
+        let Some(daemon) = self.daemon.as_mut() else { return false };
+        if daemon.try_wait().expect("our child").is_none() {
+            return true;
+        }
+        self.wait_end();
+        false
+    }
+
     /// What [`status`](Self::status) tells, asked without starting a program: for what is over in a moment.
     pub fn status_now(&self) -> Value {
         let mut socket = UnixStream::connect(self.data_dir.join("backlot.sock")).expect("the daemon listens");
