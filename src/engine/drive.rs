@@ -306,7 +306,9 @@ impl Drive {
     pub async fn close(self) {
         self.stop.cancel();
         if let Some(transfers) = self.transfers()
-            && tokio::time::timeout(TRANSFERS_GRACE, transfers.stopped()).await.is_err()
+            && tokio::time::timeout(TRANSFERS_GRACE, transfers.stopped())
+                .await
+                .is_err()
         {
             warn!("an upload did not stop in time; the next start goes on with it");
         }

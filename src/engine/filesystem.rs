@@ -640,9 +640,9 @@ impl VirtualFs for DriveFs {
 
     async fn setxattr(&self, _cx: &OpCx, node: NodeId, name: &OsStr, value: Bytes) -> Result<(), FsError> {
         let ino = Ino(node.0);
-        xattr::check_settable(name, &value)?;
         self.node(node)?;
         self.drive.check_writable(ino)?;
+        xattr::check_settable(name, &value)?;
         let (name, now) = (name.as_bytes().to_vec(), now_ns());
         self.drive
             .edit(false, move |txn| txn.set_xattr(ino, &name, &value, now))
@@ -651,10 +651,10 @@ impl VirtualFs for DriveFs {
 
     async fn removexattr(&self, _cx: &OpCx, node: NodeId, name: &OsStr) -> Result<(), FsError> {
         let ino = Ino(node.0);
+        self.drive.check_writable(ino)?;
         if xattr::is_reserved(name) {
             return Err(FsErrorKind::NotPermitted.into());
         }
-        self.drive.check_writable(ino)?;
         let (name, now) = (name.as_bytes().to_vec(), now_ns());
         let was_there = self
             .drive

@@ -65,7 +65,9 @@ impl Run {
         let mut base = frozen.base.clone();
         if let Some(note) = self.note.clone() {
             let resumable = self.lane.provider.capabilities().resume_upload;
-            match self.look_back(&note).await? {
+            let left = self.look_back(&note).await?;
+            self.in_doubt = false;
+            match left {
                 Some(version) if note.is_of(frozen) => return Ok(Some(version)),
                 Some(version) => {
                     self.tell_ours(&note, version.clone()).await?;
@@ -92,7 +94,7 @@ impl Run {
         failpoint::hit("upload.noted");
         let token = match note.token() {
             Some(token) => token,
-            None => self.begin(&mut note, frozen).await?,
+            None => self.begin(&mut note).await?,
         };
         shown.sent(0, note.done_bytes());
         if note.plan.part_count() > 1 {
@@ -144,9 +146,10 @@ impl Run {
         if noted { Ok(()) } else { Err(Halt::Changed) }
     }
 
-    async fn begin(&mut self, note: &mut Note, frozen: &Frozen) -> Result<UploadToken, Halt> {
-        let begun = self.lane.provider.begin_upload(&note.plan);
-        match self.unless_halted(Some(&frozen.changed), begun).await? {
+    /// Begins an upload. Not given up half way: a request that is still on its way could begin it after it was cleared
+    /// away.
+    async fn begin(&mut self, note: &mut Note) -> Result<UploadToken, Halt> {
+        match self.lane.provider.begin_upload(&note.plan).await {
             Ok(token) => {
                 note.state = Some(token.state.clone());
                 self.note = Some(note.clone());
