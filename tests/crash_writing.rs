@@ -14,7 +14,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,7 +25,6 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use common::content::{self, HEAD, Id, Seen, close};
 use common::drive::{Builder, Drive, drive_test_within, fuse_is_missing, say};
 use common::queue::{self, Found, ask, drained};
-use common::relay::Relay;
 use common::sshd::{Mode, Sshd};
 use common::tree::Random;
 
@@ -612,17 +611,15 @@ impl Lane {
             return self.count(end, true);
         }
         let project = self.drive.project();
-        let mut died_early = false;
         let mut workers = Vec::new();
         for mut worker in std::mem::take(&mut self.workers) {
             let project = project.clone();
             workers.push(thread::spawn(move || {
                 // The daemon may be killed while stock is taken: the rest of it is taken the next time.
-                let stock = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| try_stock(&project, &mut worker)));
-                match stock {
-                    Ok(true) => (worker.run(), false),
-                    Ok(false) => (worker, true),
-                    Err(panic) => std::panic::resume_unwind(panic),
+                if try_stock(&project, &mut worker) {
+                    worker.run()
+                } else {
+                    worker
                 }
             }));
         }
@@ -646,11 +643,9 @@ impl Lane {
             self.drive.kill9();
         }
         for worker in workers {
-            let (worker, early) = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            died_early |= early;
+            let worker = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             self.workers.push(worker);
         }
-        drop(died_early);
         self.count(end, hit);
     }
 

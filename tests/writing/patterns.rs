@@ -190,8 +190,9 @@ impl Saver {
             }
             Way::WriteThroughAMapping | Way::WriteThroughAMappingThatOutlivesTheFile => {
                 let (id, bytes) = self.next(&path);
-                let open = OpenOptions::new().read(true).write(true).create(true).truncate(true);
-                let file = open.clone().open(self.at(&path)).unwrap();
+                let mut open = OpenOptions::new();
+                open.read(true).write(true).create(true).truncate(true);
+                let file = open.open(self.at(&path)).unwrap();
                 file.set_len(bytes.len() as u64).unwrap();
                 self.map_and_write(file, &bytes, way == Way::WriteThroughAMappingThatOutlivesTheFile);
                 self.known.insert(path, Seen::Whole(id));
