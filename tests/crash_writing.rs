@@ -602,6 +602,7 @@ impl Lane {
             End::At(place, n) => Some(format!("{place}:kill:{n}")),
         };
         self.drive.set_env("BACKLOT_FAILPOINT", failpoint.as_deref());
+        self.drive.set_env("BACKLOT_LOG", std::env::var("BACKLOT_TEST_LOG").ok().as_deref());
         if let Err(refused) = self.drive.try_mount() {
             // Killed before it was ready, as it was told to be.
             assert!(
@@ -794,6 +795,9 @@ fn what_was_acknowledged_is_at_the_site_however_often_the_daemon_is_killed() {
     for (number, name) in lanes.into_iter().enumerate() {
         let send = send.clone();
         let mine = kills / 3 + u64::from(kills % 3 > number as u64);
+        if std::env::var("BACKLOT_TEST_LANE").is_ok_and(|lane| lane != name) {
+            continue;
+        }
         let body = move || {
             let limit = Duration::from_secs(120 + 10 * mine);
             drive_test_within(limit, move || {

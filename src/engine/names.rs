@@ -421,11 +421,10 @@ fn requeue(
     if let (RenameHow::Exchange, Some((other, kind))) = (how, renamed.other) {
         queue_moved(txn, queue, other, kind, from)?;
     }
-    if from.lets_deletes_through() {
-        for left in &renamed.left {
-            if from.project.zones.of(&left.path) == ZoneKind::Publish {
-                queue.delete(txn, &from.project, left)?;
-            }
+    for left in &renamed.left {
+        let deletes = from.lets_deletes_through() && from.project.zones.of(&left.path) == ZoneKind::Publish;
+        if !txn.is_covered(from.project.root, left)? && deletes {
+            queue.delete(txn, &from.project, left)?;
         }
     }
     Ok(())

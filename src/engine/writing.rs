@@ -420,7 +420,7 @@ impl Queueing {
         };
         // What is sent to a path is not to be deleted there any more.
         if let Some((_, dir)) = txn.project_of(at.parent)? {
-            txn.cancel_delete(at.project.root, &dir.join(&at.name))?;
+            txn.replaces_left(at.project.root, (at.parent, &at.name), &dir.join(&at.name))?;
         }
         txn.queue_send(&send, now).map(drop)
     }

@@ -107,6 +107,15 @@ impl ReadTxn<'_> {
         self.one(SQL, (as_i64(root.0), path.as_bytes()), task_at)
     }
 
+    /// Says whether something below a path of a project has still to be removed at its site.
+    pub fn has_deletes_below(&self, root: Ino, path: &RelPath) -> Result<bool, StateError> {
+        const SQL: &str = "SELECT 1 FROM task INDEXED BY task_path \
+                           WHERE root = ?1 AND path > ?2 AND path < ?3 AND what <> 0 LIMIT 1";
+        // All that begins with `path/`: `0` follows `/`.
+        let (from, to) = ([path.as_bytes(), b"/"].concat(), [path.as_bytes(), b"0"].concat());
+        Ok(self.one(SQL, (as_i64(root.0), from, to), |_| Ok(()))?.is_some())
+    }
+
     /// Returns up to `limit` tasks with numbers above `after`, in the order of their numbers.
     pub fn tasks(&self, filter: TaskFilter, after: TaskId, limit: usize) -> Result<Vec<Task>, StateError> {
         const SQL: &str = concat!(

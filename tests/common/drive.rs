@@ -25,6 +25,8 @@ use tempfile::TempDir;
 
 /// The variable that turns missing FUSE from a skip into a failure.
 pub const REQUIRE_FUSE: &str = "BACKLOT_TEST_REQUIRE_FUSE";
+/// The variable that names a folder to which a failed test's drive is copied.
+pub const KEEP: &str = "BACKLOT_TEST_KEEP";
 /// The read deadline of every drive here unless a test sets another.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// Longer than anything that should happen soon takes on a loaded machine.
@@ -708,6 +710,9 @@ impl Drop for Drive {
         self.clear();
         if thread::panicking() {
             let log = self.log();
+            if let Some(keep) = std::env::var_os(KEEP) {
+                drop(Command::new("cp").arg("-a").arg(self.dir.path()).arg(keep).status());
+            }
             let from = log.len().saturating_sub(LOG_SHOWN);
             let tail = log.get(from..).unwrap_or(&log);
             say(&format!(
