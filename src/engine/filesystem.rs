@@ -266,7 +266,7 @@ impl DriveFs {
 const LOOKS: u32 = 16;
 
 /// Says whether two looks at a row found the same bytes in the same place.
-fn is_same_content(a: &Node, b: &Node) -> bool {
+pub(super) fn is_same_content(a: &Node, b: &Node) -> bool {
     (a.own, &a.version, &a.origin, a.object) == (b.own, &b.version, &b.origin, b.object)
 }
 
@@ -274,7 +274,7 @@ impl Inner {
     /// Returns a row with what is known of a file that is being written.
     pub(super) fn as_written(&self, mut node: Node) -> Node {
         if node.writing
-            && let Some(facts) = self.locals.get(node.ino).and_then(|own| own.facts_if_writing())
+            && let Some(facts) = self.locals.get(node.ino).map(|own| own.facts())
         {
             node.size = facts.size;
             node.mtime_ns = facts.mtime_ns;

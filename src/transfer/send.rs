@@ -50,11 +50,11 @@ impl Run {
             return Ok(());
         };
         failpoint::hit("upload.committed");
+        shown.committed();
         self.lane.link.answered();
         self.shared.desk.committed(&self.task, frozen, version.clone()).await?;
         self.note = None;
         failpoint::hit("upload.recorded");
-        shown.committed();
         let took = began.elapsed();
         info!(path = %frozen.path, size = frozen.size, %version, ?took, "sent");
         Ok(())
@@ -301,7 +301,8 @@ impl Run {
 
     async fn tell_ours(&self, note: &Note, version: Version) -> Result<(), Halt> {
         let (desk, path) = (&self.shared.desk, &note.plan.path);
-        desk.ours_is_there(&self.task, path, version, note.generation).await?;
+        desk.ours_is_there(&self.task, path, version, note.generation, note.base.as_ref())
+            .await?;
         Ok(())
     }
 
@@ -315,7 +316,8 @@ impl Run {
             let note = task.upload.as_deref().and_then(Note::parse);
             if let Some(note) = note.filter(|note| note.plan.path == *path && self.left(note, entry)) {
                 let (desk, version) = (&self.shared.desk, entry.version.clone());
-                desk.ours_is_there(&task, path, version, note.generation).await?;
+                desk.ours_is_there(&task, path, version, note.generation, note.base.as_ref())
+                    .await?;
                 return Ok(true);
             }
         }
@@ -380,12 +382,20 @@ impl Run {
     pub(super) async fn drop_upload(&mut self) {
         let Some(note) = self.note.clone() else { return };
         let dropped = async {
-            if self.in_doubt
-                && let Some(version) = self.look_back(&note).await?
-            {
-                self.tell_ours(&note, version).await?;
+            // What is found at the path is told before anybody changes it.
+            let (paths, site) = (&self.shared.paths, &self.lane.site);
+            let _taken = tokio::select! {
+                taken = paths.take(site, &note.plan.path) => taken,
+                () = self.shared.stop.cancelled() => return Err(Halt::Stopped),
+            };
+            let left = if self.in_doubt {
+                self.look_back(&note).await?
             } else {
-                self.abort(&note).await?;
+                None
+            };
+            match left {
+                Some(version) => self.tell_ours(&note, version).await?,
+                None => self.abort(&note).await?,
             }
             self.clear_upload().await?;
             Ok(())
@@ -393,6 +403,7 @@ impl Run {
         match dropped.await {
             Ok(()) => self.in_doubt = false,
             Err(Halt::Site(error) | Halt::Spoilt(error)) => self.lane.link.failed(&error),
+            Err(Halt::Stopped) => {}
             Err(halt) => warn!(path = %note.plan.path, ?halt, "an upload that was given up is still noted"),
         }
     }

@@ -84,12 +84,43 @@ fn exercise<'s>(fsx: &'s Path, stage: &'s Stage, seed: u64, len: usize) -> Exerc
     }
 }
 
-fn at_work(fsx: &Path, stage: &mut Stage) {
+/// Of a file that is all in a mapping or two, and of a larger one, of which more is being read when it changes.
+const LENGTHS: [usize; 2] = [256 << 10, 1 << 20];
+
+fn at_work(fsx: &Path, stage: &Stage) {
+    each_seed(fsx, stage, LENGTHS[0]);
+}
+
+fn each_seed(fsx: &Path, stage: &Stage, len: usize) {
     for seed in SEEDS {
         let begun = Instant::now();
-        exercise(fsx, stage, seed, 256 << 10).run(seed, operations());
+        exercise(fsx, stage, seed, len).run(seed, operations());
         say(&format!("tools: fsx, seed {seed}: {:.1?}", begun.elapsed()));
     }
+}
+
+/// Somebody else opens and reads the files meanwhile, as whoever looks at a render does: that changes nothing.
+fn while_it_is_read(fsx: &Path, stage: &Stage) {
+    let done = AtomicBool::new(false);
+    let read = thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut read = 0;
+            while !done.load(Ordering::Relaxed) {
+                for seed in SEEDS {
+                    // A file that is not there yet, or is cut while it is read, is nobody's fault.
+                    read += usize::from(fs::read(stage.folder().join(format!("fsx-{seed}"))).is_ok());
+                }
+            }
+            read
+        });
+        let worked = std::panic::catch_unwind(|| each_seed(fsx, stage, LENGTHS[1]));
+        done.store(true, Ordering::Relaxed);
+        let read = reader.join().expect("it only reads");
+        worked
+            .map(|()| read)
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    assert!(read > SEEDS.len(), "it was read {read} times meanwhile");
 }
 
 /// What was seen of uploads.
@@ -116,10 +147,9 @@ impl Seen {
 }
 
 /// All seeds at once, each on a file of its own, which is let go again and again.
-fn while_uploads_run(fsx: &Path, stage: &mut Stage) {
+fn while_uploads_run(fsx: &Path, stage: &Stage) {
     let (working, done) = (AtomicUsize::new(0), AtomicBool::new(false));
     let remote = stage.at_remote();
-    let stage = &*stage;
     let seen = thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             let mut seen = Seen::default();
@@ -134,7 +164,7 @@ fn while_uploads_run(fsx: &Path, stage: &mut Stage) {
         let working = &working;
         let seeds = SEEDS.map(|seed| {
             scope.spawn(move || {
-                let exercise = exercise(fsx, stage, seed, 1 << 20);
+                let exercise = exercise(fsx, stage, seed, LENGTHS[1]);
                 let mut random = Random::new(seed);
                 for round in 0..ROUNDS {
                     working.fetch_add(1, Ordering::Relaxed);
@@ -162,29 +192,34 @@ fn while_uploads_run(fsx: &Path, stage: &mut Stage) {
     }
 }
 
-fn fsx_in(zone: Zone) {
+fn fsx_in(zone: Zone, work: fn(&Path, &Stage)) {
     let Some(fsx) = or_skip("fsx", program("BACKLOT_TEST_FSX", "fsx")) else {
         return;
     };
     let limit = LIMIT * u32::try_from(SEEDS.len()).unwrap();
     match zone {
-        Zone::Work => staged_with(zone, limit, |drive| drive, move |stage| at_work(&fsx, stage)),
+        Zone::Work => staged_with(zone, limit, |drive| drive, move |stage| work(&fsx, stage)),
         // A link on which a file takes a second, so that uploads last.
         Zone::Publish => staged_with(
             zone,
             limit,
             |drive| drive.site("link-delay", "2ms").site("link-rate", "1MB"),
-            move |stage| while_uploads_run(&fsx, stage),
+            move |stage| work(&fsx, stage),
         ),
     }
 }
 
 #[test]
 fn fsx_in_a_work_folder() {
-    fsx_in(Zone::Work);
+    fsx_in(Zone::Work, at_work);
+}
+
+#[test]
+fn fsx_in_a_work_folder_while_somebody_reads() {
+    fsx_in(Zone::Work, while_it_is_read);
 }
 
 #[test]
 fn fsx_in_a_publish_folder_while_uploads_run() {
-    fsx_in(Zone::Publish);
+    fsx_in(Zone::Publish, while_uploads_run);
 }

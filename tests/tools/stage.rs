@@ -26,8 +26,8 @@ pub(crate) const TOOL: Duration = Duration::from_secs(300);
 
 /// How long the queue may take to be empty.
 const DRAIN: Duration = Duration::from_secs(1800);
-/// What a failed tool said last, as far as it is shown.
-const SAID: usize = 4000;
+/// How much of what a failed tool said is shown, of its beginning and of its end.
+const SAID: usize = 2000;
 
 /// What becomes of files in a folder.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,7 +82,12 @@ pub(crate) fn number(variable: &str, otherwise: usize) -> usize {
 /// Runs a program that must succeed and returns what it printed.
 pub(crate) fn runs(limit: Duration, command: &mut Command) -> String {
     let out = run_within(limit, command);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(SAID)..]).into_owned();
+    let text = |bytes: &[u8]| match bytes.len() {
+        len if len <= 2 * SAID => String::from_utf8_lossy(bytes).into_owned(),
+        len => [&bytes[..SAID], &bytes[len - SAID..]]
+            .map(String::from_utf8_lossy)
+            .join("\n…\n"),
+    };
     assert!(
         out.status.success(),
         "{command:?}: {}\n{}\n{}",

@@ -410,3 +410,33 @@ async fn a_site_that_fails_at_random_gets_everything_in_the_end() {
         assert!(names.iter().filter(|of| of.starts_with('f')).count() == 10, "{names:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_can_not_be_read_are_tried_again_and_never_sent_in_part() {
+    let t = Fixture::new().await;
+    let bytes = vec![b'A'; 5 * PART];
+    t.studio.save("a", &bytes).await;
+    let object = t.studio.object(t.tasks()[0].ino.unwrap());
+    fs::write(&object, &bytes[..3 * PART + 1]).unwrap();
+    let _transfers = t.start().await;
+    t.until("it failed", || t.tasks()[0].tries > 2).await;
+    let task = t.tasks().remove(0);
+    assert_eq!(task.kind.as_deref(), Some("local"));
+    assert_eq!(t.place.get("a"), None);
+    fs::write(&object, &bytes).unwrap();
+    t.drained().await;
+    t.assert_site(&[("a", &bytes)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_panics_holds_up_no_other() {
+    let t = Fixture::new().await;
+    t.studio.lock().panics = 1;
+    for of in ["a", "b", "c"] {
+        t.studio.save(of, b"x").await;
+    }
+    let _transfers = t.start().await;
+    t.drained().await;
+    assert_eq!(t.studio.lock().panics, 0);
+    t.assert_site(&[("a", b"x"), ("b", b"x"), ("c", b"x")]);
+}

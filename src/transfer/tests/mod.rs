@@ -76,6 +76,8 @@ struct Inner {
     open: bool,
     /// What `prepare` says instead, once each.
     instead: Vec<Prepared>,
+    /// How often it panics instead.
+    panics: u32,
 }
 
 #[derive(Debug)]
@@ -205,6 +207,10 @@ impl Desk for Studio {
         if let Some(instead) = inner.instead.pop() {
             return instead;
         }
+        if inner.panics > 0 {
+            inner.panics -= 1;
+            panic!("on purpose");
+        }
         if let Some(below) = &task.path {
             return Prepared::Delete {
                 path: path("p").concat(below),
@@ -253,6 +259,7 @@ impl Desk for Studio {
         path: &RelPath,
         version: Version,
         generation: u64,
+        _: Option<&Version>,
     ) -> Result<(), StateError> {
         self.steps.pass().await;
         {
