@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backlot_config::ZoneKind;
+use backlot_config::{RemoteDelete, ZoneKind};
 use backlot_platform::error::{FsError, FsErrorKind};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -165,12 +165,13 @@ impl Desk for PublishDesk {
         else {
             return Ok(());
         };
-        let (queue, is_new) = (drive.queueing(), replaced.is_none());
+        let goes = replaced.is_none() || project.remote_delete == RemoteDelete::Propagate;
+        let queue = drive.queueing();
         drive
             .store
             .write(move |txn| {
-                if txn.is_at_site(root, &below, &version)? && is_new {
-                    // Nobody was there before us, and nobody is meant to be there.
+                if txn.is_at_site(root, &below, &version)? && goes {
+                    // Nobody was there before us, or what was there was to go with its name.
                     let left = Left {
                         path: below,
                         version: Some(version),
@@ -374,16 +375,17 @@ impl Inner {
             .store
             .write_durable(move |txn| {
                 let landed = txn.landed(root, (parent, &name), &below, ino, generation, &version)?;
-                if landed == Landed::NameGone
-                    && is_new
-                    && let Some(project) = &project
+                if let (Landed::NameGone, Some(project)) = (landed, &project)
+                    && (is_new || project.remote_delete == RemoteDelete::Propagate)
                 {
-                    // Nobody was there before us, and nobody is meant to be there.
+                    // Nobody was there before us, or what was there was to go with its name.
                     let left = Left {
                         path: below,
                         version: Some(version),
                     };
-                    queue.delete(txn, project, &left)?;
+                    if !txn.is_covered(root, &left)? {
+                        queue.delete(txn, project, &left)?;
+                    }
                 }
                 txn.finish_task(&task)?;
                 Ok(landed)
