@@ -24,12 +24,13 @@ use super::handles::Handles;
 use super::hydrate::{HydrateStats, OpenContent};
 use super::local::Locals;
 use super::objects::Objects;
+use super::places::Places;
 use super::publish::Sending;
 use super::refusals::Refusals;
 use super::report::{FlightReport, HydrationReport, LsEntry, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
 use super::site::Site;
-use super::writing::Copies;
+use super::writing::{Copies, Settling};
 use super::zones::Zones;
 use crate::model::{EntryKind, FileState, Ino, Name, PathError, ProjectName, RelPath, Residency, SiteName, Version};
 use crate::providers::{Controls, ErrorKind, Listed, Provider, ProviderError};
@@ -139,6 +140,8 @@ pub struct Inner {
     pub(super) copies: Copies,
     pub(super) refusals: Refusals,
     pub(super) sending: Sending,
+    pub(super) settling: Settling,
+    pub(super) places: Places,
     transfers: OnceLock<Arc<Transfers>>,
     pub(super) publish: backlot_config::Publish,
     /// Bytes that may be written before the disk is asked again whether there is room.
@@ -236,6 +239,8 @@ impl Drive {
             copies: Copies::default(),
             refusals: Refusals::default(),
             sending: Sending::default(),
+            settling: Settling::default(),
+            places: Places::default(),
             transfers: OnceLock::new(),
             publish: config.publish.clone(),
             budget: AtomicI64::new(0),
@@ -312,6 +317,7 @@ impl Drive {
         {
             warn!("an upload did not stop in time; the next start goes on with it");
         }
+        self.0.settle_all().await;
         let cache = Arc::clone(&self.cache);
         let store = self.store.clone();
         let closed = tokio::task::spawn_blocking(move || {
@@ -392,6 +398,18 @@ impl Inner {
     /// Returns the project that a node belongs to, and its path inside that; `None` for the drive's root and for what has
     /// no name.
     pub(super) fn place(&self, ino: Ino) -> Result<Option<(Arc<Project>, RelPath)>, StateError> {
+        let epoch = self.places.epoch();
+        if let Some(known) = self.places.get(ino) {
+            return Ok(Some(known));
+        }
+        let place = self.look_up_place(ino)?;
+        if let Some(place) = &place {
+            self.places.put(epoch, ino, place);
+        }
+        Ok(place)
+    }
+
+    fn look_up_place(&self, ino: Ino) -> Result<Option<(Arc<Project>, RelPath)>, StateError> {
         let Some(path) = self.tree.path_of(ino)? else {
             return Ok(None);
         };

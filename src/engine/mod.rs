@@ -12,6 +12,7 @@ pub mod link;
 mod local;
 mod names;
 pub mod objects;
+mod places;
 mod publish;
 mod readahead;
 mod recovery;

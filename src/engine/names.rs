@@ -278,12 +278,25 @@ impl Inner {
         let publishes = to.publishes() || (how == RenameHow::Exchange && from.publishes());
         let moved = self.tree.lookup(from.parent, &from.name).map_err(state_error)?;
         let moved = moved.ok_or(FsErrorKind::NotFound)?;
+        let with_folders = moved.kind == EntryKind::Dir || options.exchange;
+        if publishes && with_folders {
+            self.settle_all().await;
+        } else if publishes
+            && let Some(own) = self.locals.get(moved.ino).filter(|own| own.is_writing())
+            && !self.handles.has_writer(moved.ino)
+        {
+            self.closed(&own).await?;
+        }
         if publishes && !from.publishes() {
             // What was closed where no promise is made becomes a publish: its bytes are promised from now on.
             self.sync_moved(&moved).await?;
             failpoint::hit("rename.synced");
         }
         self.name_changes(moved.ino);
+        if with_folders {
+            // Asked again meanwhile, and once it is done.
+            self.places.moved();
+        }
         let (queue, source, target, now) = (self.queueing(), from.clone(), to.clone(), now_ns());
         let renamed = self
             .edit(publishes, move |txn| {
@@ -295,6 +308,9 @@ impl Inner {
                 Ok(renamed)
             })
             .await?;
+        if with_folders {
+            self.places.moved();
+        }
         if renamed.nothing {
             return Ok(());
         }
@@ -383,6 +399,10 @@ impl Inner {
         let now = now_ns();
         if let Some(local) = self.locals.get(ino) {
             local.set_times(attrs.mtime_ns, now);
+            if let (Some(file), Some(mtime_ns)) = (local.file(), attrs.mtime_ns) {
+                // Should the drive end before the row is written, the object's time counts.
+                super::objects::set_mtime(&file, mtime_ns);
+            }
         }
         self.edit(false, move |txn| txn.set_attrs(ino, &attrs, now)).await
     }

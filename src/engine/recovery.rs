@@ -40,7 +40,7 @@ impl Drive {
         let (size, mtime_ns) = match opened {
             Some(Ok(file)) => {
                 let size = file.metadata().map(|m| m.size()).unwrap_or(0);
-                (size, object_mtime_ns(&file).unwrap_or(node.mtime_ns).max(node.mtime_ns))
+                (size, object_mtime_ns(&file).unwrap_or(node.mtime_ns))
             }
             Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
                 warn!(ino = %node.ino, error = %e, "a file that was being written can't be looked at; it stays so");

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use std::collections::HashMap;
 
@@ -29,6 +30,8 @@ use crate::state::{NewDelete, NewSend, Node, Refusal, StateError, WriteTxn};
 const LOOKS: u32 = 16;
 /// Bytes taken at a time when a file is copied up.
 const COPY_STEP: u64 = 4 << 20;
+/// How soon a file that was closed in a local zone is written down: long enough for many to share a transaction.
+const SETTLE_SOON: Duration = Duration::from_millis(50);
 /// How far ahead of the copy the site is asked.
 const COPY_AHEAD: u64 = 32 << 20;
 
@@ -46,6 +49,24 @@ impl Copies {
         let lock = Arc::default();
         map.insert(ino, Arc::downgrade(&lock));
         lock
+    }
+}
+
+/// Files that were closed in local zones and whose rows say that they are being written. A kill loses nothing by that: the
+/// next start takes sizes and times from the objects.
+#[derive(Debug, Default)]
+pub(super) struct Settling(Mutex<Vec<Arc<LocalFile>>>);
+
+impl Settling {
+    /// Takes in a file; says whether it is the first.
+    fn add(&self, local: &Arc<LocalFile>) -> bool {
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        files.push(Arc::clone(local));
+        files.len() == 1
+    }
+
+    fn take(&self) -> Vec<Arc<LocalFile>> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -300,6 +321,36 @@ impl Inner {
             }
         }
         Ok(out)
+    }
+
+    /// Somebody closed a file. In a publish zone it is written down before they go on; elsewhere nothing was promised, and
+    /// it is written down soon.
+    pub(super) async fn closed_by_user(self: &Arc<Self>, local: &Arc<LocalFile>) -> Result<(), FsError> {
+        if !local.is_writing() {
+            return Ok(());
+        }
+        if !self.publish_names(local.ino).map_err(state_error)?.is_empty() {
+            return self.closed(local).await;
+        }
+        if self.settling.add(local) {
+            let drive = Arc::clone(self);
+            tokio::spawn(async move {
+                tokio::time::sleep(SETTLE_SOON).await;
+                drive.settle_all().await;
+            });
+        }
+        Ok(())
+    }
+
+    /// Writes down all that was closed where nothing was promised.
+    pub(super) async fn settle_all(self: &Arc<Self>) {
+        let closed = self.settling.take();
+        // Whoever still writes closes it again.
+        let closed = closed.iter().filter(|local| !self.handles.has_writer(local.ino));
+        let ended = futures::future::join_all(closed.map(|local| self.closed(local))).await;
+        if let Some(e) = ended.into_iter().find_map(Result::err) {
+            warn!(error = %e, "what was closed is not written down; it is looked at again at the next start");
+        }
     }
 
     /// Writes down what a file is that was being written, and puts it in the queue if it is to be published. Goes on
