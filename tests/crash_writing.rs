@@ -414,9 +414,11 @@ impl Worker {
         loop {
             if let Err(e) = self.step() {
                 // ENOTCONN, ECONNABORTED: what a mount says whose daemon is gone. Whatever else it says is no kill's doing.
-                let code = e.raw_os_error();
+                // EIO is what becomes of it where bytes were on their way; then the next question gets no answer.
+                let is_gone = |e: &io::Error| matches!(e.raw_os_error(), Some(103 | 107));
+                let is_io = e.raw_os_error() == Some(5);
                 assert!(
-                    matches!(code, Some(103 | 107)),
+                    is_gone(&e) || is_io && fs::read_dir(&self.project).is_err_and(|e| is_gone(&e)),
                     "worker {} was refused something: {e}",
                     self.number
                 );

@@ -223,6 +223,21 @@ impl Inner {
         self.sending.changed(ino);
     }
 
+    /// Whoever sends a file that lies in a folder learns that its path changed.
+    fn paths_change(&self, folder: Ino) -> Result<(), StateError> {
+        let Some(above) = self.tree.path_of(folder)? else { return Ok(()) };
+        for ino in self.sending.files() {
+            for (parent, _) in self.store.read(|txn| txn.names_of(ino))? {
+                let dir = self.tree.path_of(parent)?;
+                if dir.is_some_and(|dir| dir.as_bytes().starts_with(above.as_bytes())) {
+                    self.sending.changed(ino);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets a file without a name, unless somebody has it open: the last close comes back here.
     pub(super) fn drop_if_unused(self: &Arc<Self>, ino: Ino) {
         if self.handles.count(ino) > 0 {
@@ -293,6 +308,15 @@ impl Inner {
             failpoint::hit("rename.synced");
         }
         self.name_changes(moved.ino);
+        let target = self.tree.lookup(to.parent, &to.name).map_err(state_error)?;
+        if let Some(target) = &target {
+            self.name_changes(target.ino);
+        }
+        for folder in [Some(&moved), target.as_ref()].into_iter().flatten() {
+            if folder.kind == EntryKind::Dir {
+                self.paths_change(folder.ino).map_err(state_error)?;
+            }
+        }
         if with_folders {
             // Asked again meanwhile, and once it is done.
             self.places.moved();
@@ -463,17 +487,21 @@ fn queue_moved(
             let node = txn.node(ino)?.ok_or(StateError::NoSuchNode(ino))?;
             queue.send(txn, &at.send(), ino, node.generation, node.size)
         }
+        // A new row for each: whoever works on the old one sends to a path that is none any more.
         EntryKind::Dir => {
             for file in txn.own_files_below(ino)? {
+                let before = txn.drop_send(file.parent, &file.name)?;
                 if at.project.zones.of(&at.below.concat(&file.below)) == ZoneKind::Publish {
+                    let (parent, at_name) = (file.parent, file.name.clone());
                     let name = PublishName {
                         project: Arc::clone(&at.project),
                         parent: file.parent,
                         name: file.name,
                     };
                     queue.send(txn, &name, file.ino, file.generation, file.size)?;
-                } else {
-                    txn.drop_send(file.parent, &file.name)?;
+                    if let Some(before) = before {
+                        txn.inherit(parent, &at_name, &before)?;
+                    }
                 }
             }
             Ok(())

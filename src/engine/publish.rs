@@ -57,6 +57,11 @@ impl Sending {
         }
     }
 
+    /// Returns the files that are being sent.
+    pub(super) fn files(&self) -> Vec<Ino> {
+        self.map().keys().copied().collect()
+    }
+
     fn ended(&self, ino: Ino, task: TaskId) {
         let mut map = self.map();
         if let Some(tokens) = map.get_mut(&ino) {

@@ -331,6 +331,18 @@ impl WriteTxn<'_> {
         Ok(Some(task))
     }
 
+    /// Gives the task of a name what a person had said about an earlier one.
+    pub fn inherit(&self, parent: Ino, name: &Name, before: &Task) -> Result<(), StateError> {
+        let Some(task) = self.task_of(parent, name)? else {
+            return Ok(());
+        };
+        self.set_task_priority(task.id, before.priority)?;
+        if before.state == TaskState::Held {
+            self.hold_task(task.id, true)?;
+        }
+        Ok(())
+    }
+
     /// Takes a task out of the queue because a person said so, and returns it as it was.
     pub fn cancel_task(&self, id: TaskId) -> Result<Option<Task>, StateError> {
         let Some(task) = self.task(id)?.filter(|task| !task.is_leftover()) else {
