@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::drive::{Drive, OpenError, now_ns};
 use super::writing::{blocking, object_mtime_ns};
+use crate::failpoint;
 use crate::state::{Node, StateError};
 
 impl Drive {
@@ -25,6 +26,7 @@ impl Drive {
         }
         let more = self.store.read(|txn| txn.trash())?;
         let trash = if more.is_empty() { trash } else { more };
+        failpoint::hit("recover.trash");
         if !trash.is_empty() {
             self.inner().empty_trash(trash).await;
         }
@@ -59,6 +61,7 @@ impl Drive {
                 Ok(())
             })
             .await?;
+        failpoint::hit("recover.closed");
         Ok(())
     }
 

@@ -22,6 +22,7 @@ use super::hydrate::OpenContent;
 use super::local::{Facts, LocalFile, Sized};
 use super::objects::{Objects, is_full};
 use super::schedule::Priority;
+use crate::failpoint;
 use crate::model::{Ino, Name};
 use crate::state::{NewDelete, NewSend, Node, Refusal, StateError, WriteTxn};
 
@@ -176,6 +177,7 @@ impl Inner {
                 let object = local.object().is_none().then(Objects::new_number);
                 match self.store.write(move |txn| txn.begin_write(ino, object, None)).await {
                     Ok(generation) => {
+                        failpoint::hit("write.begun");
                         // Before a byte changes.
                         self.sending.changed(ino);
                         local.begun(generation);
@@ -214,6 +216,7 @@ impl Inner {
         }
         let keep = keep.min(now.size);
         let (object, file) = self.copy(&now, keep).await?;
+        failpoint::hit("copy.made");
         let version = now.version.clone().filter(|_| !now.own);
         let begun = self
             .store
@@ -229,6 +232,7 @@ impl Inner {
                 };
             }
         };
+        failpoint::hit("copy.done");
         let facts = Facts {
             size: keep,
             mtime_ns: now.mtime_ns,
@@ -379,6 +383,7 @@ impl Inner {
         let publishes = !sends.is_empty();
         if publishes {
             self.sync_bytes(local).await?;
+            failpoint::hit("close.synced");
         }
         let generation = local.generation();
         let queue = self.queueing();
@@ -395,6 +400,7 @@ impl Inner {
             self.store.write(write).await
         };
         done.map_err(state_error)?;
+        failpoint::hit("close.queued");
         Ok(publishes)
     }
 
@@ -489,7 +495,7 @@ impl Queueing {
         };
         // What is sent to a path is not to be deleted there any more.
         if let Some((_, dir)) = txn.project_of(at.parent)? {
-            txn.cancel_delete(at.project.root, &dir.join(&at.name))?;
+            txn.replaces_left(at.project.root, (at.parent, &at.name), &dir.join(&at.name))?;
         }
         txn.queue_send(&send, now).map(drop)
     }
