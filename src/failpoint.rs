@@ -115,6 +115,7 @@ pub fn fails(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::process::ExitStatusExt;
 
     #[test]
     fn the_nth_hit_strikes_and_no_other() {
@@ -141,6 +142,25 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    #[ignore = "what the test below runs in a process of its own"]
+    fn victim() {
+        (0..3).for_each(|_| hit("here"));
+        assert!(!fails("there") && fails("there"));
+    }
+
+    #[test]
+    fn a_process_dies_where_it_is_told_to() {
+        let run = |points: &str| {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "failpoint::tests::victim", "--ignored"]);
+            command.env(VARIABLE, points).output().unwrap().status
+        };
+        assert_eq!(run("here:kill:3").signal(), Some(9));
+        assert!(run("here:kill:4,there:error:2").success());
+        assert!(!run("there:error").success());
     }
 
     #[test]

@@ -266,7 +266,7 @@ impl DriveFs {
 const LOOKS: u32 = 16;
 
 /// Says whether two looks at a row found the same bytes in the same place.
-fn is_same_content(a: &Node, b: &Node) -> bool {
+pub(super) fn is_same_content(a: &Node, b: &Node) -> bool {
     (a.own, &a.version, &a.origin, a.object) == (b.own, &b.version, &b.origin, b.object)
 }
 
@@ -274,7 +274,7 @@ impl Inner {
     /// Returns a row with what is known of a file that is being written.
     pub(super) fn as_written(&self, mut node: Node) -> Node {
         if node.writing
-            && let Some(facts) = self.locals.get(node.ino).and_then(|own| own.facts_if_writing())
+            && let Some(facts) = self.locals.get(node.ino).map(|own| own.facts())
         {
             node.size = facts.size;
             node.mtime_ns = facts.mtime_ns;
@@ -640,9 +640,9 @@ impl VirtualFs for DriveFs {
 
     async fn setxattr(&self, _cx: &OpCx, node: NodeId, name: &OsStr, value: Bytes) -> Result<(), FsError> {
         let ino = Ino(node.0);
-        xattr::check_settable(name, &value)?;
         self.node(node)?;
         self.drive.check_writable(ino)?;
+        xattr::check_settable(name, &value)?;
         let (name, now) = (name.as_bytes().to_vec(), now_ns());
         self.drive
             .edit(false, move |txn| txn.set_xattr(ino, &name, &value, now))
@@ -651,10 +651,10 @@ impl VirtualFs for DriveFs {
 
     async fn removexattr(&self, _cx: &OpCx, node: NodeId, name: &OsStr) -> Result<(), FsError> {
         let ino = Ino(node.0);
+        self.drive.check_writable(ino)?;
         if xattr::is_reserved(name) {
             return Err(FsErrorKind::NotPermitted.into());
         }
-        self.drive.check_writable(ino)?;
         let (name, now) = (name.as_bytes().to_vec(), now_ns());
         let was_there = self
             .drive

@@ -121,10 +121,19 @@ impl LocalFile {
         live.generation = generation;
     }
 
-    /// Returns the facts if it is being written.
-    pub(super) fn facts_if_writing(&self) -> Option<Facts> {
-        let live = self.live();
-        live.writing.then_some(live.facts)
+    /// Returns what the file is now: more recent than a row that says that it is being written.
+    pub(super) fn facts(&self) -> Facts {
+        self.live().facts
+    }
+
+    /// Takes over what a later row says. Says whether this is as recent as the row.
+    pub(super) fn catch_up(&self, generation: u64, facts: Facts) -> bool {
+        let mut live = self.live();
+        if !live.writing && live.generation < generation {
+            live.generation = generation;
+            live.facts = facts;
+        }
+        live.generation >= generation
     }
 
     pub(super) fn size(&self) -> u64 {

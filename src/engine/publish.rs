@@ -20,7 +20,7 @@ use super::link::{Link, LinkState};
 use super::writing::{PublishName, blocking, object_mtime_ns};
 use crate::model::{EntryKind, Ino, NAME_MAX, Name, RelPath, Version};
 use crate::providers::{ErrorKind, ProviderError};
-use crate::state::{Landed, Left, Node, Refusal, StateError, Task, TaskWhat};
+use crate::state::{Landed, Left, Node, Refusal, StateError, Task, TaskId, TaskWhat};
 use crate::transfer::{DeleteOutcome, Desk, Frozen, Lane, LaneLink, Options, Prepared, Transfers};
 
 /// How long a running task is claimed for: what its worker leaves without a word is another's after this.
@@ -32,35 +32,37 @@ const STILL_OPEN: Duration = Duration::from_millis(200);
 /// Bytes taken over into the cache at a time.
 const ADOPT_STEP: usize = 1 << 20;
 
-/// Files that are being sent, and how their senders learn of a change.
+/// Files that are being sent, and how their senders learn of a change: one for each task, and a file with several names
+/// has several.
 #[derive(Debug, Default)]
-pub(super) struct Sending(Mutex<HashMap<Ino, CancellationToken>>);
+pub(super) struct Sending(Mutex<HashMap<Ino, HashMap<TaskId, CancellationToken>>>);
 
 impl Sending {
-    fn map(&self) -> MutexGuard<'_, HashMap<Ino, CancellationToken>> {
+    fn map(&self) -> MutexGuard<'_, HashMap<Ino, HashMap<TaskId, CancellationToken>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, ino: Ino) -> CancellationToken {
+    fn begin(&self, ino: Ino, task: TaskId) -> CancellationToken {
         let token = CancellationToken::new();
-        if let Some(earlier) = self.map().insert(ino, token.clone()) {
-            earlier.cancel();
-        }
+        // An earlier try of the task has ended.
+        self.map().entry(ino).or_default().insert(task, token.clone());
         token
     }
 
     /// Tells whoever sends a file that a byte or a name of it is about to change.
     pub(super) fn changed(&self, ino: Ino) {
-        if let Some(token) = self.map().remove(&ino) {
+        for token in self.map().remove(&ino).unwrap_or_default().values() {
             token.cancel();
         }
     }
 
-    fn ended(&self, ino: Ino, token: &CancellationToken) {
+    fn ended(&self, ino: Ino, task: TaskId) {
         let mut map = self.map();
-        // A cancelled one was taken off, or made way for another.
-        if !token.is_cancelled() {
-            map.remove(&ino);
+        if let Some(tokens) = map.get_mut(&ino) {
+            tokens.remove(&task);
+            if tokens.is_empty() {
+                map.remove(&ino);
+            }
         }
     }
 }
@@ -153,16 +155,29 @@ impl Desk for PublishDesk {
         path: &RelPath,
         version: Version,
         _generation: u64,
+        replaced: Option<&Version>,
     ) -> Result<(), StateError> {
         let Some(drive) = self.0.upgrade() else {
             return Err(StateError::Closed);
         };
-        let Some((root, below)) = drive.below(task, path) else {
+        let (Some((root, below)), Some(project)) = (drive.below(task, path), drive.project_at(task.root).cloned())
+        else {
             return Ok(());
         };
+        let (queue, is_new) = (drive.queueing(), replaced.is_none());
         drive
             .store
-            .write(move |txn| txn.is_at_site(root, &below, &version))
+            .write(move |txn| {
+                if txn.is_at_site(root, &below, &version)? && is_new {
+                    // Nobody was there before us, and nobody is meant to be there.
+                    let left = Left {
+                        path: below,
+                        version: Some(version),
+                    };
+                    queue.delete(txn, &project, &left)?;
+                }
+                Ok(())
+            })
             .await
     }
 
@@ -230,17 +245,17 @@ impl Inner {
         if node.origin.is_some() {
             self.bring_home(&node).await?;
         }
-        let changed = self.sending.begin(ino);
+        let changed = self.sending.begin(ino, task.id);
         // From here on a change is told; what was before it shows in the row.
         let frozen = self.frozen(&project, (parent, name), &below, ino, changed.clone());
         match frozen {
             Ok(Some(frozen)) => Ok(Prepared::Send(frozen)),
             Ok(None) => {
-                self.sending.ended(ino, &changed);
+                self.sending.ended(ino, task.id);
                 Ok(still_open)
             }
             Err(e) => {
-                self.sending.ended(ino, &changed);
+                self.sending.ended(ino, task.id);
                 Err(e)
             }
         }
@@ -343,7 +358,7 @@ impl Inner {
         crate::failpoint::hit("publish.adopted");
         let before = self.locals.get(ino);
         let (project, queue) = (self.project_at(root).cloned(), self.queueing());
-        let (task, generation, is_new) = (task.clone(), sent.generation, sent.base.is_none());
+        let (id, task, generation, is_new) = (task.id, task.clone(), sent.generation, sent.base.is_none());
         let landed = self
             .store
             .write_durable(move |txn| {
@@ -364,7 +379,7 @@ impl Inner {
             })
             .await?;
         crate::failpoint::hit("publish.recorded");
-        self.sending.ended(ino, &sent.changed);
+        self.sending.ended(ino, id);
         if let Landed::Mirror { object } = landed {
             if let Some(before) = before {
                 before.retire();
@@ -417,7 +432,7 @@ impl Inner {
         else {
             return Ok(());
         };
-        self.sending.ended(ino, &sent.changed);
+        self.sending.ended(ino, task.id);
         let theirs = match theirs {
             Some(theirs) => theirs,
             None => match project.site.provider().stat(&sent.path).await {

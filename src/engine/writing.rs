@@ -67,21 +67,37 @@ impl Inner {
     pub(super) fn own_file_if_same(&self, node: &Node) -> Result<Option<Arc<LocalFile>>, FsError> {
         match self.own_file(node) {
             Ok(file) => Ok(Some(file)),
-            Err(_) if self.row(node.ino)?.object != node.object => Ok(None),
+            Err(_) if !super::filesystem::is_same_content(&self.row(node.ino)?, node) => Ok(None),
             Err(e) => Err(e),
         }
     }
 
     /// Returns the own file of a row, in use from now on.
     pub(super) fn own_file(&self, node: &Node) -> Result<Arc<LocalFile>, FsError> {
+        let mut row = node.clone();
+        for _ in 0..LOOKS {
+            let file = self.take_in(&row)?;
+            // Between the look at the row and taking it in, somebody may have opened, written and closed the file, and it
+            // may have been published.
+            row = self.row(node.ino)?;
+            if !row.own || row.origin.is_some() {
+                break;
+            }
+            let same = file.object().is_none() || row.object.is_none() || file.object() == row.object;
+            if !same {
+                file.retire();
+            } else if file.catch_up(row.generation, facts_of(&row)) {
+                return Ok(file);
+            }
+        }
+        Err(FsErrorKind::Busy.into())
+    }
+
+    fn take_in(&self, node: &Node) -> Result<Arc<LocalFile>, FsError> {
         if let Some(file) = self.locals.get(node.ino) {
             return Ok(file);
         }
-        let mut facts = Facts {
-            size: node.size,
-            mtime_ns: node.mtime_ns,
-            ctime_ns: node.ctime_ns,
-        };
+        let mut facts = facts_of(node);
         let opened = match node.object.map(|object| (object, self.objects.open_file(object))) {
             Some((object, Ok(file))) => Some((object, file)),
             // The file of an object is made when something is written.
@@ -381,6 +397,14 @@ impl Inner {
             source: crate::model::SiteName(self.site_id().to_owned()),
             settle_ms: i64::try_from(self.limits.settle.as_millis()).unwrap_or(i64::MAX),
         }
+    }
+}
+
+fn facts_of(node: &Node) -> Facts {
+    Facts {
+        size: node.size,
+        mtime_ns: node.mtime_ns,
+        ctime_ns: node.ctime_ns,
     }
 }
 

@@ -33,7 +33,8 @@ struct Known<'r> {
 
 /// Bits of `inode.attrs_own`: attributes of a mirror that were set here and stay when the site has others.
 pub(super) const OWN_PERM: u8 = 1;
-/// See [`OWN_PERM`]; a file's ends with its content, a folder's when the site shows a later one.
+/// See [`OWN_PERM`]; a file's ends with its content, a folder's when the site shows that others changed it: what we put
+/// there moves the site's time too.
 pub(super) const OWN_MTIME: u8 = 2;
 
 macro_rules! known_columns {
@@ -100,10 +101,7 @@ impl Known<'_> {
 
 impl Known<'_> {
     fn mtime_differs(&self, remote: &Remote) -> bool {
-        if self.attrs_own & OWN_MTIME == 0 {
-            return self.mtime_ns != remote.mtime_ns;
-        }
-        self.kind == EntryKind::Dir && self.mtime_ns < remote.mtime_ns
+        self.attrs_own & OWN_MTIME == 0 && self.mtime_ns != remote.mtime_ns
     }
 
     fn perm_differs(&self, remote: &Remote) -> bool {
@@ -262,6 +260,12 @@ impl WriteTxn<'_> {
                 diff.subfolders.push((remote.name.clone(), ino));
             }
             diff.added.push((remote.name.clone(), ino));
+        }
+        if !diff.first && diff.added.len() + diff.removed.len() > 0 {
+            self.run(
+                "UPDATE inode SET attrs_own = attrs_own & ~?2 WHERE ino = ?1",
+                (as_i64(dir.0), OWN_MTIME),
+            )?;
         }
         if diff.first {
             let (parent, name) = self.parent_of(dir)?.ok_or(StateError::NoSuchNode(dir))?;
@@ -494,9 +498,9 @@ impl WriteTxn<'_> {
             .unwrap_or(0);
         // A file's times belong to its content; what was set here for the old one is over.
         self.run(
-            "UPDATE inode SET size = ?2, mtime_ns = iif(NOT ?8 AND attrs_own & 2 AND kind <> 1, mtime_ns, ?3), ctime_ns = ?4, \
+            "UPDATE inode SET size = ?2, mtime_ns = iif(NOT ?8 AND attrs_own & 2, mtime_ns, ?3), ctime_ns = ?4, \
              perm = iif(attrs_own & 1, perm, ?5), version = ?6, target = CASE WHEN ?8 THEN ?7 ELSE target END, \
-             atime_ns = iif(?8, NULL, atime_ns), attrs_own = iif(?8 OR kind = 1, attrs_own & 1, attrs_own) WHERE ino = ?1",
+             atime_ns = iif(?8, NULL, atime_ns), attrs_own = iif(?8, attrs_own & 1, attrs_own) WHERE ino = ?1",
             (
                 as_i64(ino.0),
                 as_i64(remote.size),

@@ -175,17 +175,18 @@ impl WriteTxn<'_> {
     }
 
     /// Notes what is at a path of a project's site, put there by this machine: whatever the drive shows there is in front
-    /// of it.
-    pub fn is_at_site(&self, root: Ino, path: &RelPath, version: &Version) -> Result<(), StateError> {
+    /// of it. Says whether the drive shows nothing there.
+    pub fn is_at_site(&self, root: Ino, path: &RelPath, version: &Version) -> Result<bool, StateError> {
         // A folder that is gone from the drive is shown again by a listing, with what is in it.
         let Some((parent, name)) = self.place(root, path)? else {
-            return Ok(());
+            return Ok(true);
         };
-        match self.lookup(parent, &name)? {
-            // A listing was faster.
-            Some(node) if !node.own => Ok(()),
-            _ => self.put_shadow(parent, &name, EntryKind::File, Some(version)),
+        let shown = self.lookup(parent, &name)?;
+        // A listing may have been faster.
+        if shown.as_ref().is_none_or(|node| node.own) {
+            self.put_shadow(parent, &name, EntryKind::File, Some(version))?;
         }
+        Ok(shown.is_none())
     }
 
     /// Notes that the site has nothing of ours under a path any more: what is found there later is news.

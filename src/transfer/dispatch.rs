@@ -43,7 +43,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// on with at the next start.
 #[derive(Debug)]
 pub struct Transfers {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     bell: Arc<Bell>,
     stopped: watch::Receiver<bool>,
     running: JoinHandle<()>,

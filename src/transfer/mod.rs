@@ -54,13 +54,15 @@ pub trait Desk: Send + Sync + Debug + 'static {
 
     /// An earlier upload of ours turned out to be at the site, at a path (under the site's root) that need not be the
     /// task's any more, as `version`, with the bytes of `generation`: writes that down, so that it is never taken for
-    /// somebody else's. Ends nothing. The task may be a [leftover](Task::is_leftover).
+    /// somebody else's. `replaced` is what it took the place of, `None` where nothing was. Ends nothing. The task may be a
+    /// [leftover](Task::is_leftover).
     async fn ours_is_there(
         &self,
         task: &Task,
         path: &RelPath,
         version: Version,
         generation: u64,
+        replaced: Option<&Version>,
     ) -> Result<(), StateError>;
 
     /// The site has another version than the one ours started from (`None` if it could not be told). Nothing of ours is

@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(part_size(1 << 30, 8 << 20), 8 << 20);
         assert_eq!(part_size(0, 8 << 20), 8 << 20);
         assert_eq!(part_size(10, 0), 1);
-        let size = 3 << 40;
+        let size: u64 = 3 << 40;
         assert!(size.div_ceil(part_size(size, 8 << 20)) <= PARTS_MAX);
         assert_eq!(
             (parts_at_once(8 << 20), parts_at_once(40 << 20), parts_at_once(1 << 40)),

@@ -50,11 +50,11 @@ impl Run {
             return Ok(());
         };
         failpoint::hit("upload.committed");
+        shown.committed();
         self.lane.link.answered();
         self.shared.desk.committed(&self.task, frozen, version.clone()).await?;
         self.note = None;
         failpoint::hit("upload.recorded");
-        shown.committed();
         let took = began.elapsed();
         info!(path = %frozen.path, size = frozen.size, %version, ?took, "sent");
         Ok(())
@@ -65,7 +65,9 @@ impl Run {
         let mut base = frozen.base.clone();
         if let Some(note) = self.note.clone() {
             let resumable = self.lane.provider.capabilities().resume_upload;
-            match self.look_back(&note).await? {
+            let left = self.look_back(&note).await?;
+            self.in_doubt = false;
+            match left {
                 Some(version) if note.is_of(frozen) => return Ok(Some(version)),
                 Some(version) => {
                     self.tell_ours(&note, version.clone()).await?;
@@ -92,7 +94,7 @@ impl Run {
         failpoint::hit("upload.noted");
         let token = match note.token() {
             Some(token) => token,
-            None => self.begin(&mut note, frozen).await?,
+            None => self.begin(&mut note).await?,
         };
         shown.sent(0, note.done_bytes());
         if note.plan.part_count() > 1 {
@@ -144,9 +146,10 @@ impl Run {
         if noted { Ok(()) } else { Err(Halt::Changed) }
     }
 
-    async fn begin(&mut self, note: &mut Note, frozen: &Frozen) -> Result<UploadToken, Halt> {
-        let begun = self.lane.provider.begin_upload(&note.plan);
-        match self.unless_halted(Some(&frozen.changed), begun).await? {
+    /// Begins an upload. Not given up half way: a request that is still on its way could begin it after it was cleared
+    /// away.
+    async fn begin(&mut self, note: &mut Note) -> Result<UploadToken, Halt> {
+        match self.lane.provider.begin_upload(&note.plan).await {
             Ok(token) => {
                 note.state = Some(token.state.clone());
                 self.note = Some(note.clone());
@@ -298,7 +301,8 @@ impl Run {
 
     async fn tell_ours(&self, note: &Note, version: Version) -> Result<(), Halt> {
         let (desk, path) = (&self.shared.desk, &note.plan.path);
-        desk.ours_is_there(&self.task, path, version, note.generation).await?;
+        desk.ours_is_there(&self.task, path, version, note.generation, note.base.as_ref())
+            .await?;
         Ok(())
     }
 
@@ -312,7 +316,8 @@ impl Run {
             let note = task.upload.as_deref().and_then(Note::parse);
             if let Some(note) = note.filter(|note| note.plan.path == *path && self.left(note, entry)) {
                 let (desk, version) = (&self.shared.desk, entry.version.clone());
-                desk.ours_is_there(&task, path, version, note.generation).await?;
+                desk.ours_is_there(&task, path, version, note.generation, note.base.as_ref())
+                    .await?;
                 return Ok(true);
             }
         }
@@ -377,12 +382,20 @@ impl Run {
     pub(super) async fn drop_upload(&mut self) {
         let Some(note) = self.note.clone() else { return };
         let dropped = async {
-            if self.in_doubt
-                && let Some(version) = self.look_back(&note).await?
-            {
-                self.tell_ours(&note, version).await?;
+            // What is found at the path is told before anybody changes it.
+            let (paths, site) = (&self.shared.paths, &self.lane.site);
+            let _taken = tokio::select! {
+                taken = paths.take(site, &note.plan.path) => taken,
+                () = self.shared.stop.cancelled() => return Err(Halt::Stopped),
+            };
+            let left = if self.in_doubt {
+                self.look_back(&note).await?
             } else {
-                self.abort(&note).await?;
+                None
+            };
+            match left {
+                Some(version) => self.tell_ours(&note, version).await?,
+                None => self.abort(&note).await?,
             }
             self.clear_upload().await?;
             Ok(())
@@ -390,6 +403,7 @@ impl Run {
         match dropped.await {
             Ok(()) => self.in_doubt = false,
             Err(Halt::Site(error) | Halt::Spoilt(error)) => self.lane.link.failed(&error),
+            Err(Halt::Stopped) => {}
             Err(halt) => warn!(path = %note.plan.path, ?halt, "an upload that was given up is still noted"),
         }
     }

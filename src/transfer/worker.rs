@@ -98,7 +98,7 @@ pub(super) struct Run {
     pub(super) task: Task,
     /// The upload that the row has a note of.
     pub(super) note: Option<Note>,
-    /// A commit was asked for, and it is not known what came of it.
+    /// A commit of the noted upload may have been asked for, and it is not known what came of it.
     pub(super) in_doubt: bool,
     watch: Arc<Watch>,
 }
@@ -125,8 +125,8 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, task: Task) -> Rec
         shared,
         lane,
         task,
+        in_doubt: note.is_some(),
         note,
-        in_doubt: false,
         watch,
     };
     failpoint::hit("task.claimed");

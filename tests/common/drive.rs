@@ -326,6 +326,13 @@ impl Builder {
         self
     }
 
+    /// Sets the project's zones, the first match first, as in `.zones(&[("**", "readonly")])`.
+    pub fn zones(self, rules: &[(&str, &str)]) -> Self {
+        let rule = |(pattern, zone): &(&str, &str)| serde_json::json!({ "match": pattern, "zone": zone });
+        let rules: Vec<Value> = rules.iter().map(rule).collect();
+        self.set(&format!("projects.{PROJECT}.zones"), rules)
+    }
+
     /// Runs everything as another user, to whom the folders are given; for tests that run as root.
     pub fn user(mut self, id: u32) -> Self {
         self.user = Some(id);
@@ -344,8 +351,7 @@ impl Builder {
         for (section, keys) in &self.settings {
             text += &format!("[{section}]\n");
             for (key, value) in keys {
-                // A JSON string, number or boolean is a TOML one.
-                text += &format!("{key} = {value}\n");
+                text += &format!("{key} = {}\n", toml(value));
             }
         }
         let file = self.dir.path().join("backlot.toml");
@@ -376,6 +382,21 @@ impl Builder {
             env: self.env,
             daemon: None,
         }
+    }
+}
+
+/// A value as TOML writes it: a JSON string, number or boolean is one.
+fn toml(value: &Value) -> String {
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
+        Value::Object(fields) => {
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(key, value)| format!("{key} = {}", toml(value)))
+                .collect();
+            format!("{{ {} }}", fields.join(", "))
+        }
+        other => other.to_string(),
     }
 }
 

@@ -136,12 +136,15 @@ fn no_copy_carries_them() {
 }
 
 #[test]
-fn whatever_would_change_something_is_erofs_and_changes_nothing() {
+fn whatever_would_change_something_in_a_readonly_zone_is_erofs_and_changes_nothing() {
     drive_test(|| {
         let site = tempfile::tempdir().unwrap();
         tree::write(&site.path().join("dir/file"), 1, 1000);
         fs::create_dir(site.path().join("dir/empty")).unwrap();
-        let drive = Builder::local(site.path()).build().mounted();
+        let drive = Builder::local(site.path())
+            .zones(&[("**", "readonly")])
+            .build()
+            .mounted();
         let (dir, file, new) = (drive.path("dir"), drive.path("dir/file"), drive.path("dir/new"));
         let stamps = Timestamps {
             last_access: Timespec { tv_sec: 1, tv_nsec: 0 },

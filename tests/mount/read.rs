@@ -192,11 +192,14 @@ fn what_is_cached_opens_and_reads_without_the_site_and_what_is_not_fails_soon() 
 }
 
 #[test]
-fn opening_for_writing_is_erofs_and_a_folder_is_no_file() {
+fn opening_for_writing_in_a_readonly_zone_is_erofs_and_a_folder_is_no_file() {
     drive_test(|| {
         let site = tempfile::tempdir().unwrap();
         tree::write(&site.path().join("a/b"), 1, 10);
-        let drive = Builder::local(site.path()).build().mounted();
+        let drive = Builder::local(site.path())
+            .zones(&[("**", "readonly")])
+            .build()
+            .mounted();
         let rofs = Some(Errno::ROFS.raw_os_error());
         let mut ways = [
             OpenOptions::new(),
