@@ -192,7 +192,7 @@ fn tasks(what: &'static str, data_dir: &Path) -> Finding {
             };
             let why = first.error.unwrap_or_default();
             let says = format!(
-                "{} of {all} need a person, the first: {why}",
+                "in need of a person: {} of {all}, the first: {why}",
                 text::counted_u64(stuck, "task")
             );
             bad(

@@ -188,7 +188,7 @@ fn say_what_is_left(left: &PendingReport) {
     errln!("  nothing is lost: it stays on this machine, and the queue goes on at the next `backlot mount`");
     if left.stuck.tasks > 0 {
         errln!(
-            "  {} of it do not go by themselves: `backlot queue ls` says why",
+            "  of those, {} will not go by itself: `backlot queue ls` says why",
             text::counted_u64(left.stuck.tasks, "file")
         );
     }

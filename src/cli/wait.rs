@@ -27,12 +27,13 @@ const NAMED: usize = 20;
 /// held back, paused, in conflict, was taken out of the queue, or failed three times), once all else is; with 1 when the
 /// time is up. A file that is in no publish zone is an error at once.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["paths", "all"])))]
 pub(super) struct Args {
     /// Files and folders of the drive, or below its mount point; a folder is all that is to be published below it.
-    #[arg(value_name = "PATH", required_unless_present = "all")]
+    #[arg(value_name = "PATH")]
     paths: Vec<OsString>,
     /// Everything that was made on this machine.
-    #[arg(long, conflicts_with = "paths")]
+    #[arg(long)]
     all: bool,
     /// Give up after this long, as in 10min.
     #[arg(long, value_name = "TIME")]
@@ -160,10 +161,10 @@ impl Ended {
         match self {
             Self::There => outln!("all of it is at its site"),
             Self::Stuck => errln!(
-                "error: {} not at their site, and will not get there by themselves",
+                "error: stuck on the way to its site: {}",
                 text::counted_u64(report.stuck, "path")
             ),
-            Self::TimeUp => errln!("error: the time is up, and {} not at their site yet", going(report)),
+            Self::TimeUp => errln!("error: the time is up; not at its site yet: {}", going(report)),
         }
         for obstacle in report.obstacles.iter().take(NAMED) {
             let (path, why) = (text::printable(&obstacle.path), text::printable(&obstacle.why));
@@ -178,7 +179,7 @@ impl Ended {
         }
         if report.local > 0 {
             errln!(
-                "note: {} below there in no publish zone, which stay on this machine",
+                "note: in no publish zone, and so staying on this machine: {}",
                 text::counted_u64(report.local, "file")
             );
         }

@@ -510,13 +510,14 @@ impl Inner {
         })
     }
 
-    /// Returns the files that are being written and are to be published, by their names in publish zones.
+    /// Returns the files that are being written and are to be published, by their names in publish zones that are not in
+    /// the queue yet.
     pub(super) fn to_be_published(&self, txn: &ReadTxn<'_>) -> Result<Vec<(Ino, Name, Node)>, StateError> {
         let mut out = Vec::new();
         let mut asker = Asker::new(self, txn)?;
         for node in txn.being_written()? {
             for (parent, name) in txn.names_of(node.ino)? {
-                if asker.publishes(parent, &name)? {
+                if asker.publishes(parent, &name)? && txn.task_of(parent, &name)?.is_none() {
                     out.push((parent, name, node.clone()));
                 }
             }

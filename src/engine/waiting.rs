@@ -203,9 +203,12 @@ impl Inner {
         let Some(node) = txn.lookup(parent, &name)? else {
             return Ok(());
         };
+        if task.is_some() {
+            return Ok(());
+        }
         if node.writing {
             look.written(node.ino, self.as_written(node).size);
-        } else if task.is_none() && Asker::new(self, txn)?.is_out_of_the_queue(&node, parent, &name)? {
+        } else if Asker::new(self, txn)?.is_out_of_the_queue(&node, parent, &name)? {
             look.cancelled(path);
         }
         Ok(())

@@ -110,7 +110,8 @@ impl<'a, 'c> Asker<'a, 'c> {
         if !self.publishes(parent, name)? {
             return Ok(Sync::LocalOnly);
         }
-        if node.writing {
+        // A close by one of several who have it open says nothing about the others.
+        if node.writing || self.drive.handles.has_writer(node.ino) {
             return Ok(Sync::Dirty);
         }
         Ok(match self.txn.task_of(parent, name)? {

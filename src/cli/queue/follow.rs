@@ -98,7 +98,7 @@ impl Progress {
     fn said(&self) -> String {
         let stuck = match self.stuck {
             0 => String::new(),
-            stuck => format!("; {} not by themselves", text::counted_u64(stuck, "task")),
+            stuck => format!("; stuck: {}", text::counted_u64(stuck, "task")),
         };
         if self.going.tasks == 0 {
             return format!("nothing is under way{stuck}");

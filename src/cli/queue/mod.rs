@@ -92,12 +92,13 @@ enum Verb {
 
 /// Which tasks.
 #[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
 struct Named {
     /// Numbers of tasks, or paths of the drive or below its mount point; a folder is all below it.
-    #[arg(value_name = "ID|PATH", required_unless_present = "all")]
+    #[arg(value_name = "ID|PATH")]
     what: Vec<OsString>,
     /// All tasks.
-    #[arg(long, conflicts_with = "what")]
+    #[arg(long)]
     all: bool,
 }
 

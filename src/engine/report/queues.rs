@@ -221,7 +221,7 @@ pub struct PendingReport {
     pub bytes: u64,
     /// Those of the bytes that have arrived, in parts of files.
     pub done_bytes: u64,
-    /// Files of publish zones that are being written: they follow once they are closed.
+    /// Files of publish zones that are being written for the first time: they follow once they are closed.
     pub writing: u64,
     /// Removals at sites.
     pub deletes: u64,
