@@ -15,9 +15,9 @@ use crate::tree::{Node, Table, merge};
 const PREFIX: &str = "BACKLOT_";
 
 /// Variables that are not settings: the log filter by module, the file given as `--config` and the API socket, which are
-/// the command line's to read. Reserved too are `BACKLOT_<CODE>_PATH`, this machine's root of the volume CODE, unless it is
+/// the command line's to read, and the places where a test makes the process die. Reserved too are `BACKLOT_<CODE>_PATH`, this machine's root of the volume CODE, unless it is
 /// the name of a setting, and everything that begins with `BACKLOT_TEST_`.
-const RESERVED: [&str; 3] = ["LOG", "CONFIG", "SOCKET"];
+const RESERVED: [&str; 4] = ["LOG", "CONFIG", "SOCKET", "FAILPOINT"];
 
 /// Lays the variables over the tree.
 pub(crate) fn apply_variables<'e>(

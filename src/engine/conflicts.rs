@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use backlot_config::ZoneKind;
+use backlot_platform::error::FsError;
 use tracing::info;
 
 use super::drive::{Drive, Inner, now_ns};
@@ -147,14 +148,8 @@ impl Drive {
             self.look_at(&settling).await;
         }
         let theirs = self.theirs_of(&settling)?;
-        if settling.ours.zone != ZoneKind::Publish {
-            // It was closed where no promise is made; its bytes are promised from now on.
-            let objects = Arc::clone(&self.objects);
-            let synced = blocking(move || objects.sync_all())
-                .await
-                .and_then(|done| done.map_err(local_error));
-            synced.map_err(|e| QueueError::Unsettled(settling.our_path.clone(), e.to_string()))?;
-        }
+        self.promise_bytes(&settling).await?;
+        self.about_to_change(&settling, theirs.as_ref());
         let (queue, now, ino) = (self.queueing(), now_ns(), settling.conflict.ino);
         let (ours, wanted) = (settling.ours.clone(), settling.wanted.clone());
         let write = move |txn: &WriteTxn<'_>| {
@@ -197,6 +192,7 @@ impl Drive {
                 "theirs is not there any more, so that ours is the only one: `backlot conflict keep-mine` keeps it";
             return Err(QueueError::Unsettled(settling.wanted_path.clone(), why.to_owned()));
         }
+        self.about_to_change(&settling, None);
         let (queue, now, ino) = (self.queueing(), now_ns(), settling.conflict.ino);
         let ours = settling.ours.clone();
         let write = move |txn: &WriteTxn<'_>| {
@@ -217,6 +213,31 @@ impl Drive {
             self.inner().drop_if_unused(ino);
         }
         Ok(())
+    }
+
+    /// Brings our bytes to the disk where they were closed without a promise: from now on they are a publish's.
+    async fn promise_bytes(&self, settling: &Settling) -> Result<(), QueueError> {
+        let failed = |e: FsError| QueueError::Unsettled(settling.our_path.clone(), e.to_string());
+        let ino = settling.conflict.ino;
+        if let Some(own) = self.locals.get(ino).filter(|own| own.is_writing())
+            && !self.handles.has_writer(ino)
+        {
+            self.inner().closed(&own).await.map_err(failed)?;
+        }
+        if settling.ours.zone != ZoneKind::Publish {
+            let objects = Arc::clone(&self.objects);
+            let synced = blocking(move || objects.sync_all()).await;
+            synced.and_then(|done| done.map_err(local_error)).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Whoever sends one of the files learns of it before it changes.
+    fn about_to_change(&self, settling: &Settling, theirs: Option<&Node>) {
+        self.sending.changed(settling.conflict.ino);
+        if let Some(theirs) = theirs {
+            self.sending.changed(theirs.ino);
+        }
     }
 
     async fn look_at(&self, settling: &Settling) {

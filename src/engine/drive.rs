@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,12 +24,13 @@ use super::handles::Handles;
 use super::hydrate::{HydrateStats, OpenContent};
 use super::local::Locals;
 use super::objects::Objects;
+use super::places::Places;
 use super::publish::Sending;
 use super::refusals::Refusals;
 use super::report::{FlightReport, HydrationReport, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
 use super::site::Site;
-use super::writing::Copies;
+use super::writing::{Copies, Settling};
 use super::zones::Zones;
 use crate::model::{Ino, Name, PathError, ProjectName, RelPath, SiteName, Version};
 use crate::providers::{Controls, ErrorKind, Listed, Provider, ProviderError};
@@ -139,7 +140,11 @@ pub struct Inner {
     pub(super) copies: Copies,
     pub(super) refusals: Refusals,
     pub(super) sending: Sending,
+    pub(super) settling: Settling,
+    pub(super) places: Places,
     transfers: OnceLock<Arc<Transfers>>,
+    /// The transfers are about to look.
+    wakes: Arc<AtomicBool>,
     pub(super) publish: backlot_config::Publish,
     /// Bytes that may be written before the disk is asked again whether there is room.
     budget: AtomicI64,
@@ -236,7 +241,10 @@ impl Drive {
             copies: Copies::default(),
             refusals: Refusals::default(),
             sending: Sending::default(),
+            settling: Settling::default(),
+            places: Places::default(),
             transfers: OnceLock::new(),
+            wakes: Arc::default(),
             publish: config.publish.clone(),
             budget: AtomicI64::new(0),
             cache_dir: config.drive.cache_dir.clone(),
@@ -312,6 +320,7 @@ impl Drive {
         {
             warn!("an upload did not stop in time; the next start goes on with it");
         }
+        self.0.settle_all().await;
         let cache = Arc::clone(&self.cache);
         let store = self.store.clone();
         let closed = tokio::task::spawn_blocking(move || {
@@ -392,6 +401,18 @@ impl Inner {
     /// Returns the project that a node belongs to, and its path inside that; `None` for the drive's root and for what has
     /// no name.
     pub(super) fn place(&self, ino: Ino) -> Result<Option<(Arc<Project>, RelPath)>, StateError> {
+        let epoch = self.places.epoch();
+        if let Some(known) = self.places.get(ino) {
+            return Ok(Some(known));
+        }
+        let place = self.look_up_place(ino)?;
+        if let Some(place) = &place {
+            self.places.put(epoch, ino, place);
+        }
+        Ok(place)
+    }
+
+    fn look_up_place(&self, ino: Ino) -> Result<Option<(Arc<Project>, RelPath)>, StateError> {
         let Some(path) = self.tree.path_of(ino)? else {
             return Ok(None);
         };
@@ -422,11 +443,20 @@ impl Inner {
         true
     }
 
-    /// What the transfers may have to do changed.
+    /// Something was put in a queue, or may be taken from it now: the transfers look once it is due. Cheap: many calls cost
+    /// one look.
     pub(super) fn wake_transfers(&self) {
-        if let Some(transfers) = self.transfers.get() {
-            transfers.wake();
+        let Some(transfers) = self.transfers.get() else { return };
+        if self.wakes.swap(true, Ordering::SeqCst) {
+            return;
         }
+        let (transfers, wakes, settle) = (Arc::clone(transfers), Arc::clone(&self.wakes), self.limits.settle);
+        tokio::spawn(async move {
+            tokio::time::sleep(settle).await;
+            // First, so that who comes after this look makes another.
+            wakes.store(false, Ordering::SeqCst);
+            transfers.wake();
+        });
     }
 
     pub(super) fn set_transfers(&self, transfers: Arc<Transfers>) {

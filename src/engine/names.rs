@@ -18,6 +18,7 @@ use super::filesystem::state_error;
 use super::local::{Facts, LocalFile};
 use super::objects::Objects;
 use super::writing::{PublishName, blocking};
+use crate::failpoint;
 use crate::model::{EntryKind, Ino, Name, RelPath};
 use crate::state::{NewAttrs, NewEntry, Node, OwnFile, Refusal, Removed, RenameHow, Renamed, StateError, WriteTxn};
 
@@ -169,6 +170,7 @@ impl Inner {
         };
         let local = LocalFile::new(node.ino, Some(object), node.generation, facts);
         local.begun(node.generation);
+        failpoint::hit("create.row");
         // A kill before this leaves a row whose bytes have no file yet: an empty file.
         let path = place.project.folder_path().concat(&place.below);
         match self.objects.create(object, node.ino, &path, false) {
@@ -205,6 +207,7 @@ impl Inner {
             }
             other => other.map_err(state_error)?,
         };
+        failpoint::hit("remove.done");
         self.name_changes(removed.ino);
         if removed.remote.is_some() {
             self.wake_transfers();
@@ -218,6 +221,23 @@ impl Inner {
     /// Whoever sends a file learns that its name changed.
     fn name_changes(&self, ino: Ino) {
         self.sending.changed(ino);
+    }
+
+    /// Whoever sends a file that lies in a folder learns that its path changed.
+    fn paths_change(&self, folder: Ino) -> Result<(), StateError> {
+        let Some(above) = self.tree.path_of(folder)? else {
+            return Ok(());
+        };
+        for ino in self.sending.files() {
+            for (parent, _) in self.store.read(|txn| txn.names_of(ino))? {
+                let dir = self.tree.path_of(parent)?;
+                if dir.is_some_and(|dir| dir.as_bytes().starts_with(above.as_bytes())) {
+                    self.sending.changed(ino);
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Forgets a file without a name, unless somebody has it open: the last close comes back here.
@@ -251,6 +271,7 @@ impl Inner {
             gone
         });
         let Ok(gone) = gone.await else { return };
+        failpoint::hit("trash.emptied");
         if let Err(e) = self.store.write(move |txn| txn.trash_emptied(&gone)).await {
             debug!(error = %e, "emptied trash is looked at again at the next start");
         }
@@ -274,11 +295,34 @@ impl Inner {
         let publishes = to.publishes() || (how == RenameHow::Exchange && from.publishes());
         let moved = self.tree.lookup(from.parent, &from.name).map_err(state_error)?;
         let moved = moved.ok_or(FsErrorKind::NotFound)?;
+        let with_folders = moved.kind == EntryKind::Dir || options.exchange;
+        if publishes && with_folders {
+            self.settle_all().await;
+        } else if publishes
+            && let Some(own) = self.locals.get(moved.ino).filter(|own| own.is_writing())
+            && !self.handles.has_writer(moved.ino)
+        {
+            self.closed(&own).await?;
+        }
         if publishes && !from.publishes() {
             // What was closed where no promise is made becomes a publish: its bytes are promised from now on.
             self.sync_moved(&moved).await?;
+            failpoint::hit("rename.synced");
         }
         self.name_changes(moved.ino);
+        let target = self.tree.lookup(to.parent, &to.name).map_err(state_error)?;
+        if let Some(target) = &target {
+            self.name_changes(target.ino);
+        }
+        for folder in [Some(&moved), target.as_ref()].into_iter().flatten() {
+            if folder.kind == EntryKind::Dir {
+                self.paths_change(folder.ino).map_err(state_error)?;
+            }
+        }
+        if with_folders {
+            // Asked again meanwhile, and once it is done.
+            self.places.moved();
+        }
         let (queue, source, target, now) = (self.queueing(), from.clone(), to.clone(), now_ns());
         let renamed = self
             .edit(publishes, move |txn| {
@@ -290,9 +334,13 @@ impl Inner {
                 Ok(renamed)
             })
             .await?;
+        if with_folders {
+            self.places.moved();
+        }
         if renamed.nothing {
             return Ok(());
         }
+        failpoint::hit("rename.done");
         self.wake_transfers();
         let mut moved = vec![(renamed.ino, renamed.kind)];
         if let Some((other, kind)) = renamed.other {
@@ -365,6 +413,7 @@ impl Inner {
                 Ok(node)
             })
             .await?;
+        failpoint::hit("link.done");
         if place.publishes() {
             self.wake_transfers();
         }
@@ -376,6 +425,10 @@ impl Inner {
         let now = now_ns();
         if let Some(local) = self.locals.get(ino) {
             local.set_times(attrs.mtime_ns, now);
+            if let (Some(file), Some(mtime_ns)) = (local.file(), attrs.mtime_ns) {
+                // Should the drive end before the row is written, the object's time counts.
+                super::objects::set_mtime(&file, mtime_ns);
+            }
         }
         self.edit(false, move |txn| txn.set_attrs(ino, &attrs, now)).await
     }
@@ -414,11 +467,10 @@ fn requeue(
     if let (RenameHow::Exchange, Some((other, kind))) = (how, renamed.other) {
         queue_moved(txn, queue, other, kind, from)?;
     }
-    if from.lets_deletes_through() {
-        for left in &renamed.left {
-            if from.project.zones.of(&left.path) == ZoneKind::Publish {
-                queue.delete(txn, &from.project, left)?;
-            }
+    for left in &renamed.left {
+        let deletes = from.lets_deletes_through() && from.project.zones.of(&left.path) == ZoneKind::Publish;
+        if !txn.is_covered(from.project.root, left)? && deletes {
+            queue.delete(txn, &from.project, left)?;
         }
     }
     Ok(())
@@ -437,17 +489,21 @@ fn queue_moved(
             let node = txn.node(ino)?.ok_or(StateError::NoSuchNode(ino))?;
             queue.send(txn, &at.send(), ino, node.generation, node.size)
         }
+        // A new row for each: whoever works on the old one sends to a path that is none any more.
         EntryKind::Dir => {
             for file in txn.own_files_below(ino)? {
+                let before = txn.drop_send(file.parent, &file.name)?;
                 if at.project.zones.of(&at.below.concat(&file.below)) == ZoneKind::Publish {
+                    let (parent, at_name) = (file.parent, file.name.clone());
                     let name = PublishName {
                         project: Arc::clone(&at.project),
                         parent: file.parent,
                         name: file.name,
                     };
                     queue.send(txn, &name, file.ino, file.generation, file.size)?;
-                } else {
-                    txn.drop_send(file.parent, &file.name)?;
+                    if let Some(before) = before {
+                        txn.inherit(parent, &at_name, &before)?;
+                    }
                 }
             }
             Ok(())

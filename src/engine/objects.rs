@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
+use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, XattrFlags, fgetxattr, fremovexattr, fsetxattr, futimens};
 use rustix::io::Errno;
 use tracing::warn;
 use uuid::Uuid;
@@ -28,10 +28,8 @@ const SUFFIX: &str = ".obj";
 
 /// The label that says where in the drive an object's file is, as raw bytes.
 pub const PATH_LABEL: &str = "user.backlot.path";
-/// The label that says which file of the drive it is (decimal).
-pub const INO_LABEL: &str = "user.backlot.ino";
-/// The label that says which drive's state it belongs to.
-pub const STORE_LABEL: &str = "user.backlot.store";
+/// The label that says which file of which drive's state it is: the number, a space, the store's uuid.
+pub const OWNER_LABEL: &str = "user.backlot.owner";
 
 /// The label of a copy that nobody has written to yet.
 const COPY_LABEL: &str = "user.backlot.copy";
@@ -42,8 +40,13 @@ pub(super) struct Objects {
     dir: PathBuf,
     store: Uuid,
     min_free: u64,
+    /// A sync of a new file covers its entry, as ext4, XFS, Btrfs and F2FS promise.
+    entries_follow: bool,
     unlabelled: AtomicBool,
 }
+
+/// `statfs` magics of file systems whose sync of a new file covers the file's entry in its folder (statfs(2)).
+const ENTRIES_FOLLOW: [i64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
 
 impl Objects {
     /// Makes the folder ready.
@@ -58,10 +61,12 @@ impl Objects {
                 make(&shelf)?;
             }
         }
+        let kind = rustix::fs::statfs(&dir).map_or(0, |s| i64::try_from(s.f_type).unwrap_or(0));
         Ok(Self {
             dir,
             store,
             min_free,
+            entries_follow: ENTRIES_FOLLOW.contains(&kind),
             unlabelled: AtomicBool::new(false),
         })
     }
@@ -92,8 +97,7 @@ impl Objects {
             .mode(0o600)
             .open(self.path(object))?;
         self.label(&file, path);
-        self.set(&file, INO_LABEL, ino.to_string().as_bytes());
-        self.set(&file, STORE_LABEL, self.store.to_string().as_bytes());
+        self.set(&file, OWNER_LABEL, format!("{ino} {}", self.store).as_bytes());
         if is_copy {
             self.set(&file, COPY_LABEL, b"1");
         }
@@ -140,8 +144,11 @@ impl Objects {
         }
     }
 
-    /// Makes an object's entry in its folder survive a power cut.
+    /// Makes an object's entry in its folder survive a power cut, its bytes having been synced.
     pub(super) fn sync_entry(&self, object: u64) -> io::Result<()> {
+        if self.entries_follow {
+            return Ok(());
+        }
         File::open(self.dir.join(format!("{:02x}", object & 0xff)))?.sync_all()
     }
 
@@ -205,6 +212,23 @@ impl Objects {
 pub fn number_of(file_name: &OsStr) -> Option<u64> {
     let number = file_name.to_str()?.strip_suffix(SUFFIX)?;
     u64::from_str_radix(number, 16).ok()
+}
+
+/// Gives an object's file a modification time, nanoseconds since 1970. Where the disk can't, its own time stays.
+pub(super) fn set_mtime(file: &File, mtime_ns: i64) {
+    let last_modification = Timespec {
+        tv_sec: mtime_ns.div_euclid(1_000_000_000),
+        tv_nsec: mtime_ns.rem_euclid(1_000_000_000),
+    };
+    let last_access = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    };
+    let times = Timestamps {
+        last_access,
+        last_modification,
+    };
+    futimens(file, &times).unwrap_or_default();
 }
 
 /// Says whether a disk has no room, or this user may not take more of it.

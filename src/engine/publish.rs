@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backlot_config::ZoneKind;
+use backlot_config::{RemoteDelete, ZoneKind};
 use backlot_platform::error::{FsError, FsErrorKind};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -18,6 +18,7 @@ use tracing::{debug, error, info, warn};
 use super::drive::{Inner, Project, content_version, now_ms};
 use super::link::{Link, LinkState};
 use super::writing::{PublishName, blocking, object_mtime_ns};
+use crate::failpoint;
 use crate::model::{EntryKind, Ino, NAME_MAX, Name, RelPath, Version};
 use crate::providers::{ErrorKind, ProviderError};
 use crate::state::{Landed, Left, Node, Refusal, StateError, Task, TaskId, TaskWhat};
@@ -54,6 +55,11 @@ impl Sending {
         for token in self.map().remove(&ino).unwrap_or_default().values() {
             token.cancel();
         }
+    }
+
+    /// Returns the files that are being sent.
+    pub(super) fn files(&self) -> Vec<Ino> {
+        self.map().keys().copied().collect()
     }
 
     fn ended(&self, ino: Ino, task: TaskId) {
@@ -164,12 +170,13 @@ impl Desk for PublishDesk {
         else {
             return Ok(());
         };
-        let (queue, is_new) = (drive.queueing(), replaced.is_none());
+        let goes = replaced.is_none() || project.remote_delete == RemoteDelete::Propagate;
+        let queue = drive.queueing();
         drive
             .store
             .write(move |txn| {
-                if txn.is_at_site(root, &below, &version)? && is_new {
-                    // Nobody was there before us, and nobody is meant to be there.
+                if txn.is_at_site(root, &below, &version)? && goes {
+                    // Nobody was there before us, or what was there was to go with its name.
                     let left = Left {
                         path: below,
                         version: Some(version),
@@ -245,6 +252,8 @@ impl Inner {
         if node.origin.is_some() {
             self.bring_home(&node).await?;
         }
+        // What is about to be replaced at the site may hold the bytes of a file that was moved away from there.
+        self.bring_what_lies_at(&project, &below).await?;
         let changed = self.sending.begin(ino, task.id);
         // From here on a change is told; what was before it shows in the row.
         let frozen = self.frozen(&project, (parent, name), &below, ino, changed.clone());
@@ -311,6 +320,7 @@ impl Inner {
         blocking(move || file.sync_data())
             .await?
             .map_err(super::writing::local_error)?;
+        failpoint::hit("home.copied");
         let (ino, version) = (node.ino, content_version(node));
         let brought = self
             .store
@@ -318,6 +328,7 @@ impl Inner {
             .await;
         match brought {
             Ok(()) => {
+                failpoint::hit("home.done");
                 if let Some(node) = self.tree.node(ino).map_err(super::filesystem::state_error)? {
                     let local = self.own_file(&node)?;
                     self.handles.switch_to_own(ino, &local);
@@ -335,13 +346,19 @@ impl Inner {
         }
     }
 
-    /// Brings home what would lose its bytes when a path at the site is deleted.
+    /// Brings home what would lose its bytes when a path at the site is deleted or replaced. Whose bytes are not there any
+    /// more has nothing left to lose.
     async fn bring_what_lies_at(self: &Arc<Self>, project: &Project, path: &RelPath) -> Result<(), FsError> {
         let files = self.store.read(|txn| txn.with_origin(path));
         for node in files.map_err(super::filesystem::state_error)? {
             let place = self.place(node.ino).map_err(super::filesystem::state_error)?;
             if place.is_some_and(|(of, _)| of.root == project.root) {
-                self.bring_home(&node).await?;
+                match self.bring_home(&node).await {
+                    Err(e) if e.kind == FsErrorKind::RemoteChanged => {
+                        warn!(ino = %node.ino, %path, "the bytes of a file that was moved are not at its old place any more");
+                    }
+                    brought => brought?,
+                }
             }
         }
         Ok(())
@@ -355,7 +372,7 @@ impl Inner {
             return Ok(());
         };
         self.adopt(ino, sent, &version).await;
-        crate::failpoint::hit("publish.adopted");
+        failpoint::hit("publish.adopted");
         let before = self.locals.get(ino);
         let (project, queue) = (self.project_at(root).cloned(), self.queueing());
         let (id, task, generation, is_new) = (task.id, task.clone(), sent.generation, sent.base.is_none());
@@ -363,22 +380,23 @@ impl Inner {
             .store
             .write_durable(move |txn| {
                 let landed = txn.landed(root, (parent, &name), &below, ino, generation, &version)?;
-                if landed == Landed::NameGone
-                    && is_new
-                    && let Some(project) = &project
+                if let (Landed::NameGone, Some(project)) = (landed, &project)
+                    && (is_new || project.remote_delete == RemoteDelete::Propagate)
                 {
-                    // Nobody was there before us, and nobody is meant to be there.
+                    // Nobody was there before us, or what was there was to go with its name.
                     let left = Left {
                         path: below,
                         version: Some(version),
                     };
-                    queue.delete(txn, project, &left)?;
+                    if !txn.is_covered(root, &left)? {
+                        queue.delete(txn, project, &left)?;
+                    }
                 }
                 txn.finish_task(&task)?;
                 Ok(landed)
             })
             .await?;
-        crate::failpoint::hit("publish.recorded");
+        failpoint::hit("publish.recorded");
         self.sending.ended(ino, id);
         if let Landed::Mirror { object } = landed {
             if let Some(before) = before {
@@ -412,6 +430,7 @@ impl Inner {
                     return Ok(false);
                 }
                 content.fill(at, &buffer[..step])?;
+                failpoint::hit("adopt.part");
                 at += step as u64;
                 reserved.release(step as u64);
             }
@@ -479,6 +498,7 @@ impl Inner {
                 Ok(None)
             })
             .await?;
+        failpoint::hit("conflict.aside");
         if let Some(aside) = aside {
             warn!(path = %sent.path, ours = %aside, "the file changed at the site since ours began: both are kept, ours \
                 under another name; `backlot conflict` settles it");

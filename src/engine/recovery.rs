@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::drive::{Drive, OpenError, now_ns};
 use super::writing::{blocking, object_mtime_ns};
+use crate::failpoint;
 use crate::state::{Node, StateError};
 
 impl Drive {
@@ -25,6 +26,7 @@ impl Drive {
         }
         let more = self.store.read(|txn| txn.trash())?;
         let trash = if more.is_empty() { trash } else { more };
+        failpoint::hit("recover.trash");
         if !trash.is_empty() {
             self.inner().empty_trash(trash).await;
         }
@@ -38,7 +40,7 @@ impl Drive {
         let (size, mtime_ns) = match opened {
             Some(Ok(file)) => {
                 let size = file.metadata().map(|m| m.size()).unwrap_or(0);
-                (size, object_mtime_ns(&file).unwrap_or(node.mtime_ns).max(node.mtime_ns))
+                (size, object_mtime_ns(&file).unwrap_or(node.mtime_ns))
             }
             Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
                 warn!(ino = %node.ino, error = %e, "a file that was being written can't be looked at; it stays so");
@@ -59,6 +61,7 @@ impl Drive {
                 Ok(())
             })
             .await?;
+        failpoint::hit("recover.closed");
         Ok(())
     }
 

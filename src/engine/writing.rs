@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use std::collections::HashMap;
 
@@ -21,6 +22,7 @@ use super::hydrate::OpenContent;
 use super::local::{Facts, LocalFile, Sized};
 use super::objects::{Objects, is_full};
 use super::schedule::Priority;
+use crate::failpoint;
 use crate::model::{Ino, Name};
 use crate::state::{NewDelete, NewSend, Node, Refusal, StateError, WriteTxn};
 
@@ -28,6 +30,8 @@ use crate::state::{NewDelete, NewSend, Node, Refusal, StateError, WriteTxn};
 const LOOKS: u32 = 16;
 /// Bytes taken at a time when a file is copied up.
 const COPY_STEP: u64 = 4 << 20;
+/// How soon a file that was closed in a local zone is written down: long enough for many to share a transaction.
+const SETTLE_SOON: Duration = Duration::from_millis(50);
 /// How far ahead of the copy the site is asked.
 const COPY_AHEAD: u64 = 32 << 20;
 
@@ -45,6 +49,24 @@ impl Copies {
         let lock = Arc::default();
         map.insert(ino, Arc::downgrade(&lock));
         lock
+    }
+}
+
+/// Files that were closed in local zones and whose rows say that they are being written. A kill loses nothing by that: the
+/// next start takes sizes and times from the objects.
+#[derive(Debug, Default)]
+pub(super) struct Settling(Mutex<Vec<Arc<LocalFile>>>);
+
+impl Settling {
+    /// Takes in a file; says whether it is the first.
+    fn add(&self, local: &Arc<LocalFile>) -> bool {
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        files.push(Arc::clone(local));
+        files.len() == 1
+    }
+
+    fn take(&self) -> Vec<Arc<LocalFile>> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -155,6 +177,7 @@ impl Inner {
                 let object = local.object().is_none().then(Objects::new_number);
                 match self.store.write(move |txn| txn.begin_write(ino, object, None)).await {
                     Ok(generation) => {
+                        failpoint::hit("write.begun");
                         // Before a byte changes.
                         self.sending.changed(ino);
                         local.begun(generation);
@@ -193,6 +216,7 @@ impl Inner {
         }
         let keep = keep.min(now.size);
         let (object, file) = self.copy(&now, keep).await?;
+        failpoint::hit("copy.made");
         let version = now.version.clone().filter(|_| !now.own);
         let begun = self
             .store
@@ -208,6 +232,7 @@ impl Inner {
                 };
             }
         };
+        failpoint::hit("copy.done");
         let facts = Facts {
             size: keep,
             mtime_ns: now.mtime_ns,
@@ -298,6 +323,36 @@ impl Inner {
         Ok(out)
     }
 
+    /// Somebody closed a file. In a publish zone it is written down before they go on; elsewhere nothing was promised, and
+    /// it is written down soon.
+    pub(super) async fn closed_by_user(self: &Arc<Self>, local: &Arc<LocalFile>) -> Result<(), FsError> {
+        if !local.is_writing() {
+            return Ok(());
+        }
+        if !self.publish_names(local.ino).map_err(state_error)?.is_empty() {
+            return self.closed(local).await;
+        }
+        if self.settling.add(local) {
+            let drive = Arc::clone(self);
+            tokio::spawn(async move {
+                tokio::time::sleep(SETTLE_SOON).await;
+                drive.settle_all().await;
+            });
+        }
+        Ok(())
+    }
+
+    /// Writes down all that was closed where nothing was promised.
+    pub(super) async fn settle_all(self: &Arc<Self>) {
+        let closed = self.settling.take();
+        // Whoever still writes closes it again.
+        let closed = closed.iter().filter(|local| !self.handles.has_writer(local.ino));
+        let ended = futures::future::join_all(closed.map(|local| self.closed(local))).await;
+        if let Some(e) = ended.into_iter().find_map(Result::err) {
+            warn!(error = %e, "what was closed is not written down; it is looked at again at the next start");
+        }
+    }
+
     /// Writes down what a file is that was being written, and puts it in the queue if it is to be published. Goes on
     /// though the caller goes away.
     pub(super) async fn closed(self: &Arc<Self>, local: &Arc<LocalFile>) -> Result<(), FsError> {
@@ -328,6 +383,7 @@ impl Inner {
         let publishes = !sends.is_empty();
         if publishes {
             self.sync_bytes(local).await?;
+            failpoint::hit("close.synced");
         }
         let generation = local.generation();
         let queue = self.queueing();
@@ -344,6 +400,7 @@ impl Inner {
             self.store.write(write).await
         };
         done.map_err(state_error)?;
+        failpoint::hit("close.queued");
         Ok(publishes)
     }
 
@@ -438,7 +495,7 @@ impl Queueing {
         };
         // What is sent to a path is not to be deleted there any more.
         if let Some((_, dir)) = txn.project_of(at.parent)? {
-            txn.cancel_delete(at.project.root, &dir.join(&at.name))?;
+            txn.replaces_left(at.project.root, (at.parent, &at.name), &dir.join(&at.name))?;
         }
         txn.queue_send(&send, now).map(drop)
     }

@@ -689,9 +689,12 @@ impl WriteTxn<'_> {
 
     /// Makes what is about to leave its place this machine's own, and notes what the site has there.
     fn take_away(&self, from: (Ino, &Name), source: &Found, left: &mut Vec<Left>) -> Result<(), StateError> {
-        if source.kind == EntryKind::Dir && !source.own {
+        if source.kind == EntryKind::Dir {
             let path = self.remote_path(from.0, from.1)?;
             self.make_tree_own(source.ino, &path, left)?;
+            if source.own {
+                return Ok(());
+            }
             self.put_shadow(from.0, from.1, EntryKind::Dir, None)?;
             left.push(Left { path, version: None });
             return Ok(());
@@ -711,10 +714,11 @@ impl WriteTxn<'_> {
         Ok(())
     }
 
-    /// Makes all below a mirror folder this machine's own; what is at the site is noted, the deepest first.
+    /// Makes all below a folder this machine's own; what is at the site is noted, the deepest first. What is known to lie
+    /// behind names of the folder is true of the place that it leaves, not of where it goes.
     fn make_tree_own(&self, dir: Ino, path: &RelPath, left: &mut Vec<Left>) -> Result<(), StateError> {
         let node = self.node(dir)?.ok_or(Refusal::NotFound)?;
-        if node.listed_at_ms.is_none() {
+        if !node.own && node.listed_at_ms.is_none() {
             return Err(Refusal::NotListed.into());
         }
         let sql = "SELECT name, kind, version FROM shadow WHERE parent = ?1 AND version <> ''";
@@ -725,16 +729,18 @@ impl WriteTxn<'_> {
         }));
         self.run("DELETE FROM shadow WHERE parent = ?1", [as_i64(dir.0)])?;
         for child in self.children(dir, 0, usize::MAX)? {
-            if child.node.own {
-                continue;
-            }
             let below = path.join(&child.name);
             if child.node.kind == EntryKind::Dir {
                 self.make_tree_own(child.node.ino, &below, left)?;
-                left.push(Left {
-                    path: below,
-                    version: None,
-                });
+                if !child.node.own {
+                    left.push(Left {
+                        path: below,
+                        version: None,
+                    });
+                }
+                continue;
+            }
+            if child.node.own {
                 continue;
             }
             let has_bytes = child.node.kind == EntryKind::File && child.node.size > 0;
@@ -752,6 +758,9 @@ impl WriteTxn<'_> {
                 path: below,
                 version: child.node.version,
             });
+        }
+        if node.own {
+            return Ok(());
         }
         self.become_own_folder(dir)
     }

@@ -4,6 +4,7 @@
 //! its version is from then on what the site has under that name: our own upload is never a stranger's.
 
 use super::StateError;
+use super::edit::Left;
 use super::error::Db;
 use super::listing::{OWN_MTIME, OWN_PERM};
 use super::node::{ChangeKind, as_i64, count_at, ino_at, name_at, version_at};
@@ -204,6 +205,41 @@ impl WriteTxn<'_> {
             kind
         };
         self.put_shadow(parent, &name, kind, None)
+    }
+
+    /// Takes back the removal of a path that a name of the drive leads to again: what was to be removed there is what the
+    /// name's file replaces.
+    pub fn replaces_left(&self, root: Ino, at: (Ino, &Name), path: &RelPath) -> Result<(), StateError> {
+        let Some(task) = self.delete_of(root, path)? else {
+            return Ok(());
+        };
+        self.cancel_delete(root, path)?;
+        match &task.version {
+            Some(version) => self.lies_behind(at, version),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes what the site has behind an own file, unless that is known.
+    fn lies_behind(&self, at: (Ino, &Name), version: &Version) -> Result<(), StateError> {
+        let (parent, name) = at;
+        let is_own = self.lookup(parent, name)?.is_some_and(|node| node.own);
+        if is_own && self.shadow_of(parent, name)?.is_none() {
+            self.put_shadow(parent, name, EntryKind::File, Some(version))?;
+        }
+        Ok(())
+    }
+
+    /// Says whether the drive shows something again where the site has what was left there; notes what then lies behind it.
+    pub fn is_covered(&self, root: Ino, left: &Left) -> Result<bool, StateError> {
+        let Some((parent, name)) = self.place(root, &left.path)? else {
+            return Ok(false);
+        };
+        let is_shown = self.lookup(parent, &name)?.is_some();
+        if let (true, Some(version)) = (is_shown, &left.version) {
+            self.lies_behind((parent, &name), version)?;
+        }
+        Ok(is_shown)
     }
 
     /// Shows again what the site has under a path, at its next listing.

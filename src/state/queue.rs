@@ -107,6 +107,15 @@ impl ReadTxn<'_> {
         self.one(SQL, (as_i64(root.0), path.as_bytes()), task_at)
     }
 
+    /// Says whether something below a path of a project has still to be removed at its site.
+    pub fn has_deletes_below(&self, root: Ino, path: &RelPath) -> Result<bool, StateError> {
+        const SQL: &str = "SELECT 1 FROM task INDEXED BY task_path \
+                           WHERE root = ?1 AND path > ?2 AND path < ?3 AND what <> 0 LIMIT 1";
+        // All that begins with `path/`: `0` follows `/`.
+        let (from, to) = ([path.as_bytes(), b"/"].concat(), [path.as_bytes(), b"0"].concat());
+        Ok(self.one(SQL, (as_i64(root.0), from, to), |_| Ok(()))?.is_some())
+    }
+
     /// Returns up to `limit` tasks with numbers above `after`, in the order of their numbers.
     pub fn tasks(&self, filter: TaskFilter, after: TaskId, limit: usize) -> Result<Vec<Task>, StateError> {
         const SQL: &str = concat!(
@@ -358,6 +367,18 @@ impl WriteTxn<'_> {
         };
         self.take_out(&task)?;
         Ok(Some(task))
+    }
+
+    /// Gives the task of a name what a person had said about an earlier one.
+    pub fn inherit(&self, parent: Ino, name: &Name, before: &Task) -> Result<(), StateError> {
+        let Some(task) = self.task_of(parent, name)? else {
+            return Ok(());
+        };
+        self.set_task_priority(task.id, before.priority)?;
+        if before.state == TaskState::Held {
+            self.hold_task(task.id, true)?;
+        }
+        Ok(())
     }
 
     /// Takes a task out of the queue because a person said so, and returns it as it was.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,8 @@ pub(super) struct Shared {
     pub(super) stumbles: Mutex<HashMap<TaskId, u32>>,
 }
 
+/// How long a folder waits to be removed while something in it is.
+const EMPTYING_WAIT: Duration = Duration::from_millis(200);
 /// Tasks whose stumbles are counted.
 const STUMBLES_MAX: usize = 10_000;
 
@@ -292,9 +295,29 @@ impl Run {
         };
         failpoint::hit("delete.done");
         self.lane.link.answered();
+        if outcome == DeleteOutcome::NotEmpty && self.is_being_emptied(path)? {
+            let due = now_ms().saturating_add(as_ms(EMPTYING_WAIT));
+            self.write(move |txn, task| txn.postpone_task(task, due, None)).await?;
+            return Ok(Reception::Nothing);
+        }
         self.shared.desk.deleted(&self.task, outcome).await?;
         failpoint::hit("delete.recorded");
         Ok(Reception::Served)
+    }
+
+    /// Says whether something below a folder has still to be removed by us: files, or uploads that were given up.
+    fn is_being_emptied(&self, path: &RelPath) -> Result<bool, Halt> {
+        let (root, below) = (self.task.root, self.task.path.as_ref());
+        let (removals, uploads) = self.shared.store.read(|txn| {
+            let removals = below.map_or(Ok(false), |below| txn.has_deletes_below(root, below))?;
+            Ok((removals, txn.tasks_with_upload(root)?))
+        })?;
+        let is_below = |note: Note| {
+            let rest = note.plan.path.as_bytes().strip_prefix(path.as_bytes());
+            rest.is_some_and(|rest| rest.starts_with(b"/"))
+        };
+        let mut notes = uploads.iter().filter_map(|task| Note::parse(task.upload.as_deref()?));
+        Ok(removals || notes.any(is_below))
     }
 
     fn stumble(&self) -> u32 {

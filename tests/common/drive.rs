@@ -25,6 +25,8 @@ use tempfile::TempDir;
 
 /// The variable that turns missing FUSE from a skip into a failure.
 pub const REQUIRE_FUSE: &str = "BACKLOT_TEST_REQUIRE_FUSE";
+/// The variable that names a folder to which a failed test's drive is copied.
+pub const KEEP: &str = "BACKLOT_TEST_KEEP";
 /// The read deadline of every drive here unless a test sets another.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// Longer than anything that should happen soon takes on a loaded machine.
@@ -577,6 +579,26 @@ impl Drive {
         serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {told}"))
     }
 
+    /// Sets a variable for what is run from now on, or takes it back.
+    pub fn set_env(&mut self, name: &str, value: Option<&str>) {
+        self.env.retain(|(known, _)| known.to_str() != Some(name));
+        if let Some(value) = value {
+            self.env.push((name.into(), value.into()));
+        }
+    }
+
+    /// Says whether the daemon runs; one that has ended by itself is taken note of.
+    pub fn is_running(&mut self) -> bool {
+        let Some(daemon) = self.daemon.as_mut() else {
+            return false;
+        };
+        if daemon.try_wait().expect("our child").is_none() {
+            return true;
+        }
+        self.wait_end();
+        false
+    }
+
     /// What [`status`](Self::status) tells, asked without starting a program: for what is over in a moment.
     pub fn status_now(&self) -> Value {
         let mut socket = UnixStream::connect(self.data_dir.join("backlot.sock")).expect("the daemon listens");
@@ -690,6 +712,9 @@ impl Drop for Drive {
         self.clear();
         if thread::panicking() {
             let log = self.log();
+            if let Some(keep) = std::env::var_os(KEEP) {
+                drop(Command::new("cp").arg("-a").arg(self.dir.path()).arg(keep).status());
+            }
             let from = log.len().saturating_sub(LOG_SHOWN);
             let tail = log.get(from..).unwrap_or(&log);
             say(&format!(

@@ -4,7 +4,9 @@
 #![allow(unreachable_pub, reason = "shared by test binaries, a crate of its own in none")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails by panicking")]
 
+pub mod content;
 pub mod drive;
+pub mod queue;
 pub mod relay;
 pub mod sshd;
 pub mod tree;

@@ -1,0 +1,322 @@
+//! Bytes that the site has and that are changed, moved or replaced here: none is lost, none is mixed with another's.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::common::content::{self, Id, Seen};
+use crate::common::drive::{Builder, Drive, SOON, drive_test, eventually};
+use crate::common::queue;
+use crate::common::sshd::{Mode, Sshd};
+use crate::common::tree;
+use crate::rig::{DRAIN, holds, names, propagating, quick, same_on_all_sides, seen};
+
+fn bytes(version: u64) -> Vec<u8> {
+    content::whole(Id { file: 1, version }, 10_000 + version)
+}
+
+/// Drops what the kernel holds of a file, as far as it lets go.
+fn read_past_pages(path: &Path) -> Vec<u8> {
+    let file = File::open(path).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    drop(file);
+    fs::read(path).unwrap()
+}
+
+#[test]
+fn a_write_into_a_file_that_the_site_has_keeps_the_rest_of_its_bytes() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        let len = 3_000_000;
+        for folder in ["publish", "work"] {
+            tree::write(&site.path().join(folder).join("plate"), 7, len);
+        }
+        let drive = quick(Builder::local(site.path())).build().mounted();
+        let mut right = tree::bytes(7, 0, usize::try_from(len).unwrap());
+        right[1_000_000..1_000_011].copy_from_slice(b"hello there");
+        right.extend_from_slice(b"and more");
+        for folder in ["publish", "work"] {
+            let path = drive.path(folder).join("plate");
+            let file = OpenOptions::new().write(true).open(&path).unwrap();
+            file.write_all_at(b"hello there", 1_000_000).unwrap();
+            file.write_all_at(b"and more", len).unwrap();
+            drop(file);
+            assert!(fs::read(&path).unwrap() == right, "{folder}");
+        }
+        queue::drained(&drive, DRAIN);
+        assert!(fs::read(site.path().join("publish/plate")).unwrap() == right);
+        assert!(fs::read(site.path().join("work/plate")).unwrap() == tree::bytes(7, 0, 3_000_000));
+        assert!(read_past_pages(&drive.path("publish/plate")) == right);
+        holds(&drive);
+    });
+}
+
+#[test]
+fn a_file_cut_short_keeps_what_is_left_of_it() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        tree::write(&site.path().join("publish/plate"), 7, 3_000_000);
+        let drive = quick(Builder::local(site.path())).build().mounted();
+        let path = drive.path("publish/plate");
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(100_000)
+            .unwrap();
+        assert!(fs::read(&path).unwrap() == tree::bytes(7, 0, 100_000));
+        queue::drained(&drive, DRAIN);
+        assert!(fs::read(site.path().join("publish/plate")).unwrap() == tree::bytes(7, 0, 100_000));
+    });
+}
+
+#[test]
+fn replacing_a_file_fetches_nothing_of_it() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        for n in 0..3 {
+            tree::write(&site.path().join(format!("publish/plate{n}")), 7, 3_000_000);
+        }
+        let drive = quick(Builder::local(site.path())).build().mounted();
+        let before = drive.fetched();
+        fs::write(drive.path("publish/plate0"), bytes(1)).unwrap();
+        File::options()
+            .write(true)
+            .open(drive.path("publish/plate1"))
+            .unwrap()
+            .set_len(0)
+            .unwrap();
+        fs::write(drive.path("publish/new"), bytes(2)).unwrap();
+        fs::rename(drive.path("publish/new"), drive.path("publish/plate2")).unwrap();
+        queue::drained(&drive, DRAIN);
+        assert_eq!(drive.fetched(), before, "nothing was fetched");
+        assert_eq!(fs::read(site.path().join("publish/plate0")).unwrap(), bytes(1));
+        assert_eq!(fs::read(site.path().join("publish/plate1")).unwrap(), b"");
+        assert_eq!(fs::read(site.path().join("publish/plate2")).unwrap(), bytes(2));
+        // What was published is in the cache: reading it back fetches nothing either.
+        assert_eq!(read_past_pages(&drive.path("publish/plate0")), bytes(1));
+        assert_eq!(drive.fetched(), before);
+    });
+}
+
+/// A drive that knows a site which is gone now.
+fn cut_off(settings: impl FnOnce(Builder) -> Builder, read: &[&str]) -> (tempfile::TempDir, Drive) {
+    let site = tempfile::tempdir().unwrap();
+    let root = site.path().join("root");
+    for name in ["publish/a", "publish/dir/b", "publish/dir/deep/c", "work/d"] {
+        tree::write(&root.join(name), name.len() as u64, 300_000);
+    }
+    let drive = settings(Builder::local(&root))
+        .set("hydration.read-deadline", "1s")
+        .build()
+        .mounted();
+    for name in read {
+        fs::read(drive.path(name)).unwrap();
+    }
+    fs::rename(&root, site.path().join("away")).unwrap();
+    (site, drive)
+}
+
+#[test]
+fn replacing_a_file_works_while_the_site_is_gone_and_arrives_when_it_is_back() {
+    drive_test(|| {
+        let (site, drive) = cut_off(quick, &[]);
+        fs::write(drive.path("publish/a"), bytes(1)).unwrap();
+        assert_eq!(fs::read(drive.path("publish/a")).unwrap(), bytes(1));
+        eventually("it is tried", || {
+            queue::tasks(drive.data_dir())
+                .iter()
+                .any(|task| task.tries > 0 || task.kind.is_some())
+        });
+        fs::rename(site.path().join("away"), site.path().join("root")).unwrap();
+        let root = site.path().join("root");
+        same_on_all_sides(&drive, &root, quick(Builder::local(&root)));
+        assert_eq!(fs::read(root.join("publish/a")).unwrap(), bytes(1));
+    });
+}
+
+#[test]
+fn what_is_cached_is_read_under_its_new_name_while_the_site_is_gone() {
+    drive_test(|| {
+        let names = ["publish/a", "publish/dir/b", "publish/dir/deep/c", "work/d"];
+        let (site, mut drive) = cut_off(propagating, &names);
+        for (from, to) in [
+            ("publish/a", "publish/a2"),
+            ("publish/dir", "publish/dir2"),
+            ("work/d", "publish/d2"),
+        ] {
+            fs::rename(drive.path(from), drive.path(to)).unwrap();
+        }
+        let moved = ["publish/a2", "publish/dir2/b", "publish/dir2/deep/c", "publish/d2"];
+        let check = |drive: &Drive| {
+            for (from, to) in names.iter().zip(moved) {
+                let read = read_past_pages(&drive.path(to));
+                assert_eq!(
+                    (read.len(), tree::first_wrong(from.len() as u64, 0, &read)),
+                    (300_000, None),
+                    "{to}"
+                );
+            }
+        };
+        check(&drive);
+        drive.remount();
+        check(&drive);
+        drive.kill9();
+        drive.mount();
+        check(&drive);
+        fs::rename(site.path().join("away"), site.path().join("root")).unwrap();
+        let root = site.path().join("root");
+        queue::drained(&drive, DRAIN);
+        check(&drive);
+        same_on_all_sides(&drive, &root, propagating(Builder::local(&root)));
+        let there = names_below(&root.join("publish"));
+        assert_eq!(there, ["a2", "d2", "dir2/b", "dir2/deep/c"]);
+    });
+}
+
+fn names_below(folder: &Path) -> Vec<String> {
+    names(folder)
+}
+
+#[test]
+fn what_is_moved_and_not_cached_is_fetched_from_where_it_was_and_its_old_place_emptied_after_that() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        for n in 0..6 {
+            tree::write(&site.path().join(format!("publish/dir/{n}")), n, 300_000);
+        }
+        let drive = propagating(Builder::local(site.path()))
+            .site("link-delay", "5ms")
+            .site("link-rate", "20MB")
+            .build()
+            .mounted();
+        fs::create_dir(drive.path("work")).unwrap();
+        fs::rename(drive.path("publish/dir/0"), drive.path("publish/zero")).unwrap();
+        fs::rename(drive.path("publish/dir/1"), drive.path("work/one")).unwrap();
+        fs::rename(drive.path("publish/dir"), drive.path("publish/moved")).unwrap();
+        queue::drained(&drive, DRAIN);
+        for (name, seed) in [
+            ("publish/zero", 0),
+            ("work/one", 1),
+            ("publish/moved/2", 2),
+            ("publish/moved/3", 3),
+            ("publish/moved/5", 5),
+        ] {
+            let read = fs::read(drive.path(name)).unwrap();
+            assert_eq!(
+                (read.len(), tree::first_wrong(seed, 0, &read)),
+                (300_000, None),
+                "{name}"
+            );
+        }
+        let wanted = ["moved/2", "moved/3", "moved/4", "moved/5", "zero"];
+        assert_eq!(names(&site.path().join("publish")), wanted);
+        same_on_all_sides(&drive, site.path(), propagating(Builder::local(site.path())));
+    });
+}
+
+#[test]
+fn a_conflict_keeps_both_and_says_so() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        fs::create_dir(site.path().join("publish")).unwrap();
+        fs::write(site.path().join("publish/a.exr"), bytes(1)).unwrap();
+        let drive = quick(Builder::local(site.path())).build().mounted();
+        let mut file = OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(drive.path("publish/a.exr"))
+            .unwrap();
+        file.write_all(&bytes(2)).unwrap();
+        fs::write(site.path().join("publish/a.exr"), bytes(3)).unwrap();
+        drop(file);
+        eventually("both are at the site", || {
+            queue::tasks(drive.data_dir()).is_empty() && names(site.path()).len() == 2
+        });
+        let both = names(site.path());
+        let ours = both
+            .iter()
+            .find(|name| name.contains(".conflict-"))
+            .expect("a name that says so");
+        assert!(
+            ours.starts_with("publish/a.conflict-") && ours.ends_with(".exr"),
+            "{ours}"
+        );
+        assert_eq!(fs::read(site.path().join("publish/a.exr")).unwrap(), bytes(3));
+        assert_eq!(fs::read(site.path().join(ours)).unwrap(), bytes(2));
+        eventually("theirs is shown", || {
+            fs::read(drive.path("publish/a.exr")).is_ok_and(|read| read == bytes(3))
+        });
+        assert_eq!(fs::read(drive.path(ours)).unwrap(), bytes(2));
+        assert_eq!(queue::ask(drive.data_dir(), |txn| txn.conflicts()).len(), 1);
+        // Ours goes on under its name.
+        fs::write(drive.path(ours), bytes(4)).unwrap();
+        queue::drained(&drive, DRAIN);
+        assert_eq!(fs::read(site.path().join(ours)).unwrap(), bytes(4));
+        assert_eq!(names(site.path()).len(), 2);
+        holds(&drive);
+    });
+}
+
+#[test]
+fn a_new_file_does_not_replace_one_that_somebody_put_at_the_site_first() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        fs::create_dir(site.path().join("publish")).unwrap();
+        let drive = quick(Builder::local(site.path())).build().mounted();
+        fs::write(site.path().join("publish/a"), bytes(3)).unwrap();
+        fs::write(drive.path("publish/a"), bytes(2)).unwrap();
+        eventually("both are at the site", || {
+            queue::tasks(drive.data_dir()).is_empty() && names(site.path()).len() == 2
+        });
+        assert_eq!(fs::read(site.path().join("publish/a")).unwrap(), bytes(3));
+        holds(&drive);
+    });
+}
+
+/// Saves of one size within one second look the same at a site that keeps whole seconds.
+fn same_size_and_time(builder: impl Fn() -> Builder, site: &Path) {
+    let drive = builder().build().mounted();
+    fs::create_dir_all(drive.path("publish")).unwrap();
+    let path = drive.path("publish/a");
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    for version in 1..8 {
+        let id = Id { file: 1, version };
+        let made = content::whole(id, 200_000);
+        let mut file = File::create(&path).unwrap();
+        file.write_all(&made).unwrap();
+        file.set_modified(time).unwrap();
+        drop(file);
+        queue::drained(&drive, SOON);
+        assert_eq!(seen(&site.join("publish/a")), Some(Seen::Whole(id)), "at the site");
+        let read = content::look(&read_past_pages(&path));
+        assert_eq!(read, Ok(Seen::Whole(id)), "read back");
+    }
+    // What the kernel holds does not outlive the mount.
+    let mut drive = drive;
+    drive.remount();
+    let last = Id { file: 1, version: 7 };
+    assert_eq!(seen(&path), Some(Seen::Whole(last)), "after a restart");
+    same_on_all_sides(&drive, site, builder());
+}
+
+#[test]
+fn saves_that_look_the_same_to_the_site_are_not_taken_for_each_other() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        same_size_and_time(|| quick(Builder::local(site.path())), site.path());
+    });
+}
+
+#[test]
+fn saves_that_look_the_same_to_an_sftp_server_are_not_taken_for_each_other() {
+    drive_test(|| {
+        let Some(server) = Sshd::start_or_skip(Mode::Internal) else {
+            return;
+        };
+        let settings = server.settings(&server.root());
+        same_size_and_time(|| quick(Builder::sftp(&settings)), &server.root());
+    });
+}
