@@ -114,7 +114,7 @@ fn what_never_went_up_is_deleted_without_asking() {
     drive_test(|| {
         let site = tempfile::tempdir().unwrap();
         let drive = quick(Builder::local(site.path()))
-            .set("publish.settle", "10m")
+            .set("publish.settle", "10min")
             .build()
             .mounted();
         fs::create_dir(drive.path("publish")).unwrap();
