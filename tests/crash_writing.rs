@@ -184,7 +184,8 @@ impl Worker {
     }
 
     fn length(&mut self) -> u64 {
-        HEAD as u64 + [100, 5_000, 60_000, 200_000][usize::try_from(self.random.below(4)).unwrap()]
+        HEAD as u64
+            + [100, 5_000, 60_000, 200_000][usize::try_from(self.random.below(4)).unwrap()]
             + self.random.below(1000)
     }
 
@@ -408,7 +409,10 @@ impl Worker {
     /// Saves files until the daemon is gone.
     fn run(mut self) -> Self {
         let folders = [self.publish.clone(), self.work.clone()];
-        if folders.iter().any(|folder| fs::create_dir_all(self.at(folder)).is_err()) {
+        if folders
+            .iter()
+            .any(|folder| fs::create_dir_all(self.at(folder)).is_err())
+        {
             return self;
         }
         loop {
@@ -556,7 +560,11 @@ impl Lane {
                 // One of the three that were met least, so that rare ones have their chance.
                 let mut places: Vec<_> = PLACES.to_vec();
                 places.sort_by_key(|(place, _)| self.tally.places.get(place).unwrap_or(&0));
-                let among = if self.random.below(2) == 0 { 4 } else { places.len() as u64 };
+                let among = if self.random.below(2) == 0 {
+                    4
+                } else {
+                    places.len() as u64
+                };
                 let (place, latest) = places[usize::try_from(self.random.below(among)).unwrap()];
                 End::At(place, 1 + self.random.below(latest))
             }
@@ -604,7 +612,8 @@ impl Lane {
             End::At(place, n) => Some(format!("{place}:kill:{n}")),
         };
         self.drive.set_env("BACKLOT_FAILPOINT", failpoint.as_deref());
-        self.drive.set_env("BACKLOT_LOG", std::env::var("BACKLOT_TEST_LOG").ok().as_deref());
+        self.drive
+            .set_env("BACKLOT_LOG", std::env::var("BACKLOT_TEST_LOG").ok().as_deref());
         if let Err(refused) = self.drive.try_mount() {
             // Killed before it was ready, as it was told to be.
             assert!(
@@ -707,7 +716,10 @@ impl Lane {
             }
         };
         same("at the site", &queue::files(&self.site.join("publish")));
-        let beside: Vec<_> = fs::read_dir(&self.site).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let beside: Vec<_> = fs::read_dir(&self.site)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         assert_eq!(beside, ["publish"], "nothing else is at the site");
 
         let mut second = (self.second)();

@@ -20,6 +20,7 @@ mod server;
 mod sftp;
 mod store;
 mod tree;
+mod writing;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,7 +39,7 @@ use machine::Quiet;
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench scenarios --")]
 struct Args {
-    /// Which to run: ready, memory, find, stream, first-byte, random. Default: all.
+    /// Which to run: ready, memory, find, stream, first-byte, random, write. Default: all.
     scenarios: Vec<String>,
     /// Small data and few rounds: to see that everything works, not to quote.
     #[arg(long)]
@@ -84,6 +85,8 @@ pub(crate) struct Scale {
     pub(crate) big_bytes: u64,
     /// Files opened for the first byte, in each round.
     pub(crate) opens: usize,
+    /// Small files written, in each round.
+    pub(crate) small_files: usize,
 }
 
 /// What every scenario gets.
@@ -100,13 +103,14 @@ pub(crate) struct Bench {
 
 type Scenario = fn(&Bench, &mut Report) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 6] = [
+const SCENARIOS: [(&str, Scenario); 7] = [
     ("ready", store::ready),
     ("memory", store::memory),
     ("find", tree::find),
     ("stream", sftp::stream),
     ("first-byte", sftp::first_byte),
     ("random", sftp::random),
+    ("write", writing::write),
 ];
 
 fn main() -> ExitCode {
@@ -147,6 +151,7 @@ fn run(args: &Args) -> Result<bool> {
                 tree_folders: 200,
                 big_bytes: 128 << 20,
                 opens: 4,
+                small_files: 200,
             },
         )
     } else {
@@ -158,6 +163,7 @@ fn run(args: &Args) -> Result<bool> {
                 tree_folders: 2_000,
                 big_bytes: 1 << 30,
                 opens: 10,
+                small_files: 1_000,
             },
         )
     };

@@ -26,15 +26,15 @@ const RANDOM_READ: usize = 64 << 10;
 const OPENED_FILE: u64 = 8 << 20;
 
 /// The files served, and the server.
-struct Site {
-    server: Server,
-    root: PathBuf,
+pub(crate) struct Site {
+    pub(crate) server: Server,
+    pub(crate) root: PathBuf,
     big: PathBuf,
     digest: blake3::Hash,
 }
 
 impl Site {
-    fn start(bench: &Bench) -> Result<Self> {
+    pub(crate) fn start(bench: &Bench) -> Result<Self> {
         let root = bench.dir.join("served");
         let big = root.join("big.mov");
         if !big.exists() {
@@ -57,7 +57,7 @@ impl Site {
         })
     }
 
-    fn at(&self, port: u16) -> Remote<'_> {
+    pub(crate) fn at(&self, port: u16) -> Remote<'_> {
         Remote {
             server: &self.server,
             port,
@@ -71,11 +71,11 @@ fn opened_name(open: usize) -> String {
 }
 
 /// What was measured for each contestant, Backlot first.
-struct Table(Vec<(Who, Vec<Samples>)>);
+pub(crate) struct Table(Vec<(Who, Vec<Samples>)>);
 
 impl Table {
     /// Takes rounds of all contestants in turns. A contestant that fails is reported and left out.
-    fn take(
+    pub(crate) fn take(
         bench: &Bench,
         report: &mut Report,
         scenario: &'static str,
@@ -113,6 +113,33 @@ impl Table {
         Ok(Self(table))
     }
 
+    /// Returns one contestant's column.
+    pub(crate) fn of(&self, who: Who, column: usize) -> Option<Samples> {
+        let found = self.0.iter().find(|(other, _)| *other == who);
+        found.map(|(_, samples)| samples[column].clone())
+    }
+
+    /// Adds a row per peer; the target is about one of them.
+    pub(crate) fn report_beside(
+        &self,
+        report: &mut Report,
+        column: usize,
+        beside: Who,
+        row: impl Fn(Target) -> Row,
+        target: Target,
+    ) {
+        let Some(ours) = self.of(Who::Backlot, column) else {
+            return;
+        };
+        for (who, samples) in self.0.iter().filter(|(who, _)| *who != Who::Backlot) {
+            report.add(Row {
+                ours: ours.clone(),
+                beside: Some((who.name().to_owned(), samples[column].clone())),
+                ..row(if *who == beside { target } else { Target::None })
+            });
+        }
+    }
+
     /// Adds a row per peer, or one for Backlot alone if the target is not about peers. Without Backlot, peers stand alone.
     fn report(&self, report: &mut Report, column: usize, row: impl Fn(Target) -> Row, target: Target) {
         let ours = self
@@ -142,7 +169,7 @@ impl Table {
     }
 }
 
-fn empty_row(scenario: &'static str, what: &str, unit: Unit) -> impl Fn(Target) -> Row {
+pub(crate) fn empty_row(scenario: &'static str, what: &str, unit: Unit) -> impl Fn(Target) -> Row {
     let what = what.to_owned();
     move |target| Row {
         scenario,

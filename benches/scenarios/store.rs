@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use backlot::model::{EntryKind, Ino, Name, ProjectName, RelPath, SiteName, Version};
-use backlot::state::{NewProject, Remote, StateStore};
+use backlot::state::{Moment, NewProject, Remote, StateStore};
 
 use crate::Bench;
 use crate::daemon::{DriveSetup, PROJECT, SITE};
@@ -145,7 +145,7 @@ fn fill(data_dir: &Path, folders: usize) -> Result<u64> {
         Ok((root, txn.begin_scan(root, now_ms)?.epoch))
     }))?;
     let apply = |dir: Ino, entries: Vec<Remote>| {
-        rt.block_on(store.write(move |txn| txn.apply_listing(dir, &entries, Some(epoch), now_ms)))
+        rt.block_on(store.write(move |txn| txn.apply_listing(dir, &entries, Some(epoch), Moment::LAST, now_ms)))
     };
     let numbered = |prefix: &str, count: usize| {
         (0..count)

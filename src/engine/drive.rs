@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -143,6 +143,8 @@ pub struct Inner {
     pub(super) settling: Settling,
     pub(super) places: Places,
     transfers: OnceLock<Arc<Transfers>>,
+    /// The transfers are about to look.
+    wakes: Arc<AtomicBool>,
     pub(super) publish: backlot_config::Publish,
     /// Bytes that may be written before the disk is asked again whether there is room.
     budget: AtomicI64,
@@ -242,6 +244,7 @@ impl Drive {
             settling: Settling::default(),
             places: Places::default(),
             transfers: OnceLock::new(),
+            wakes: Arc::default(),
             publish: config.publish.clone(),
             budget: AtomicI64::new(0),
             cache_dir: config.drive.cache_dir.clone(),
@@ -440,11 +443,20 @@ impl Inner {
         true
     }
 
-    /// What the transfers may have to do changed.
+    /// Something was put in a queue, or may be taken from it now: the transfers look once it is due. Cheap: many calls cost
+    /// one look.
     pub(super) fn wake_transfers(&self) {
-        if let Some(transfers) = self.transfers.get() {
-            transfers.wake();
+        let Some(transfers) = self.transfers.get() else { return };
+        if self.wakes.swap(true, Ordering::SeqCst) {
+            return;
         }
+        let (transfers, wakes, settle) = (Arc::clone(transfers), Arc::clone(&self.wakes), self.limits.settle);
+        tokio::spawn(async move {
+            tokio::time::sleep(settle).await;
+            // First, so that who comes after this look makes another.
+            wakes.store(false, Ordering::SeqCst);
+            transfers.wake();
+        });
     }
 
     pub(super) fn set_transfers(&self, transfers: Arc<Transfers>) {

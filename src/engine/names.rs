@@ -225,7 +225,9 @@ impl Inner {
 
     /// Whoever sends a file that lies in a folder learns that its path changed.
     fn paths_change(&self, folder: Ino) -> Result<(), StateError> {
-        let Some(above) = self.tree.path_of(folder)? else { return Ok(()) };
+        let Some(above) = self.tree.path_of(folder)? else {
+            return Ok(());
+        };
         for ino in self.sending.files() {
             for (parent, _) in self.store.read(|txn| txn.names_of(ino))? {
                 let dir = self.tree.path_of(parent)?;

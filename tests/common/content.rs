@@ -41,7 +41,10 @@ pub enum Seen {
 
 fn head(id: Id, len: u64) -> [u8; HEAD] {
     let mut head = [0; HEAD];
-    for (at, word) in [u64::from_le_bytes(*MAGIC), id.file, id.version, len].into_iter().enumerate() {
+    for (at, word) in [u64::from_le_bytes(*MAGIC), id.file, id.version, len]
+        .into_iter()
+        .enumerate()
+    {
         head[at * 8..at * 8 + 8].copy_from_slice(&word.to_le_bytes());
     }
     head
@@ -100,7 +103,10 @@ pub fn look(found: &[u8]) -> Result<Seen, String> {
     }
     let word = |at: usize| u64::from_le_bytes(found[at * 8..at * 8 + 8].try_into().unwrap());
     if found[..8] != MAGIC[..] {
-        return Err(format!("it does not begin as our files do, but with {:02x?}", &found[..8]));
+        return Err(format!(
+            "it does not begin as our files do, but with {:02x?}",
+            &found[..8]
+        ));
     }
     let (id, len) = (
         Id {
@@ -112,7 +118,9 @@ pub fn look(found: &[u8]) -> Result<Seen, String> {
     let here = found.len() as u64;
     let right = bytes(id, len, 0..here.min(len));
     if let Some(at) = right.iter().zip(found).position(|(a, b)| a != b) {
-        return Err(format!("{id:?}, {here} of {len} bytes: the byte at {at} is of something else"));
+        return Err(format!(
+            "{id:?}, {here} of {len} bytes: the byte at {at} is of something else"
+        ));
     }
     if len == GROWING {
         return Ok(Seen::Grown(id.file, here));

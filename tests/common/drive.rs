@@ -589,7 +589,9 @@ impl Drive {
 
     /// Says whether the daemon runs; one that has ended by itself is taken note of.
     pub fn is_running(&mut self) -> bool {
-        let Some(daemon) = self.daemon.as_mut() else { return false };
+        let Some(daemon) = self.daemon.as_mut() else {
+            return false;
+        };
         if daemon.try_wait().expect("our child").is_none() {
             return true;
         }

@@ -65,12 +65,11 @@ pub fn task_that(drive: &Drive, what: &str, limit: Duration, is: impl Fn(&Task) 
 }
 
 /// Changes a drive's database while no daemon has it.
-pub fn change(
-    drive: &Drive,
-    f: impl FnOnce(&backlot::state::WriteTxn<'_>) -> Result<(), StateError> + Send + 'static,
-) {
+pub fn change(drive: &Drive, f: impl FnOnce(&backlot::state::WriteTxn<'_>) -> Result<(), StateError> + Send + 'static) {
     let store = StateStore::open(drive.data_dir()).expect("nobody has it");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
     runtime.block_on(store.write(f)).expect("written");
     store.close();
 }

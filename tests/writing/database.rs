@@ -42,15 +42,23 @@ fn a_database_that_another_program_holds_for_seconds_delays_and_loses_nothing() 
                 begun.elapsed()
             });
             thread::park_timeout(held);
-            assert!(!saving.is_finished(), "the database is held: nothing is promised before it can be");
+            assert!(
+                !saving.is_finished(),
+                "the database is held: nothing is promised before it can be"
+            );
             connection.execute_batch("COMMIT").unwrap();
             saving
         };
         let took = saving.join().unwrap();
-        say(&format!("database: saving took {took:.1?} with the database held for 3 s"));
+        say(&format!(
+            "database: saving took {took:.1?} with the database held for 3 s"
+        ));
         queue::drained(&drive, DRAIN);
         for n in 10..14 {
-            assert_eq!(seen(&site.path().join(format!("publish/f{n}"))), Some(Seen::Whole(id(n))));
+            assert_eq!(
+                seen(&site.path().join(format!("publish/f{n}"))),
+                Some(Seen::Whole(id(n)))
+            );
         }
         same_on_all_sides(&drive, site.path(), builder());
     });
@@ -88,7 +96,11 @@ fn a_disk_that_went_read_only_refuses_saves_loses_none_that_it_took_and_recovers
         }
         let (disk, site) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mount = |options: &str| {
-            succeeds(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(disk.path()));
+            succeeds(
+                Command::new("mount")
+                    .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+                    .arg(disk.path()),
+            );
         };
         mount("size=64m,mode=755");
         let data = disk.path().join("data");
@@ -127,7 +139,10 @@ fn a_disk_that_went_read_only_refuses_saves_loses_none_that_it_took_and_recovers
         }
         queue::drained(&drive, DRAIN);
         for n in 0..5 {
-            assert_eq!(seen(&site.path().join(format!("publish/f{n}"))), Some(Seen::Whole(id(n))));
+            assert_eq!(
+                seen(&site.path().join(format!("publish/f{n}"))),
+                Some(Seen::Whole(id(n)))
+            );
         }
         same_on_all_sides(&drive, site.path(), builder());
         drop(drive);

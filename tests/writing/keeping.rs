@@ -60,7 +60,12 @@ fn a_file_cut_short_keeps_what_is_left_of_it() {
         tree::write(&site.path().join("publish/plate"), 7, 3_000_000);
         let drive = quick(Builder::local(site.path())).build().mounted();
         let path = drive.path("publish/plate");
-        File::options().write(true).open(&path).unwrap().set_len(100_000).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(100_000)
+            .unwrap();
         assert!(fs::read(&path).unwrap() == tree::bytes(7, 0, 100_000));
         queue::drained(&drive, DRAIN);
         assert!(fs::read(site.path().join("publish/plate")).unwrap() == tree::bytes(7, 0, 100_000));
@@ -77,7 +82,12 @@ fn replacing_a_file_fetches_nothing_of_it() {
         let drive = quick(Builder::local(site.path())).build().mounted();
         let before = drive.fetched();
         fs::write(drive.path("publish/plate0"), bytes(1)).unwrap();
-        File::options().write(true).open(drive.path("publish/plate1")).unwrap().set_len(0).unwrap();
+        File::options()
+            .write(true)
+            .open(drive.path("publish/plate1"))
+            .unwrap()
+            .set_len(0)
+            .unwrap();
         fs::write(drive.path("publish/new"), bytes(2)).unwrap();
         fs::rename(drive.path("publish/new"), drive.path("publish/plate2")).unwrap();
         queue::drained(&drive, DRAIN);
@@ -98,7 +108,10 @@ fn cut_off(settings: impl FnOnce(Builder) -> Builder, read: &[&str]) -> (tempfil
     for name in ["publish/a", "publish/dir/b", "publish/dir/deep/c", "work/d"] {
         tree::write(&root.join(name), name.len() as u64, 300_000);
     }
-    let drive = settings(Builder::local(&root)).set("hydration.read-deadline", "1s").build().mounted();
+    let drive = settings(Builder::local(&root))
+        .set("hydration.read-deadline", "1s")
+        .build()
+        .mounted();
     for name in read {
         fs::read(drive.path(name)).unwrap();
     }
@@ -192,7 +205,11 @@ fn what_is_moved_and_not_cached_is_fetched_from_where_it_was_and_its_old_place_e
             ("publish/moved/5", 5),
         ] {
             let read = fs::read(drive.path(name)).unwrap();
-            assert_eq!((read.len(), tree::first_wrong(seed, 0, &read)), (300_000, None), "{name}");
+            assert_eq!(
+                (read.len(), tree::first_wrong(seed, 0, &read)),
+                (300_000, None),
+                "{name}"
+            );
         }
         let wanted = ["moved/2", "moved/3", "moved/4", "moved/5", "zero"];
         assert_eq!(names(&site.path().join("publish")), wanted);
@@ -207,7 +224,11 @@ fn a_conflict_keeps_both_and_says_so() {
         fs::create_dir(site.path().join("publish")).unwrap();
         fs::write(site.path().join("publish/a.exr"), bytes(1)).unwrap();
         let drive = quick(Builder::local(site.path())).build().mounted();
-        let mut file = OpenOptions::new().write(true).truncate(true).open(drive.path("publish/a.exr")).unwrap();
+        let mut file = OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(drive.path("publish/a.exr"))
+            .unwrap();
         file.write_all(&bytes(2)).unwrap();
         fs::write(site.path().join("publish/a.exr"), bytes(3)).unwrap();
         drop(file);
@@ -215,8 +236,14 @@ fn a_conflict_keeps_both_and_says_so() {
             queue::tasks(drive.data_dir()).is_empty() && names(site.path()).len() == 2
         });
         let both = names(site.path());
-        let ours = both.iter().find(|name| name.contains(".conflict-")).expect("a name that says so");
-        assert!(ours.starts_with("publish/a.conflict-") && ours.ends_with(".exr"), "{ours}");
+        let ours = both
+            .iter()
+            .find(|name| name.contains(".conflict-"))
+            .expect("a name that says so");
+        assert!(
+            ours.starts_with("publish/a.conflict-") && ours.ends_with(".exr"),
+            "{ours}"
+        );
         assert_eq!(fs::read(site.path().join("publish/a.exr")).unwrap(), bytes(3));
         assert_eq!(fs::read(site.path().join(ours)).unwrap(), bytes(2));
         eventually("theirs is shown", || {
@@ -286,7 +313,9 @@ fn saves_that_look_the_same_to_the_site_are_not_taken_for_each_other() {
 #[test]
 fn saves_that_look_the_same_to_an_sftp_server_are_not_taken_for_each_other() {
     drive_test(|| {
-        let Some(server) = Sshd::start_or_skip(Mode::Internal) else { return };
+        let Some(server) = Sshd::start_or_skip(Mode::Internal) else {
+            return;
+        };
         let settings = server.settings(&server.root());
         same_size_and_time(|| quick(Builder::sftp(&settings)), &server.root());
     });

@@ -139,7 +139,8 @@ impl Saver {
     }
 
     fn rename(&mut self, from: &Path, to: &Path) {
-        fs::rename(self.at(from), self.at(to)).unwrap_or_else(|e| panic!("{} to {}: {e}", from.display(), to.display()));
+        fs::rename(self.at(from), self.at(to))
+            .unwrap_or_else(|e| panic!("{} to {}: {e}", from.display(), to.display()));
         let is = self.known.remove(from).unwrap();
         self.known.insert(to.to_owned(), is);
     }
@@ -155,7 +156,11 @@ impl Saver {
         let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", path.display()));
         match way {
             Way::WriteBesideAndRenameOver | Way::WriteWithAnAtAndRenameOver => {
-                let temp = beside(if way == Way::WriteBesideAndRenameOver { ".tmp" } else { "@" });
+                let temp = beside(if way == Way::WriteBesideAndRenameOver {
+                    ".tmp"
+                } else {
+                    "@"
+                });
                 let (id, bytes) = self.next(&path);
                 self.create(&temp, id, &bytes);
                 self.pause();
@@ -340,8 +345,14 @@ fn save_in(ways: &'static [Way], settle: &str, propagates: bool) {
     drive_test_within(Duration::from_secs(100 + rounds), move || {
         let site = tempfile::tempdir().unwrap();
         let builder = || {
-            let builder = Builder::local(site.path()).site("link-delay", "1ms").site("link-rate", "80MB");
-            let builder = if propagates { propagating(builder) } else { quick(builder) };
+            let builder = Builder::local(site.path())
+                .site("link-delay", "1ms")
+                .site("link-rate", "80MB");
+            let builder = if propagates {
+                propagating(builder)
+            } else {
+                quick(builder)
+            };
             builder.set("publish.settle", settle.as_str())
         };
         let drive = builder().build().mounted();
@@ -381,7 +392,11 @@ fn save_in(ways: &'static [Way], settle: &str, propagates: bool) {
                 let mut read = 0_u64;
                 while !over.load(Relaxed) {
                     for number in 0..SAVERS {
-                        for name in ["WriteBesideAndRenameOver0", "ALargeFile0", "WriteWithAnAtAndRenameOver1"] {
+                        for name in [
+                            "WriteBesideAndRenameOver0",
+                            "ALargeFile0",
+                            "WriteWithAnAtAndRenameOver1",
+                        ] {
                             let found = seen(&publish.join(number.to_string()).join(name));
                             assert!(matches!(found, None | Some(Seen::Whole(_))), "{name}: {found:?}");
                             read += u64::from(found.is_some());

@@ -30,11 +30,7 @@ impl Far {
         let sshd = Sshd::start_or_skip(Mode::Internal)?;
         let relay = Relay::start(([127, 0, 0, 1], sshd.port()).into()).unwrap();
         let key = fs::read_to_string(sshd.file("host_key.pub")).unwrap();
-        fs::write(
-            sshd.file("relay_hosts"),
-            format!("[127.0.0.1]:{} {key}", relay.port()),
-        )
-        .unwrap();
+        fs::write(sshd.file("relay_hosts"), format!("[127.0.0.1]:{} {key}", relay.port())).unwrap();
         Some(Self { sshd, relay })
     }
 
@@ -62,7 +58,11 @@ fn id(file: u64) -> Id {
 /// Saves files of these sizes; returns how long that took.
 fn save(drive: &Drive, stem: &str, sizes: &[u64]) -> Duration {
     fs::create_dir_all(drive.path("publish")).unwrap();
-    let made: Vec<_> = sizes.iter().zip(0..).map(|(len, n)| content::whole(id(n), *len)).collect();
+    let made: Vec<_> = sizes
+        .iter()
+        .zip(0..)
+        .map(|(len, n)| content::whole(id(n), *len))
+        .collect();
     let begun = Instant::now();
     for (number, bytes) in made.iter().enumerate() {
         fs::write(drive.path("publish").join(format!("{stem}{number}")), bytes).unwrap();
@@ -77,7 +77,11 @@ fn arrives(drive: &Drive, site: &Path, stem: &str, count: u64) {
         assert_eq!(seen(&path), Some(Seen::Whole(id(number))), "{}", path.display());
     }
     let all = names(&site.join("publish"));
-    assert!(!all.iter().any(|name| name.starts_with('.') || name.contains("conflict")), "{all:?}");
+    assert!(
+        !all.iter()
+            .any(|name| name.starts_with('.') || name.contains("conflict")),
+        "{all:?}"
+    );
 }
 
 #[test]
@@ -271,12 +275,20 @@ impl SmallDisk {
         }
         let dir = tempfile::tempdir().unwrap();
         let options = format!("size={size},mode=755");
-        succeeds(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()));
+        succeeds(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+                .arg(dir.path()),
+        );
         Some(Self(dir))
     }
 
     fn remount(&self, how: &str) {
-        succeeds(Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(self.0.path()));
+        succeeds(
+            Command::new("mount")
+                .args(["-o", &format!("remount,{how}")])
+                .arg(self.0.path()),
+        );
     }
 
     fn path(&self) -> &Path {
@@ -297,7 +309,9 @@ fn on_both(disk: &Path, test: impl Fn(&dyn Fn() -> Builder)) {
         drop(fs::remove_dir_all(disk.join(name)));
         drop(fs::remove_file(disk.join(name)));
     }
-    let Some(server) = Sshd::start_or_skip(Mode::Internal) else { return };
+    let Some(server) = Sshd::start_or_skip(Mode::Internal) else {
+        return;
+    };
     let settings = server.settings(disk);
     test(&|| propagating(Builder::sftp(&settings)));
 }
@@ -319,7 +333,11 @@ fn a_full_site_gets_what_was_saved_once_there_is_room() {
             fs::write(disk.path().join("filler"), vec![1; 11 << 20]).unwrap();
             save(&drive, "a", &[1000, 3 * MIB, 2 * MIB]);
             blocked_for(&drive, &["full"]);
-            assert_eq!(seen(&drive.path("publish/a1")), Some(Seen::Whole(id(1))), "it is here all the same");
+            assert_eq!(
+                seen(&drive.path("publish/a1")),
+                Some(Seen::Whole(id(1))),
+                "it is here all the same"
+            );
             fs::remove_file(disk.path().join("filler")).unwrap();
             arrives(&drive, disk.path(), "a", 3);
             watcher.stop();
@@ -396,7 +414,9 @@ fn a_folder_in_the_way_at_the_site_holds_up_that_file_alone() {
 #[test]
 fn a_server_without_the_rename_extension_gets_everything_too() {
     drive_test_within(Duration::from_secs(100), || {
-        let Some(server) = Sshd::start_or_skip(Mode::Bare) else { return };
+        let Some(server) = Sshd::start_or_skip(Mode::Bare) else {
+            return;
+        };
         let settings = server.settings(&server.root());
         let builder = || propagating(Builder::sftp(&settings));
         let drive = builder().build().mounted();

@@ -36,7 +36,11 @@ impl Rig {
         let disk = above.path().join("disk");
         fs::create_dir(&disk).unwrap();
         let options = format!("size={size},mode=755");
-        succeeds(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&disk));
+        succeeds(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+                .arg(&disk),
+        );
         let site = tempfile::tempdir().unwrap();
         let mut rig = Self {
             drive: None,
@@ -113,9 +117,15 @@ fn write_until_full(file: &mut File, piece: &[u8], most: usize) -> usize {
 #[test]
 fn a_write_that_does_not_fit_says_so_and_what_was_taken_arrives() {
     drive_test(|| {
-        let Some(rig) = Rig::start("48m", "8MiB", "0ms") else { return };
+        let Some(rig) = Rig::start("48m", "8MiB", "0ms") else {
+            return;
+        };
         let drive = rig.drive();
-        fs::write(drive.path("publish/before"), content::whole(Id { file: 1, version: 1 }, 100_000)).unwrap();
+        fs::write(
+            drive.path("publish/before"),
+            content::whole(Id { file: 1, version: 1 }, 100_000),
+        )
+        .unwrap();
         let mut file = File::create(drive.path("publish/large")).unwrap();
         let piece = tree::bytes(1, 0, MIB);
         let taken = write_until_full(&mut file, &piece, 60);
@@ -141,7 +151,9 @@ fn a_write_that_does_not_fit_says_so_and_what_was_taken_arrives() {
 #[test]
 fn preallocating_and_copying_up_more_than_fits_say_so_at_once() {
     drive_test(|| {
-        let Some(rig) = Rig::start("40m", "4MiB", "0ms") else { return };
+        let Some(rig) = Rig::start("40m", "4MiB", "0ms") else {
+            return;
+        };
         let drive = rig.drive();
         let file = File::create(drive.path("work/pre")).unwrap();
         let asked = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 100 << 20);
@@ -150,13 +162,23 @@ fn preallocating_and_copying_up_more_than_fits_say_so_at_once() {
         drop(file);
         tree::write(&rig.site.path().join("publish/plate"), 3, 60 << 20);
         drive.scan();
-        let open = OpenOptions::new().write(true).open(drive.path("publish/plate")).unwrap();
+        let open = OpenOptions::new()
+            .write(true)
+            .open(drive.path("publish/plate"))
+            .unwrap();
         assert!(is_full(&open.write_at(b"x", 7)), "copying it up does not fit");
         drop(open);
         let read = fs::read(drive.path("publish/plate")).unwrap();
-        assert!(read.len() == 60 << 20 && tree::first_wrong(3, 0, &read).is_none(), "it is as it was");
+        assert!(
+            read.len() == 60 << 20 && tree::first_wrong(3, 0, &read).is_none(),
+            "it is as it was"
+        );
         // Cutting it short, or replacing it, needs no copy.
-        fs::write(drive.path("publish/plate"), content::whole(Id { file: 1, version: 1 }, 1000)).unwrap();
+        fs::write(
+            drive.path("publish/plate"),
+            content::whole(Id { file: 1, version: 1 }, 1000),
+        )
+        .unwrap();
         same_on_all_sides(drive, rig.site.path(), rig.builder());
     });
 }
@@ -164,7 +186,9 @@ fn preallocating_and_copying_up_more_than_fits_say_so_at_once() {
 #[test]
 fn with_no_byte_left_at_all_nothing_that_was_saved_is_lost_and_all_goes_on_with_room() {
     drive_test(|| {
-        let Some(mut rig) = Rig::start("32m", "1MiB", "300ms") else { return };
+        let Some(mut rig) = Rig::start("32m", "1MiB", "300ms") else {
+            return;
+        };
         let id = |version| Id { file: 1, version };
         let drive = rig.drive();
         for n in 0..20 {
@@ -263,7 +287,11 @@ fn a_full_cache_disk_keeps_nothing_from_being_saved_and_published() {
         }
         let above = tempfile::tempdir().unwrap();
         let site = tempfile::tempdir().unwrap();
-        succeeds(Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(above.path()));
+        succeeds(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"])
+                .arg(above.path()),
+        );
         let umount = Umount(above.path().to_owned());
         let cache = above.path().join("cache");
         fs::create_dir(&cache).unwrap();

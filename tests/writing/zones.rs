@@ -172,7 +172,11 @@ fn readonly_zones_change_nothing_and_the_first_zone_that_fits_counts() {
         fs::create_dir_all(site.path().join("ref/publish")).unwrap();
         fs::write(site.path().join("ref/publish/a"), bytes(1)).unwrap();
         let drive = quick(Builder::local(site.path()))
-            .zones(&[("ref/**", "readonly"), ("**/publish/**", "publish"), ("out/**", "publish")])
+            .zones(&[
+                ("ref/**", "readonly"),
+                ("**/publish/**", "publish"),
+                ("out/**", "publish"),
+            ])
             .build()
             .mounted();
         let rofs = Some(Errno::ROFS.raw_os_error());
@@ -207,7 +211,10 @@ fn pipes_sockets_and_devices_are_for_work_folders() {
         node("work/pipe", FileType::Fifo).unwrap();
         let renamed = fs::rename(drive.path("work/pipe"), drive.path("publish/pipe"));
         queue::drained(&drive, DRAIN);
-        assert!(names(site.path()).is_empty(), "a pipe that was moved ({renamed:?}) is no file at the site");
+        assert!(
+            names(site.path()).is_empty(),
+            "a pipe that was moved ({renamed:?}) is no file at the site"
+        );
         assert!(drive.path("publish").is_dir() && fs::read_dir(site.path()).unwrap().count() <= 1);
     });
 }
@@ -226,7 +233,12 @@ fn attributes_that_were_set_go_up_with_the_bytes() {
         file.write_all(&bytes(1)).unwrap();
         drop(file);
         let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
-        File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
         queue::drained(&drive, SOON);
         let there = fs::metadata(site.path().join("publish/a")).unwrap();

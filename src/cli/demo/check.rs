@@ -15,6 +15,7 @@ use super::super::client::Client;
 use super::super::error::{CliError, Exit};
 use super::super::text;
 use super::Place;
+use super::save;
 use super::studio::{PROJECT, Studio};
 use crate::api::types::{ScanRequest, ScanState, StopOutcome, UnmountRequest};
 use crate::engine::report::Status;
@@ -116,6 +117,29 @@ async fn all_steps(place: &Place, studio: &Studio, served: &mut Served, client: 
     );
     let (p, m) = (place.clone(), movie);
     steps.run("read that file now", move || comes_back(&p, &m)).await;
+    saves(place, served, steps).await;
+}
+
+/// What artists do all day, with the worst in the middle of it.
+async fn saves(place: &Place, served: &mut Served, steps: &mut Steps) {
+    let p = place.clone();
+    steps.run("save a work file", move || save::save_work(&p)).await;
+    let p = place.clone();
+    let outcome = bounded(move || save::publish_some(&p)).await;
+    if !steps.note("publish a sequence", &outcome) {
+        return;
+    }
+    steps.note("kill the daemon half way", &served.kill());
+    match Served::start(place) {
+        Ok(again) => *served = again,
+        Err(e) => {
+            steps.note("start it again", &Err(e));
+            return;
+        }
+    }
+    steps.note("start it again", &Ok("the queue goes on by itself".to_owned()));
+    let p = place.clone();
+    steps.run("look at the remote", move || save::all_arrive(&p)).await;
 }
 
 async fn scan(client: &Client) -> Outcome {
@@ -372,6 +396,13 @@ impl Served {
             Ok(line) => Err(line),
             Err(_) => Err("the serving process did not become ready; its error is above".to_owned()),
         }
+    }
+
+    /// Ends the process as a power cut would, but for the disk.
+    fn kill(&mut self) -> Outcome {
+        self.child.kill().map_err(|e| e.to_string())?;
+        let status = self.child.wait().map_err(|e| e.to_string())?;
+        Ok(format!("it ended with {status}"))
     }
 
     fn say(&mut self, order: &str) -> Result<(), String> {

@@ -5,6 +5,7 @@
 //! while anything may still be mounted below it.
 
 mod check;
+mod save;
 mod studio;
 
 use std::io::{BufRead, IsTerminal};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backlot_config::{ByteSize, Config, LocalSite, LogLevel, Project, ProviderSettings, Site};
+use backlot_config::{ByteSize, Config, LocalSite, LogLevel, Period, Project, ProviderSettings, Site};
 use backlot_platform::fuse::{self, MountHealth, Unmount};
 use futures::FutureExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -28,6 +29,8 @@ use crate::engine::drive::Drive;
 const DELAY: Duration = Duration::from_millis(20);
 /// 200 Mbit/s, in bytes.
 const RATE: u64 = 25_000_000;
+/// Short, so that a publish is seen to go up.
+const SETTLE: Period = Period::from_millis(500);
 /// How often the live view looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The site's name in the demo's settings.
@@ -38,7 +41,8 @@ const SITE: &str = "studio";
 /// Needs nothing but this program and FUSE. Ctrl-C unmounts and removes everything.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Without a person: walk the tree, compare every byte with the remote, cut the link, unmount; one line a step.
+    /// Without a person: walk the tree, compare every byte with the remote, cut the link, save, publish, kill the daemon,
+    /// unmount; one line a step.
     #[arg(long)]
     check: bool,
     /// Make the folder of the demo here instead of in the system's temporary folder.
@@ -132,6 +136,7 @@ impl Place {
         config.cache.max_size = ByteSize::gib(2);
         config.cache.min_free = ByteSize::mib(64);
         config.hydration.read_deadline = check::DEADLINE;
+        config.publish.settle = SETTLE;
         let local = LocalSite {
             root: remote.clone(),
             ..LocalSite::default()
@@ -250,6 +255,10 @@ async fn introduce(drive: Drive, place: Place, studio: studio::Studio) {
     for (path, why) in &studio.highlights {
         outln!("  {}\n      {why}", path.display());
     }
+    outln!(
+        "\nSave what you like, too: what is written below a folder called publish goes up by itself, all else stays here.\n"
+    );
+    outln!("  mkdir -p demo/publish && cp demo/editorial/*.y4m demo/publish/");
     outln!("\nWhat is being hydrated shows below. Ctrl-C unmounts and removes everything.");
     live(drive).await;
 }
