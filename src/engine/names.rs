@@ -214,6 +214,8 @@ impl Inner {
         }
         if removed.kind != EntryKind::Dir && removed.nlink == 0 {
             self.drop_if_unused(removed.ino);
+        } else if removed.nlink == 1 {
+            self.take_out_trash();
         }
         Ok(())
     }
@@ -252,6 +254,18 @@ impl Inner {
                 Ok(Some(object)) => drive.empty_trash(vec![object]).await,
                 Ok(None) => {}
                 Err(e) => warn!(%ino, error = %e, "a file without a name stays until the next start"),
+            }
+        });
+    }
+
+    /// A file lost all names but one, and may have become a mirror by that: its object is needed no more.
+    fn take_out_trash(self: &Arc<Self>) {
+        let drive = Arc::clone(self);
+        tokio::spawn(async move {
+            match drive.store.read(|txn| txn.trash()) {
+                Ok(trash) if trash.is_empty() => {}
+                Ok(trash) => drive.empty_trash(trash).await,
+                Err(e) => debug!(error = %e, "trash is looked at again at the next start"),
             }
         });
     }
@@ -349,6 +363,8 @@ impl Inner {
                 moved.push((other, kind));
             } else if kind != EntryKind::Dir && renamed.other_nlink == 0 {
                 self.drop_if_unused(other);
+            } else if renamed.other_nlink == 1 {
+                self.take_out_trash();
             }
         }
         self.relabel(moved);

@@ -129,7 +129,7 @@ impl<'a, 'c> Asker<'a, 'c> {
     /// Says whether an own file of which nothing is in the queue is at its site under a name: one with several names stays
     /// this machine's own though it was sent.
     fn was_sent(&self, node: &Node, parent: Ino, name: &Name) -> Result<bool, StateError> {
-        Ok(node.nlink > 1 && self.txn.base_of(parent, name)?.is_some())
+        self.txn.is_sent(parent, name, node.ino, node.generation)
     }
 
     /// Says whether a name of an own file that is not being written is to be published, and was taken out of the queue.

@@ -173,6 +173,16 @@ impl ReadTxn<'_> {
         Ok(found.filter(|found| !found.own).and_then(|found| found.version))
     }
 
+    /// Says whether the bytes of an own file, of this generation, are at the site under a name: one with several names stays
+    /// own though it was sent.
+    pub fn is_sent(&self, parent: Ino, name: &[u8], ino: Ino, generation: u64) -> Result<bool, StateError> {
+        let sql = "SELECT 1 FROM shadow WHERE parent = ?1 AND name = ?2 AND sent_ino = ?3 AND sent_gen = ?4";
+        let found = self.one(sql, (as_i64(parent.0), name, as_i64(ino.0), as_i64(generation)), |_| {
+            Ok(())
+        })?;
+        Ok(found.is_some())
+    }
+
     /// Returns all names of a node.
     pub fn names_of(&self, ino: Ino) -> Result<Vec<(Ino, Name)>, StateError> {
         self.many(
@@ -513,7 +523,8 @@ impl WriteTxn<'_> {
             "UPDATE inode SET nlink = nlink - 1, ctime_ns = ?2 WHERE ino = ?1",
             (as_i64(ino.0), now_ns),
         )?;
-        self.change(ino)
+        self.change(ino)?;
+        self.mirror_if_sent(ino)
     }
 
     /// Removes a name of a file, link or node. With `keep_remote`, one that the site has is refused.

@@ -160,9 +160,20 @@ impl WriteTxn<'_> {
         self.folders_are_at_site(parent)?;
         if node.generation != generation || node.writing || node.nlink != 1 {
             self.put_shadow(parent, name, EntryKind::File, Some(version))?;
+            self.run(
+                "UPDATE shadow SET sent_ino = ?3, sent_gen = ?4 WHERE parent = ?1 AND name = ?2",
+                (as_i64(parent.0), name.as_bytes(), as_i64(ino.0), as_i64(generation)),
+            )?;
             return Ok(Landed::StaysOwn);
         }
-        self.drop_shadow(parent, name)?;
+        self.become_mirror(ino, at, version)?;
+        Ok(Landed::Mirror { object: node.object })
+    }
+
+    /// Makes an own file a mirror of what the site has under its only name. Its object becomes trash.
+    fn become_mirror(&self, ino: Ino, at: (Ino, &Name), version: &Version) -> Result<(), StateError> {
+        self.drop_shadow(at.0, at.1)?;
+        let object = self.node(ino)?.and_then(|node| node.object);
         let id = as_i64(self.new_id());
         // The site may keep coarser times and other bits; ours stay for as long as the bytes do.
         self.run(
@@ -171,8 +182,29 @@ impl WriteTxn<'_> {
             (as_i64(ino.0), version.as_str(), OWN_PERM | OWN_MTIME, id),
         )?;
         self.touch_node(ino);
-        self.discard(node.object)?;
-        Ok(Landed::Mirror { object: node.object })
+        self.discard(object)
+    }
+
+    /// Makes an own file that lost all names but one a mirror, if it is at the site under that.
+    pub(super) fn mirror_if_sent(&self, ino: Ino) -> Result<(), StateError> {
+        let node = self.node(ino)?;
+        let Some(node) =
+            node.filter(|node| node.own && node.nlink == 1 && node.kind == EntryKind::File && !node.writing)
+        else {
+            return Ok(());
+        };
+        let Some((parent, name)) = self.parent_of(ino)? else {
+            return Ok(());
+        };
+        if !self.is_sent(parent, &name, ino, node.generation)? || self.task_of(parent, &name)?.is_some() {
+            return Ok(());
+        }
+        match self.shadow_of(parent, &name)? {
+            Some((EntryKind::File, version)) if !version.as_str().is_empty() => {
+                self.become_mirror(ino, (parent, &name), &version)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Notes what is at a path of a project's site, put there by this machine: whatever the drive shows there is in front

@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// How often a seed's file is let go, so that it is uploaded, while the other seeds go on.
 const ROUNDS: usize = 8;
 /// A round follows the last after at most so many milliseconds: before, in and after the upload of what the last one left.
-const LATEST: u64 = 1500;
+const LATEST: u64 = 2500;
 /// Between two looks at the remote.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -203,7 +203,7 @@ fn fsx_in(zone: Zone, work: fn(&Path, &Stage)) {
         Zone::Publish => staged_with(
             zone,
             limit,
-            |drive| drive.site("link-delay", "2ms").site("link-rate", "1MB"),
+            |drive| drive.site("link-delay", "2ms").site("link-rate", "8MB"),
             move |stage| work(&fsx, stage),
         ),
     }

@@ -47,6 +47,8 @@ CREATE TABLE shadow (
   kind       INTEGER NOT NULL,             -- as in inode
   version    TEXT NOT NULL,                -- '' for folders, and for what we have removed there: equal to no file's
   changed_id INTEGER NOT NULL,
+  sent_ino   INTEGER,                      -- the own file, and its generation, whose bytes these are
+  sent_gen   INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (parent, name)
 ) STRICT, WITHOUT ROWID;
 

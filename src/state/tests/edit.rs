@@ -415,3 +415,29 @@ fn attributes_set_here_outlive_a_listing_and_times_end_with_their_content() {
     assert_eq!((node().perm, node().mtime_ns), (Some(0o600), 7));
     sound(&t);
 }
+
+#[test]
+fn a_file_with_several_names_is_a_mirror_once_one_is_left_and_it_was_sent_under_that() {
+    let t = Fixture::new();
+    let root = t.root;
+    let ino = make_file(&t, root, "f", 7, 10);
+    write(&t.store, move |txn| txn.link(ino, root, &name("g"), T).map(drop)).unwrap();
+    let landed = |at: &'static str| {
+        write(&t.store, move |txn| {
+            txn.landed(root, (root, &name(at)), &path(at), ino, 1, &Version::new(at))
+        })
+        .unwrap()
+    };
+    assert_eq!((landed("f"), landed("g")), (Landed::StaysOwn, Landed::StaysOwn));
+    let sent = |at: &str, generation| {
+        t.store
+            .read(|txn| txn.is_sent(root, at.as_bytes(), ino, generation))
+            .unwrap()
+    };
+    assert!(sent("f", 1) && sent("g", 1) && !sent("g", 2));
+    write(&t.store, move |txn| txn.unlink(root, &name("f"), false, T).map(drop)).unwrap();
+    let node = t.store.read(|txn| txn.node(ino)).unwrap().unwrap();
+    assert_eq!((node.own, node.version), (false, Some(Version::new("g"))));
+    assert_eq!(t.store.read(|txn| txn.trash()).unwrap(), [7]);
+    sound(&t);
+}
