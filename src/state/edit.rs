@@ -365,6 +365,15 @@ impl WriteTxn<'_> {
         Ok(())
     }
 
+    /// Notes whose bytes those are that the site has under a name.
+    pub(super) fn note_sent(&self, at: (Ino, &Name), ino: Ino, generation: u64) -> Result<(), StateError> {
+        self.run(
+            "UPDATE shadow SET sent_ino = ?3, sent_gen = ?4 WHERE parent = ?1 AND name = ?2",
+            (as_i64(at.0.0), at.1.as_bytes(), as_i64(ino.0), as_i64(generation)),
+        )?;
+        Ok(())
+    }
+
     pub(super) fn drop_shadow(&self, parent: Ino, name: &Name) -> Result<(), StateError> {
         self.run(
             "DELETE FROM shadow WHERE parent = ?1 AND name = ?2",
@@ -430,6 +439,10 @@ impl WriteTxn<'_> {
         }
         for (parent, name) in self.names_of(ino)? {
             self.put_shadow(parent, &name, node.kind, node.version.as_ref())?;
+            if node.kind == EntryKind::File {
+                // Until somebody writes, the site has the bytes of this generation there.
+                self.note_sent((parent, &name), ino, node.generation)?;
+            }
         }
         if node.kind == EntryKind::Dir {
             return self.become_own_folder(ino);

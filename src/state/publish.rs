@@ -160,10 +160,7 @@ impl WriteTxn<'_> {
         self.folders_are_at_site(parent)?;
         if node.generation != generation || node.writing || node.nlink != 1 {
             self.put_shadow(parent, name, EntryKind::File, Some(version))?;
-            self.run(
-                "UPDATE shadow SET sent_ino = ?3, sent_gen = ?4 WHERE parent = ?1 AND name = ?2",
-                (as_i64(parent.0), name.as_bytes(), as_i64(ino.0), as_i64(generation)),
-            )?;
+            self.note_sent(at, ino, generation)?;
             return Ok(Landed::StaysOwn);
         }
         self.become_mirror(ino, at, version)?;
