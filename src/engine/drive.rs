@@ -141,6 +141,8 @@ pub struct Inner {
     pub(super) refusals: Refusals,
     pub(super) sending: Sending,
     pub(super) settling: Settling,
+    /// Files whose close failed and is tried again.
+    pub(super) late: Mutex<HashSet<Ino>>,
     pub(super) places: Places,
     transfers: OnceLock<Arc<Transfers>>,
     /// The transfers are about to look.
@@ -242,6 +244,7 @@ impl Drive {
             refusals: Refusals::default(),
             sending: Sending::default(),
             settling: Settling::default(),
+            late: Mutex::default(),
             places: Places::default(),
             transfers: OnceLock::new(),
             wakes: Arc::default(),

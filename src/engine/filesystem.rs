@@ -457,7 +457,10 @@ impl VirtualFs for DriveFs {
     async fn flush(&self, _cx: &OpCx, handle: HandleId) -> Result<(), FsError> {
         let file = self.file(handle)?;
         match self.drive.locals.get(file.ino).filter(|_| file.may_write) {
-            Some(own) => self.drive.closed_by_user(&own).await,
+            Some(own) => {
+                let closed = self.drive.closed_by_user(&own).await;
+                closed.inspect_err(|_| self.drive.close_later(&own))
+            }
             None => Ok(()),
         }
     }

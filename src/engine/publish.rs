@@ -249,7 +249,13 @@ impl Inner {
             self.closed(&local).await?;
             return Ok(still_open);
         }
-        if node.origin.is_some() {
+        if let Some(origin) = &node.origin {
+            if origin.path == below {
+                // Moved away and back: it replaces itself.
+                let (name, version) = (name.clone(), origin.version.clone());
+                let noted = self.store.write(move |txn| txn.lies_behind((parent, &name), &version));
+                noted.await.map_err(super::filesystem::state_error)?;
+            }
             self.bring_home(&node).await?;
         }
         // What is about to be replaced at the site may hold the bytes of a file that was moved away from there.
@@ -417,8 +423,12 @@ impl Inner {
         let (id, size) = (self.content_id(ino, version), sent.size);
         let (cache, changed) = (Arc::clone(&self.cache), sent.changed.clone());
         let adopted = blocking(move || {
-            let mut reserved = cache.reserve(size)?;
             let content = cache.content(id, size)?;
+            // An earlier save may have looked the same to the site: what is here under its version is not these bytes.
+            if content.resident_bytes() > 0 {
+                content.drop_granules(0..size)?;
+            }
+            let mut reserved = cache.reserve(size)?;
             let mut buffer = vec![0; ADOPT_STEP];
             let mut at = 0;
             while at < size {

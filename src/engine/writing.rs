@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use backlot_config::ZoneKind;
 use backlot_platform::error::{FsError, FsErrorKind};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::drive::{Inner, Project, now_ms, now_ns};
 use super::filesystem::{hydrate_error, state_error};
@@ -32,6 +32,8 @@ const LOOKS: u32 = 16;
 const COPY_STEP: u64 = 4 << 20;
 /// How soon a file that was closed in a local zone is written down: long enough for many to share a transaction.
 const SETTLE_SOON: Duration = Duration::from_millis(50);
+/// How long after a close that failed it is tried again.
+const CLOSE_AGAIN: Duration = Duration::from_secs(1);
 /// How far ahead of the copy the site is asked.
 const COPY_AHEAD: u64 = 32 << 20;
 
@@ -347,10 +349,39 @@ impl Inner {
         let closed = self.settling.take();
         // Whoever still writes closes it again.
         let closed = closed.iter().filter(|local| !self.handles.has_writer(local.ino));
-        let ended = futures::future::join_all(closed.map(|local| self.closed(local))).await;
+        let ended = closed.map(|local| async { self.closed(local).await.inspect_err(|_| self.close_later(local)) });
+        let ended = futures::future::join_all(ended).await;
         if let Some(e) = ended.into_iter().find_map(Result::err) {
-            warn!(error = %e, "what was closed is not written down; it is looked at again at the next start");
+            warn!(error = %e, "what was closed is not written down yet; it is tried again");
         }
+    }
+
+    /// Tries again and again to write down what a file is whose close failed: its writer may never come back to it.
+    pub(super) fn close_later(self: &Arc<Self>, local: &Arc<LocalFile>) {
+        if !self.late.lock().unwrap_or_else(PoisonError::into_inner).insert(local.ino) {
+            return;
+        }
+        let (drive, local) = (Arc::downgrade(self), Arc::clone(local));
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            while stop
+                .run_until_cancelled(tokio::time::sleep(CLOSE_AGAIN))
+                .await
+                .is_some()
+            {
+                let Some(drive) = drive.upgrade() else { return };
+                if drive.handles.has_writer(local.ino) {
+                    continue;
+                }
+                match drive.closed(&local).await {
+                    Err(e) if e.kind != FsErrorKind::NotFound => debug!(ino = %local.ino, error = %e, "not closed yet"),
+                    Ok(()) | Err(_) => {
+                        drive.late.lock().unwrap_or_else(PoisonError::into_inner).remove(&local.ino);
+                        return;
+                    }
+                }
+            }
+        });
     }
 
     /// Writes down what a file is that was being written, and puts it in the queue if it is to be published. Goes on

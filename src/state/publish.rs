@@ -221,7 +221,7 @@ impl WriteTxn<'_> {
     }
 
     /// Notes what the site has behind an own file, unless that is known.
-    fn lies_behind(&self, at: (Ino, &Name), version: &Version) -> Result<(), StateError> {
+    pub fn lies_behind(&self, at: (Ino, &Name), version: &Version) -> Result<(), StateError> {
         let (parent, name) = at;
         let is_own = self.lookup(parent, name)?.is_some_and(|node| node.own);
         if is_own && self.shadow_of(parent, name)?.is_none() {

@@ -271,7 +271,6 @@ impl Run {
             note.base = match found {
                 // Somebody removed what ours was to replace: there is nothing that it could destroy.
                 None => None,
-                Some(entry) if self.left(&note, &entry) => return Ok(Some(entry.version)),
                 Some(entry) if note.base.as_ref() == Some(&entry.version) => continue,
                 Some(entry) => match self.find_other_of_ours(path, &entry).await? {
                     true => Some(entry.version),
@@ -312,7 +311,8 @@ impl Run {
         let (store, root) = (self.shared.store.clone(), self.task.root);
         let noted = tokio::task::spawn_blocking(move || store.read(|txn| txn.tasks_with_upload(root))).await;
         let noted = noted.map_err(|e| Halt::Local(format!("the queue was not looked through: {e}")))??;
-        for task in noted {
+        // This one was not committed: what it was sent to is still there.
+        for task in noted.into_iter().filter(|task| task.id != self.task.id) {
             let note = task.upload.as_deref().and_then(Note::parse);
             if let Some(note) = note.filter(|note| note.plan.path == *path && self.left(note, entry)) {
                 let (desk, version) = (&self.shared.desk, entry.version.clone());
