@@ -29,7 +29,9 @@ fn make(t: &Fixture, of: &str, object: u64) -> Ino {
         object: Some(object),
     };
     let (root, name) = (t.root, name(of));
-    write(&t.store, move |txn| txn.create(root, &name, &entry, NOW)).unwrap().ino
+    write(&t.store, move |txn| txn.create(root, &name, &entry, NOW))
+        .unwrap()
+        .ino
 }
 
 #[test]
@@ -88,10 +90,7 @@ fn failures_are_told_by_kind_the_most_frequent_first() {
         .iter()
         .map(|(count, first)| (*count, first.kind.as_deref().unwrap_or(""), first.name.clone()))
         .collect();
-    assert_eq!(
-        told,
-        [(2, "denied", Some(name("b"))), (1, "full", Some(name("a")))]
-    );
+    assert_eq!(told, [(2, "denied", Some(name("b"))), (1, "full", Some(name("a")))]);
     assert_eq!(t.store.read(|txn| txn.failures(1)).unwrap().len(), 1);
 }
 
@@ -132,7 +131,10 @@ fn a_conflict_is_settled_when_ours_has_the_name_or_is_gone() {
     assert_eq!(unsettled().len(), 1);
     let rename = |from: &'static str, to: &'static str| {
         let how = crate::state::RenameHow::Replace;
-        write(&t.store, move |txn| txn.rename((root, &name(from)), (root, &name(to)), how, NOW)).unwrap()
+        write(&t.store, move |txn| {
+            txn.rename((root, &name(from)), (root, &name(to)), how, NOW)
+        })
+        .unwrap()
     };
     rename("a.conflict", "a");
     assert!(unsettled().is_empty());
