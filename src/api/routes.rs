@@ -94,6 +94,10 @@ async fn unmount(
             "the daemon is already stopping",
         )
     };
+    if request.wait && request.leave {
+        let title = "either everything is waited for, or it is left: not both";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "bad-request", title));
+    }
     if request.wait {
         let timeout = request.timeout_ms.map_or(Duration::MAX, Duration::from_millis);
         let report = api.drive.drain(timeout).await?;

@@ -164,7 +164,10 @@ impl Ended {
                 "error: stuck on the way to its site: {}",
                 text::counted_u64(report.stuck, "path")
             ),
-            Self::TimeUp => errln!("error: the time is up; not at its site yet: {}", going(report)),
+            Self::TimeUp => {
+                errln!("error: the time is up; not at its site yet: {}", going(report));
+                errln!("  it goes on all the same; `backlot status` shows how fast, and whether the site answers");
+            }
         }
         for obstacle in report.obstacles.iter().take(NAMED) {
             let (path, why) = (text::printable(&obstacle.path), text::printable(&obstacle.why));

@@ -406,6 +406,7 @@ fn the_api_answers_what_it_can_not_do_with_a_problem() {
                     "not-found",
                 ),
                 ("wait", r#"{"paths":["show/none"]}"#, "not-found"),
+                ("unmount", r#"{"wait":true,"leave":true}"#, "bad-request"),
             ] {
                 assert_eq!(ask(route, body)["kind"], kind, "{route} {body}");
             }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::drive::{Drive, drive_test, say};
-use crate::publishing::{drive, json, run};
+use crate::common::drive::{Drive, drive_test, eventually, say};
+use crate::publishing::{drive, json, run, xattr};
 
 /// A drive that was killed with files that exist nowhere else. `None` where the disk takes no labels.
 fn killed() -> Option<(tempfile::TempDir, Drive)> {
@@ -25,10 +25,28 @@ fn killed() -> Option<(tempfile::TempDir, Drive)> {
     fs::write(drive.path("work/gone"), b"deleted").expect("written");
     fs::remove_file(drive.path("work/gone")).expect("removed");
     fs::rename(drive.path("work/scene.blend"), drive.path("work/scene_v002.blend")).expect("moved");
-    // The labels follow a rename in the background.
-    drive.tell(["status"]);
+    // Labels follow a rename in the background.
+    eventually("the label", || {
+        labels(drive.data_dir()).contains(&"show/work/scene_v002.blend".to_owned())
+    });
     drive.kill9();
     Some((site, drive))
+}
+
+/// The labels of all objects.
+fn labels(data_dir: &Path) -> Vec<String> {
+    let entries = |dir: &Path| {
+        fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+    };
+    let shelves = entries(&data_dir.join("local"));
+    let objects = shelves.flat_map(|shelf| entries(&shelf).collect::<Vec<_>>());
+    objects
+        .filter_map(|object| xattr(&object, "user.backlot.path").ok())
+        .collect()
 }
 
 fn without_database(drive: &Drive) {

@@ -71,9 +71,13 @@ enum Verb {
         /// The project; all if left out.
         project: Option<String>,
     },
-    /// Tries again now what failed or needs a person; puts files in again that were cancelled.
+    /// Tries again now what failed or needs a person.
+    ///
+    /// Files that were cancelled are put into the queue again where their paths name them.
     Retry(Named),
-    /// Takes tasks out of the queue. The files stay on this machine, as `local`.
+    /// Takes tasks out of the queue.
+    ///
+    /// The files stay on this machine, as `local`, and go up when they are saved again, or by `queue retry PATH`.
     Cancel(Named),
     /// Holds tasks back.
     Hold(Named),

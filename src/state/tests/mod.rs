@@ -8,6 +8,7 @@ mod model;
 mod opening;
 mod queue;
 mod stress;
+mod waiting;
 
 use std::path::Path;
 
