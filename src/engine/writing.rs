@@ -358,7 +358,12 @@ impl Inner {
 
     /// Tries again and again to write down what a file is whose close failed: its writer may never come back to it.
     pub(super) fn close_later(self: &Arc<Self>, local: &Arc<LocalFile>) {
-        if !self.late.lock().unwrap_or_else(PoisonError::into_inner).insert(local.ino) {
+        if !self
+            .late
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(local.ino)
+        {
             return;
         }
         let (drive, local) = (Arc::downgrade(self), Arc::clone(local));
@@ -376,7 +381,11 @@ impl Inner {
                 match drive.closed(&local).await {
                     Err(e) if e.kind != FsErrorKind::NotFound => debug!(ino = %local.ino, error = %e, "not closed yet"),
                     Ok(()) | Err(_) => {
-                        drive.late.lock().unwrap_or_else(PoisonError::into_inner).remove(&local.ino);
+                        drive
+                            .late
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .remove(&local.ino);
                         return;
                     }
                 }
