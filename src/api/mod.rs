@@ -4,6 +4,7 @@
 //! Invariants: the socket is for its owner alone (0600); a path argument never leaves the drive; no answer holds a secret.
 
 mod problem;
+mod queue_routes;
 mod routes;
 pub mod types;
 

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::drive::LookupError;
+use crate::engine::queues::QueueError;
 use crate::model::PathError;
 use crate::state::StateError;
 
@@ -70,6 +71,28 @@ impl From<LookupError> for Problem {
                 .hint("`backlot ls` shows what is there; `backlot scan` looks at the site again"),
             LookupError::NotDir(_) => Self::new(StatusCode::CONFLICT, "not-a-folder", e.to_string()),
             LookupError::State(e) => e.into(),
+        }
+    }
+}
+
+impl From<QueueError> for Problem {
+    fn from(e: QueueError) -> Self {
+        let title = e.to_string();
+        let not_found = |hint: &str| Self::new(StatusCode::NOT_FOUND, "not-found", title.clone()).hint(hint);
+        let bad = || Self::new(StatusCode::BAD_REQUEST, "bad-request", title.clone());
+        match e {
+            QueueError::NoProject(_) => not_found("`backlot status` shows the projects"),
+            QueueError::NoTask(_) => not_found("`backlot queue ls` shows the tasks; one that is done is gone"),
+            QueueError::NotQueued(_) => not_found("`backlot queue ls` shows what is; `backlot ls` how files stand"),
+            QueueError::NoConflict(_) => not_found("`backlot conflict ls` shows them"),
+            QueueError::Nothing => bad(),
+            QueueError::BadPriority(_) => bad(),
+            QueueError::NotPublished(..) => Self::new(StatusCode::CONFLICT, "not-published", title)
+                .hint("what lies in a publish zone goes up: move it there (`zones` of the project in the settings)"),
+            QueueError::Unsettled(..) => Self::new(StatusCode::CONFLICT, "unsettled", title),
+            QueueError::Lookup(e) => e.into(),
+            QueueError::Path(e) => e.into(),
+            QueueError::State(e) => e.into(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The routes, each a few lines over the engine's facade.
 
+use std::time::Duration;
+
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -9,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::problem::Problem;
 use super::types::{Health, LsPage, LsQuery, ScanRequest, ScanState, StopOutcome, UnmountRequest};
-use super::{Face, StopRequest};
+use super::{Face, StopRequest, queue_routes};
 use crate::engine::report::Status;
 use crate::model::RelPath;
 
@@ -24,6 +26,7 @@ pub(super) fn router(state: Face) -> Router {
         .route("/v1/scans", post(scan))
         .route("/v1/scans/{id}", get(scan_state))
         .route("/v1/unmount", post(unmount))
+        .merge(queue_routes::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no-such-route", "this daemon has no such route"))
         .with_state(state)
 }
@@ -38,14 +41,16 @@ async fn health(State(api): State<Face>) -> Json<Health> {
 }
 
 async fn status(State(api): State<Face>) -> Result<Json<Status>, Problem> {
-    Ok(Json(api.drive.status()?))
+    // Counting long queues takes a while.
+    let status = aside(move || api.drive.status()).await?;
+    Ok(Json(status?))
 }
 
 async fn ls(State(api): State<Face>, query: Result<Query<LsQuery>, QueryRejection>) -> Result<Json<LsPage>, Problem> {
     let Query(query) = query.map_err(|e| bad_request(&e))?;
     let path = RelPath::new(&query.path)?;
     let limit = query.limit.unwrap_or(LS_MAX).clamp(1, LS_MAX);
-    let entries = api.drive.ls(&path, query.after, limit)?;
+    let entries = aside(move || api.drive.ls(&path, query.after, limit)).await??;
     let next = (entries.len() == limit)
         .then(|| entries.last().map(|e| e.cookie))
         .flatten();
@@ -89,6 +94,13 @@ async fn unmount(
             "the daemon is already stopping",
         )
     };
+    if request.wait {
+        let timeout = request.timeout_ms.map_or(Duration::MAX, Duration::from_millis);
+        let report = api.drive.drain(timeout).await?;
+        if !report.done {
+            return Ok(Json(StopOutcome::Waiting { report }));
+        }
+    }
     let (reply, outcome) = oneshot::channel();
     api.stop
         .try_send(StopRequest {
@@ -99,6 +111,18 @@ async fn unmount(
     Ok(Json(outcome.await.map_err(|_gone| stopping())?))
 }
 
-fn bad_request(e: &dyn std::error::Error) -> Problem {
+/// Runs what may take a while where it holds up no other answer.
+pub(super) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    let failed = |e: tokio::task::JoinError| {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "failed",
+            format!("the answer was cut off: {e}"),
+        )
+    };
+    tokio::task::spawn_blocking(work).await.map_err(failed)
+}
+
+pub(super) fn bad_request(e: &dyn std::error::Error) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "bad-request", e.to_string())
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::report::LsEntry;
+use crate::engine::report::{Keep, LsEntry, PendingReport, Selection, WaitReport};
 use crate::engine::scan::ScanProgress;
 
 /// `GET /v1/health`: answered without touching the store or the mount.
@@ -57,10 +57,57 @@ pub struct ScanState {
 
 /// `POST /v1/unmount`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UnmountRequest {
     /// Detach although it is in use.
     #[serde(default)]
     pub lazy: bool,
+    /// Not before everything made here is at its site: waits for that for up to 25 seconds, then says how far it is.
+    #[serde(default)]
+    pub wait: bool,
+    /// Whatever is not at its site yet stays here for the next start: the caller knows.
+    #[serde(default)]
+    pub leave: bool,
+    /// How long to wait, at most 25,000.
+    pub timeout_ms: Option<u64>,
+}
+
+/// `POST /v1/queues/pause` and `POST /v1/queues/resume`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PauseRequest {
+    /// The project; all if left out.
+    pub project: Option<String>,
+}
+
+/// `POST /v1/queues/priority`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueuePriorityRequest {
+    /// The project.
+    pub project: String,
+    /// 0 to 1000; that of the settings if left out.
+    pub priority: Option<u16>,
+}
+
+/// `POST /v1/tasks/priority`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskPriorityRequest {
+    /// Which tasks.
+    pub of: Selection,
+    /// 0 to 1000; that of a new task if left out.
+    pub priority: Option<u16>,
+}
+
+/// `POST /v1/conflicts/resolve`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolveRequest {
+    /// Paths of our files, or of the names that both sides want.
+    pub paths: Vec<String>,
+    /// Which side is kept.
+    pub keep: Keep,
 }
 
 /// How an unmount went.
@@ -68,7 +115,15 @@ pub struct UnmountRequest {
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 pub enum StopOutcome {
     /// The drive is unmounted and the daemon ends.
-    Stopped,
+    Stopped {
+        /// What was not at its site yet; absent where that could not be told.
+        left: Option<PendingReport>,
+    },
+    /// Not everything is at its site yet, and that was to be waited for; nothing changed.
+    Waiting {
+        /// How far it is.
+        report: WaitReport,
+    },
     /// Somebody uses it; nothing changed.
     Busy {
         /// Who.

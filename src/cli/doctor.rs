@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::client::{Client, Listener};
 use super::error::{CliError, Exit};
 use super::mount::store_hint;
-use super::{Settings, text};
+use super::{Settings, local, text};
 use crate::api::types::Health;
 use crate::engine::drive::check_site;
 use crate::engine::report::Status;
@@ -43,7 +43,7 @@ pub(super) struct Args {
 
 /// One thing looked at.
 #[derive(Debug, Serialize)]
-struct Finding {
+pub(super) struct Finding {
     what: String,
     ok: bool,
     says: String,
@@ -51,7 +51,7 @@ struct Finding {
     hint: Option<String>,
 }
 
-fn good(what: &str, says: impl Into<String>) -> Finding {
+pub(super) fn good(what: &str, says: impl Into<String>) -> Finding {
     Finding {
         what: what.to_owned(),
         ok: true,
@@ -60,7 +60,7 @@ fn good(what: &str, says: impl Into<String>) -> Finding {
     }
 }
 
-fn bad(what: &str, says: impl Into<String>, hint: impl Into<String>) -> Finding {
+pub(super) fn bad(what: &str, says: impl Into<String>, hint: impl Into<String>) -> Finding {
     Finding {
         what: what.to_owned(),
         ok: false,
@@ -115,10 +115,18 @@ async fn look(args: &Args, settings: &Settings, loaded: &Loaded) -> Result<Vec<F
     let need = config.cache.min_free.bytes().max(LOW_SPACE);
     for (what, dir, need) in [
         ("cache", &config.drive.cache_dir, need),
-        ("data", &config.drive.data_dir, LOW_SPACE),
+        (
+            "data",
+            &config.drive.data_dir,
+            config.publish.min_free.bytes().max(LOW_SPACE),
+        ),
     ] {
         let at = dir.clone();
         found.push(aside(what, dir, move || space(what, &at, need)).await);
+    }
+    for (what, look) in local::LOOKS {
+        let dir = config.drive.data_dir.clone();
+        found.push(aside(what, &config.drive.data_dir, move || look(what, &dir)).await);
     }
     found.push(clock());
     let sites = config.sites.iter().map(async |(name, site)| {

@@ -14,7 +14,9 @@ use crate::model::EntryKind;
 /// Lists a folder of the drive with the state of each file.
 ///
 /// Each file's state, size, and share of bytes that are here. States: `online` nothing of it is here, `hydrating` some of
-/// it is, `cached` all of it is.
+/// it is, `cached` all of it is; of what was made or changed here: `local` stays on this machine, `dirty` is being
+/// written, `queued` waits to be sent, `uploading` is being sent, `failed` could not be sent, `conflict` the site has
+/// another one.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A path of the drive such as demo/sq010, or one below its mount point.

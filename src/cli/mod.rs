@@ -28,16 +28,21 @@ macro_rules! errln {
 
 mod client;
 mod config;
+mod conflict;
 mod demo;
 mod doctor;
 mod error;
+mod local;
 mod ls;
 mod mount;
 mod paths;
+mod queue;
+mod recover;
 mod scan;
 mod status;
 mod text;
 mod unmount;
+mod wait;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -88,6 +93,10 @@ enum Verb {
     Scan(scan::Args),
     Status(status::Args),
     Ls(ls::Args),
+    Queue(queue::Args),
+    Wait(wait::Args),
+    Conflict(conflict::Args),
+    Recover(recover::Args),
     Config(config::Args),
     Doctor(doctor::Args),
 }
@@ -114,6 +123,10 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Scan(args) => block_on(scan::run(args, &settings.load_for_work(Vec::new())?)),
         Verb::Status(args) => block_on(status::run(args, &settings.load()?)),
         Verb::Ls(args) => block_on(ls::run(args, &settings.load()?)),
+        Verb::Queue(args) => block_on(queue::run(args, &settings.load()?)),
+        Verb::Wait(args) => block_on(wait::run(args, &settings.load()?)),
+        Verb::Conflict(args) => block_on(conflict::run(args, &settings.load()?)),
+        Verb::Recover(args) => recover::run(&args, settings),
         Verb::Config(args) => config::run(&args, settings),
         Verb::Doctor(args) => block_on(doctor::run(args, settings)),
     }

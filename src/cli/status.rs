@@ -4,10 +4,15 @@ use backlot_config::Loaded;
 
 use super::client::Client;
 use super::error::{CliError, Exit};
-use super::text;
-use crate::engine::report::{ProjectReport, Status};
+use super::{queue, text};
+use crate::engine::report::{PendingReport, ProjectReport, PublishingReport, Status};
 
-/// Shows the drive: its projects, sites, cache, and what is on its way.
+/// Reasons for failures that are shown.
+const REASONS: usize = 3;
+/// Refusals that are shown.
+const REFUSALS: usize = 3;
+
+/// Shows the drive: its projects, sites, cache, what is on its way here, and what is not at its site yet.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print JSON.
@@ -80,6 +85,97 @@ fn show(s: &Status) {
             text::bytes(f.size)
         );
     }
+    show_publishing(&s.publishing);
+}
+
+fn show_publishing(p: &PublishingReport) {
+    outln!("publishing");
+    let pending = &p.pending;
+    if pending.is_nothing() {
+        outln!(
+            "  everything made here is at its site; {} sent since the start",
+            sent(p)
+        );
+    } else {
+        show_pending(pending);
+        outln!("  {} sent since the start", sent(p));
+    }
+    for queue in p.queues.iter().filter(|queue| queue.paused || !queue.is_empty()) {
+        out!("  ");
+        queue::show_queue(queue);
+    }
+    for failure in p.failures.iter().take(REASONS) {
+        outln!(
+            "  {} because {} ({})",
+            text::counted_u64(failure.tasks, "failed task"),
+            text::printable(&failure.error),
+            text::printable(&failure.path)
+        );
+    }
+    if p.conflicts > 0 {
+        outln!(
+            "  {}: `backlot conflict ls`",
+            text::counted_u64(p.conflicts, "conflict")
+        );
+    }
+    for refused in p.refusals.iter().take(REFUSALS) {
+        let times = if refused.times > 1 {
+            format!(", {} times", text::count(refused.times))
+        } else {
+            String::new()
+        };
+        outln!(
+            "  refused {}: {} ({}{times})",
+            text::printable(&refused.path),
+            refused.why,
+            text::when(refused.at_ms)
+        );
+    }
+    outln!(
+        "  {} with {} exist on this machine alone",
+        text::counted_u64(p.own_files, "file"),
+        text::bytes(p.own_bytes)
+    );
+    if p.put_aside > 0 {
+        outln!(
+            "  {} of unknown files put aside: `backlot recover DIR` writes them out",
+            text::counted_u64(p.put_aside, "object")
+        );
+    }
+}
+
+fn sent(p: &PublishingReport) -> String {
+    format!(
+        "{} with {}",
+        text::counted_u64(p.sent_files, "file"),
+        text::bytes(p.sent_bytes)
+    )
+}
+
+fn show_pending(pending: &PendingReport) {
+    let since = match pending.oldest_ms {
+        Some(at) => format!(", the oldest changed {}", text::when(at)),
+        None => String::new(),
+    };
+    outln!(
+        "  {} with {} not at their site yet{since}",
+        text::counted_u64(pending.files, "file"),
+        text::bytes(pending.bytes)
+    );
+    if pending.writing > 0 {
+        outln!(
+            "  {} being written on top of that",
+            text::counted_u64(pending.writing, "file")
+        );
+    }
+    if pending.deletes > 0 {
+        outln!("  {} to do at sites", text::counted_u64(pending.deletes, "removal"));
+    }
+    let left = match pending.eta_seconds {
+        Some(seconds) => format!("{} left", text::span(seconds)),
+        None => "nothing moves just now".to_owned(),
+    };
+    outln!("  {}, {left}", text::rate(pending.bytes_per_second));
 }
 
 fn scanned(p: &ProjectReport) -> String {

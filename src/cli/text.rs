@@ -14,7 +14,17 @@ pub(super) fn count(n: u64) -> String {
 
 /// Returns a count with its noun, as in `1 site` and `2 sites`.
 pub(super) fn counted(n: usize, one: &str) -> String {
-    format!("{} {one}{}", count(n as u64), if n == 1 { "" } else { "s" })
+    counted_u64(n as u64, one)
+}
+
+/// The same, for a figure of the daemon's.
+pub(super) fn counted_u64(n: u64, one: &str) -> String {
+    format!("{} {one}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
+/// Returns a rate, as in `1.5 MiB/s`.
+pub(super) fn rate(bytes_per_second: u64) -> String {
+    format!("{}/s", bytes(bytes_per_second))
 }
 
 /// Returns a name that can be shown on a terminal: control characters, which could drive it, are spelled out.

@@ -6,15 +6,16 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use backlot_config::Loaded;
+use backlot_config::{Loaded, Period};
 use backlot_platform::fuse::{self, MountHealth, Unmount, UnmountError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::client::{Client, Listener};
 use super::error::{CliError, Exit};
-use super::text;
+use super::{text, wait};
 use crate::api::types::{Health, Holder, StopOutcome, UnmountRequest};
+use crate::engine::report::PendingReport;
 
 /// A daemon that does not say that it lives within this time hangs.
 const LIFE_SIGN: Duration = Duration::from_secs(3);
@@ -23,9 +24,20 @@ const ENDING: Duration = Duration::from_secs(20);
 
 /// Unmounts the drive and ends its daemon; says who still uses it.
 ///
-/// Returns once the daemon has ended, so that the drive can be mounted again.
+/// Returns once the daemon has ended, so that the drive can be mounted again. What is not at its site yet stays on this
+/// machine, nothing is lost, and the queue goes on at the next `backlot mount`: it says so, unless --leave says that you
+/// know, or --wait has it sent first.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Wait until everything made here is at its site, then unmount. Files can be written until then.
+    #[arg(long, conflicts_with = "leave")]
+    wait: bool,
+    /// Give up waiting after this long, as in 10min; the drive stays mounted then.
+    #[arg(long, requires = "wait", value_name = "TIME")]
+    timeout: Option<Period>,
+    /// Leave what is not at its site yet for the next start, without a word about it.
+    #[arg(long)]
+    leave: bool,
     /// Take the drive away at once although it is in use, or its daemon hangs. Programs that hold files of it get errors.
     #[arg(long)]
     lazy: bool,
@@ -45,9 +57,16 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     // Paths that differ by a trailing slash are equal.
     if asked.components().eq(ours.components()) {
         match client.listener().await {
-            Listener::Daemon(pid) => return by_daemon(&client, loaded, &asked, pid, args.lazy).await,
+            Listener::Daemon(pid) => return by_daemon(&client, loaded, &asked, pid, &args).await,
             Listener::Nobody | Listener::Foreign => {}
         }
+    }
+    if args.wait {
+        return Err(CliError::new(
+            Exit::NoDaemon,
+            "there is no daemon that could send what is not at its site yet",
+        )
+        .hint("without --wait it is unmounted as it is; the queue goes on at the next `backlot mount`"));
     }
     without_daemon(&asked, args.lazy)
 }
@@ -57,11 +76,11 @@ async fn by_daemon(
     loaded: &Loaded,
     asked: &Path,
     pid: Option<u32>,
-    lazy: bool,
+    args: &Args,
 ) -> Result<Exit, CliError> {
     let quick = Client::at(loaded.config.drive.socket_path(), LIFE_SIGN)?;
     let Ok(Health { pid, mounted, .. }) = quick.get::<Health>("health", &()).await else {
-        return hung(asked, pid, lazy);
+        return hung(asked, pid, args.lazy);
     };
     if !mounted {
         return Err(
@@ -74,8 +93,24 @@ async fn by_daemon(
     }
     // Held from before the daemon ends, so that its number can't be another process's by then.
     let process = open_process(pid);
-    match client.post("unmount", &UnmountRequest { lazy }).await? {
-        StopOutcome::Stopped => {
+    let outcome = if args.wait {
+        match when_sent(loaded, args).await? {
+            Ok(outcome) => outcome,
+            Err(exit) => return Ok(exit),
+        }
+    } else {
+        let request = UnmountRequest {
+            lazy: args.lazy,
+            leave: args.leave,
+            ..UnmountRequest::default()
+        };
+        client.post("unmount", &request).await?
+    };
+    match outcome {
+        StopOutcome::Stopped { left } => {
+            if let Some(left) = left.filter(|left| !left.is_nothing() && !args.leave) {
+                say_what_is_left(&left);
+            }
             if let Some(process) = process
                 && !ended(process).await
             {
@@ -92,8 +127,70 @@ async fn by_daemon(
             Ok(Exit::Ok)
         }
         StopOutcome::Busy { holders } => Err(busy(&holders)),
+        StopOutcome::Waiting { .. } => Err(CliError::new(
+            Exit::Failed,
+            "the daemon waits although nobody asked it to",
+        )),
         StopOutcome::Failed { reason } => Err(CliError::failed_because(format!("unmount {}", asked.display()), reason)
             .hint("`backlot unmount --lazy` takes it away at once")),
+    }
+}
+
+/// Waits until everything is at its site, and unmounts; or says what is in the way.
+async fn when_sent(loaded: &Loaded, args: &Args) -> Result<Result<StopOutcome, Exit>, CliError> {
+    let waiting = wait::Waiting::new(loaded, args.timeout)?;
+    loop {
+        let request = UnmountRequest {
+            lazy: args.lazy,
+            wait: true,
+            timeout_ms: Some(waiting.next_ms()),
+            ..UnmountRequest::default()
+        };
+        match waiting.client.post("unmount", &request).await? {
+            StopOutcome::Waiting { report } => {
+                if let Some(ended) = waiting.shown(&report) {
+                    ended.say(&report);
+                    errln!(
+                        "  it stays mounted; `backlot unmount --leave` unmounts it all the same, nothing is lost by that"
+                    );
+                    return Ok(Err(ended.exit()));
+                }
+            }
+            outcome => return Ok(Ok(outcome)),
+        }
+    }
+}
+
+/// What stays here for the next start, and how long it would have taken.
+fn say_what_is_left(left: &PendingReport) {
+    let mut what = Vec::new();
+    if left.files > 0 {
+        what.push(format!(
+            "{} with {}",
+            text::counted_u64(left.files, "file"),
+            text::bytes(left.bytes)
+        ));
+    }
+    if left.writing > 0 {
+        what.push(format!(
+            "{} that were being written",
+            text::counted_u64(left.writing, "file")
+        ));
+    }
+    if left.deletes > 0 {
+        what.push(text::counted_u64(left.deletes, "removal"));
+    }
+    let time = match left.eta_seconds {
+        Some(seconds) => format!("it would take about {}", text::span(seconds)),
+        None => "how long it would take is unknown".to_owned(),
+    };
+    errln!("not at its site yet: {}; {time}", what.join(", "));
+    errln!("  nothing is lost: it stays on this machine, and the queue goes on at the next `backlot mount`");
+    if left.stuck.tasks > 0 {
+        errln!(
+            "  of those, {} will not go by itself: `backlot queue ls` says why",
+            text::counted_u64(left.stuck.tasks, "file")
+        );
     }
 }
 

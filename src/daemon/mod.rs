@@ -3,6 +3,7 @@
 //! Owns: start, readiness, stop. Refuses to know: what the parts do. Invariant: whatever ends the daemon, the kernel side
 //! is let go first, then what is to be kept is made durable, then the lock is given up.
 
+mod inhibit;
 mod signals;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use tracing::{info, warn};
 use crate::api::types::{Holder, StopOutcome};
 use crate::api::{self, StopRequest};
 use crate::engine::drive::{Drive, OpenError};
+use crate::engine::report::PendingReport;
 use crate::model::SiteName;
 use crate::providers::{self, Controls, Provider, ProviderError};
 
@@ -131,6 +133,9 @@ impl Daemon {
         if let Some(mount) = &mounted {
             drive.notify(mount.change_sink());
             drive.start();
+            if let Some(inhibitor) = inhibit::Inhibitor::find() {
+                tokio::spawn(inhibitor.keep(drive.clone(), until.clone()));
+            }
         }
         Ok(Self {
             drive: drive.clone(),
@@ -170,8 +175,11 @@ impl Daemon {
                 () = self.signals.recv() => break let_go(self.mount.clone(), &mut self.signals).await,
                 _ = stop.wait_for(|s| *s) => break let_go(self.mount.clone(), &mut self.signals).await,
                 Some(request) = self.stop_requests.recv() => {
-                    let outcome = unmount(self.mount.clone(), request.lazy).await;
-                    let stopped = matches!(outcome, StopOutcome::Stopped);
+                    let mut outcome = unmount(self.mount.clone(), request.lazy).await;
+                    let stopped = matches!(outcome, StopOutcome::Stopped { .. });
+                    if stopped {
+                        outcome = StopOutcome::Stopped { left: self.pending().await };
+                    }
                     drop(request.reply.send(outcome));
                     if stopped {
                         break;
@@ -185,6 +193,7 @@ impl Daemon {
 
     /// Ends the faces, then closes the drive.
     async fn end(self) {
+        let left = self.pending().await.filter(|left| !left.is_nothing());
         self.until.cancel();
         if tokio::time::timeout(API_GRACE, self.api).await.is_err() {
             warn!("an answer of the API took too long and was cut off");
@@ -194,13 +203,28 @@ impl Daemon {
         {
             warn!(error = %e, "the API's socket stays behind; the next start replaces it");
         }
+        if let Some(left) = left {
+            info!(
+                files = left.files + left.writing,
+                bytes = left.bytes,
+                deletes = left.deletes,
+                eta_seconds = left.eta_seconds,
+                "not all is at its site yet: it stays on this machine, and the queue goes on at the next start"
+            );
+        }
         self.drive.close().await;
         info!("stopped");
     }
 
+    /// Returns what is not at its site yet; `None` where that can't be told.
+    async fn pending(&self) -> Option<PendingReport> {
+        let drive = self.drive.clone();
+        tokio::task::spawn_blocking(move || drive.pending()).await.ok()?.ok()
+    }
+
     /// Stops a daemon that nobody runs: unmounts, detaching if need be, and closes.
     pub async fn stop(self) {
-        if !matches!(unmount(self.mount.clone(), false).await, StopOutcome::Stopped) {
+        if !matches!(unmount(self.mount.clone(), false).await, StopOutcome::Stopped { .. }) {
             drop(unmount(self.mount.clone(), true).await);
         }
         self.end().await;
@@ -213,13 +237,15 @@ async fn let_go(mount: Option<Arc<Mount>>, signals: &mut EndSignals) {
         let give_up = tokio::time::Instant::now() + BUSY_GRACE;
         loop {
             match unmount(mount.clone(), false).await {
-                StopOutcome::Stopped => return true,
+                StopOutcome::Stopped { .. } => return true,
                 StopOutcome::Busy { holders } if tokio::time::Instant::now() >= give_up => {
                     for h in holders {
                         warn!(pid = h.pid, command = %h.command, what = %h.what, "still uses the drive; it is detached");
                     }
                     return false;
                 }
+                // Nobody waits for files here.
+                StopOutcome::Waiting { .. } => return false,
                 StopOutcome::Busy { .. } => tokio::time::sleep(Duration::from_millis(200)).await,
                 StopOutcome::Failed { reason } => {
                     warn!(%reason, "could not unmount; the drive is detached");
@@ -239,11 +265,11 @@ async fn let_go(mount: Option<Arc<Mount>>, signals: &mut EndSignals) {
 
 async fn unmount(mount: Option<Arc<Mount>>, lazy: bool) -> StopOutcome {
     let Some(mount) = mount else {
-        return StopOutcome::Stopped;
+        return StopOutcome::Stopped { left: None };
     };
     let how = if lazy { Unmount::Lazy } else { Unmount::Normal };
     match tokio::task::spawn_blocking(move || mount.unmount(how)).await {
-        Ok(Ok(())) => StopOutcome::Stopped,
+        Ok(Ok(())) => StopOutcome::Stopped { left: None },
         Ok(Err(e)) if e.is_busy() => StopOutcome::Busy { holders: holders(&e) },
         Ok(Err(e)) => StopOutcome::Failed { reason: e.to_string() },
         Err(e) => StopOutcome::Failed { reason: e.to_string() },

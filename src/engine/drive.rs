@@ -27,12 +27,12 @@ use super::objects::Objects;
 use super::places::Places;
 use super::publish::Sending;
 use super::refusals::Refusals;
-use super::report::{FlightReport, HydrationReport, LsEntry, ProjectReport, SiteReport, Status};
+use super::report::{FlightReport, HydrationReport, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
 use super::site::Site;
 use super::writing::{Copies, Settling};
 use super::zones::Zones;
-use crate::model::{EntryKind, FileState, Ino, Name, PathError, ProjectName, RelPath, Residency, SiteName, Version};
+use crate::model::{Ino, Name, PathError, ProjectName, RelPath, SiteName, Version};
 use crate::providers::{Controls, ErrorKind, Listed, Provider, ProviderError};
 use crate::state::{ListingDiff, NewProject, Node, Remote, StateError, StateStore, Tree};
 use crate::transfer::Transfers;
@@ -530,22 +530,6 @@ impl Inner {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the word for a file and how many of its bytes are here.
-    pub(super) fn file_state(&self, node: &Node) -> (FileState, u64) {
-        let version = content_version(node);
-        let residency = self.cache.residency(self.content_id(node.ino, &version), node.size);
-        let (residency, bytes) = match residency {
-            Ok(backlot_cache::Residency::Full) => (Residency::Full, node.size),
-            Ok(backlot_cache::Residency::Partial(b)) => (Residency::Partial(b), b),
-            Ok(backlot_cache::Residency::None) => (Residency::None, 0),
-            Err(e) => {
-                debug!(ino = %node.ino, error = %e, "residency is not known");
-                (Residency::None, 0)
-            }
-        };
-        (FileState::of_clean(residency, node.size), bytes)
-    }
-
     /// The kernel asks about a folder: it may cache its entries from now on, and its listing should be fresh.
     pub(super) fn looked_at(self: &Arc<Self>, dir: Ino) {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(dir);
@@ -674,6 +658,7 @@ impl Inner {
                 open_handles: self.handles.len(),
                 in_flight: self.in_flight(),
             },
+            publishing: self.publishing()?,
         })
     }
 
@@ -693,39 +678,6 @@ impl Inner {
             });
         }
         out
-    }
-
-    /// Lists a folder, or shows one file, with states.
-    ///
-    /// # Errors
-    /// See [`LookupError`].
-    pub fn ls(&self, path: &RelPath, after: u64, limit: usize) -> Result<Vec<LsEntry>, LookupError> {
-        let node = self
-            .tree
-            .resolve(path)?
-            .ok_or_else(|| LookupError::NotFound(path.clone()))?;
-        if node.kind != EntryKind::Dir {
-            let name = path.split_last().map(|(_, n)| n.to_string()).unwrap_or_default();
-            return Ok(vec![self.ls_entry(0, name, &node)]);
-        }
-        let children = self.tree.children(node.ino, after, limit)?;
-        Ok(children
-            .into_iter()
-            .map(|c| self.ls_entry(c.cookie, c.name.to_string(), &c.node))
-            .collect())
-    }
-
-    fn ls_entry(&self, cookie: u64, name: String, node: &Node) -> LsEntry {
-        let state = (node.kind == EntryKind::File).then(|| self.file_state(node));
-        LsEntry {
-            cookie,
-            name,
-            kind: node.kind,
-            size: node.size,
-            mtime_ns: node.mtime_ns,
-            state: state.map(|s| s.0),
-            cached_bytes: state.map(|s| s.1),
-        }
     }
 }
 

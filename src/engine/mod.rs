@@ -3,6 +3,7 @@
 //! Owns: [`drive::Drive`], the facade that the daemon's faces use, and [`filesystem::DriveFs`], which hosts mount. Refuses
 //! to know: FUSE, HTTP, the command line. Invariant: metadata never waits for a site.
 
+mod conflicts;
 mod doubt;
 pub mod drive;
 pub mod filesystem;
@@ -14,14 +15,18 @@ mod names;
 pub mod objects;
 mod places;
 mod publish;
+pub mod queues;
 mod readahead;
 mod recovery;
 pub mod refusals;
 pub mod report;
+pub mod rescue;
 pub mod scan;
 pub mod schedule;
 pub mod site;
 mod site_id;
+mod waiting;
+mod words;
 mod writing;
 mod xattr;
 mod zones;

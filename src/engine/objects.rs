@@ -4,6 +4,7 @@
 //! of the drive is, when an object is needed no more. Invariant: no file here is deleted that the store has not given up;
 //! one that nobody knows is put aside, never away.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -19,9 +20,9 @@ use uuid::Uuid;
 use crate::model::{Ino, RelPath};
 
 /// The folder in the data folder.
-const DIR: &str = "local";
+pub const DIR: &str = "local";
 /// Where objects go that the store does not know.
-const FOUND: &str = "found";
+pub const FOUND: &str = "found";
 /// What follows an object's number in its file's name.
 const SUFFIX: &str = ".obj";
 
@@ -169,9 +170,7 @@ impl Objects {
         let mut all = Vec::new();
         for shelf in 0..=u8::MAX {
             for entry in fs::read_dir(self.dir.join(format!("{shelf:02x}")))? {
-                let name = entry?.file_name();
-                let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
-                all.extend(number.and_then(|number| u64::from_str_radix(number, 16).ok()));
+                all.extend(number_of(&entry?.file_name()));
             }
         }
         Ok(all)
@@ -206,6 +205,13 @@ impl Objects {
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         self.space().1 >= bytes
     }
+}
+
+/// Returns the number of the object that a file of this name holds; `None` for what is no object's.
+#[must_use]
+pub fn number_of(file_name: &OsStr) -> Option<u64> {
+    let number = file_name.to_str()?.strip_suffix(SUFFIX)?;
+    u64::from_str_radix(number, 16).ok()
 }
 
 /// Gives an object's file a modification time, nanoseconds since 1970. Where the disk can't, its own time stays.

@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use backlot_config::ZoneKind;
 use backlot_platform::error::{FsError, FsErrorKind};
 
 use super::drive::Inner;
@@ -26,6 +27,10 @@ pub(super) enum Virtual {
     Version,
     /// `user.backlot.remote_path`: where the file is under the site's root.
     RemotePath,
+    /// `user.backlot.error`: why it is not at its site, where something is in the way.
+    Error,
+    /// `user.backlot.zone`: what becomes of it by where it is.
+    Zone,
 }
 
 impl Virtual {
@@ -36,6 +41,8 @@ impl Virtual {
             "site" => Some(Self::Site),
             "version" => Some(Self::Version),
             "remote_path" => Some(Self::RemotePath),
+            "error" => Some(Self::Error),
+            "zone" => Some(Self::Zone),
             _ => None,
         }
     }
@@ -78,6 +85,16 @@ pub(super) fn value(drive: &Inner, node: &Node, asked: Virtual) -> Option<Vec<u8
             .locate(node.ino)
             .ok()
             .map(|(project, _)| project.site.name().0.clone().into_bytes()),
+        Virtual::Error => drive.trouble_with(node).map(String::into_bytes),
+        Virtual::Zone => drive.zone_of(node.ino).map(|zone| zone_word(zone).as_bytes().to_vec()),
         Virtual::RemotePath => drive.locate(node.ino).ok().map(|(_, path)| path.as_bytes().to_vec()),
+    }
+}
+
+fn zone_word(zone: ZoneKind) -> &'static str {
+    match zone {
+        ZoneKind::Publish => "publish",
+        ZoneKind::Local => "local",
+        ZoneKind::Readonly => "readonly",
     }
 }

@@ -5,7 +5,7 @@ mod state;
 mod version;
 
 pub use path::{NAME_MAX, Name, PathError, RelPath};
-pub use state::{FileState, Residency};
+pub use state::{FileState, Residency, Sync};
 pub use version::Version;
 
 use serde::{Deserialize, Serialize};

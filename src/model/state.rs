@@ -16,6 +16,25 @@ pub enum Residency {
     Full,
 }
 
+/// How a file stands with its site.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sync {
+    /// It is what the site has, as far as is known.
+    Clean,
+    /// It stays on this machine.
+    LocalOnly,
+    /// It is being written, and goes up once it is closed.
+    Dirty,
+    /// It waits for its turn.
+    Queued,
+    /// It is on its way.
+    Uploading,
+    /// It did not get there; it is tried again, or needs a person.
+    Failed,
+    /// The site has another successor of what it began as.
+    Conflict,
+}
+
 /// The word shown for a file: derived, never stored (design: three facts, one word).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,19 +45,37 @@ pub enum FileState {
     Hydrating,
     /// All of it is here.
     Cached,
-    /// Exists on this machine alone.
+    /// Exists on this machine alone, and stays so.
     Local,
+    /// Is being written.
+    Dirty,
+    /// Waits to be sent.
+    Queued,
+    /// Is being sent.
+    Uploading,
+    /// Could not be sent.
+    Failed,
+    /// The site has another one.
+    Conflict,
 }
 
 impl FileState {
-    /// Derives the word for a file that is the same at its site as we know it.
+    /// Derives the word from how a file stands with its site, and how much of it is here.
     #[must_use]
-    pub fn of_clean(residency: Residency, size: u64) -> Self {
-        match residency {
-            Residency::Full => Self::Cached,
-            Residency::None if size == 0 => Self::Cached,
-            Residency::None => Self::Online,
-            Residency::Partial(_) => Self::Hydrating,
+    pub fn of(sync: Sync, residency: Residency, size: u64) -> Self {
+        match sync {
+            Sync::LocalOnly => Self::Local,
+            Sync::Dirty => Self::Dirty,
+            Sync::Queued => Self::Queued,
+            Sync::Uploading => Self::Uploading,
+            Sync::Failed => Self::Failed,
+            Sync::Conflict => Self::Conflict,
+            Sync::Clean => match residency {
+                Residency::Full => Self::Cached,
+                Residency::None if size == 0 => Self::Cached,
+                Residency::None => Self::Online,
+                Residency::Partial(_) => Self::Hydrating,
+            },
         }
     }
 }
@@ -50,6 +87,36 @@ impl fmt::Display for FileState {
             Self::Hydrating => "hydrating",
             Self::Cached => "cached",
             Self::Local => "local",
+            Self::Dirty => "dirty",
+            Self::Queued => "queued",
+            Self::Uploading => "uploading",
+            Self::Failed => "failed",
+            Self::Conflict => "conflict",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_of_a_clean_file_tells_how_much_of_it_is_here() {
+        for (residency, size, word) in [
+            (Residency::None, 10, "online"),
+            (Residency::None, 0, "cached"),
+            (Residency::Partial(5), 10, "hydrating"),
+            (Residency::Full, 10, "cached"),
+        ] {
+            assert_eq!(FileState::of(Sync::Clean, residency, size).to_string(), word);
+        }
+    }
+
+    #[test]
+    fn what_is_not_at_its_site_says_so_wherever_its_bytes_are() {
+        for residency in [Residency::None, Residency::Partial(1), Residency::Full] {
+            assert_eq!(FileState::of(Sync::Queued, residency, 10), FileState::Queued);
+            assert_eq!(FileState::of(Sync::LocalOnly, residency, 0), FileState::Local);
+        }
     }
 }

@@ -48,7 +48,7 @@ pub use node::{
     Change, ChangeKind, Changes, Child, Counts, ListingDiff, Moment, NewProject, Node, Origin, Project, Remote,
     ScanRecord, SiteState, SiteStatus,
 };
-pub use publish::{Conflict, Landed};
+pub use publish::{Conflict, Landed, OwnName};
 pub use read::ReadTxn;
 pub use task::{
     Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,

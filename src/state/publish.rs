@@ -7,7 +7,7 @@ use super::StateError;
 use super::edit::Left;
 use super::error::Db;
 use super::listing::{OWN_MTIME, OWN_PERM};
-use super::node::{ChangeKind, as_i64, ino_at, name_at, version_at};
+use super::node::{ChangeKind, as_i64, count_at, ino_at, name_at, version_at};
 use super::read::ReadTxn;
 use super::write::WriteTxn;
 use crate::model::{EntryKind, Ino, Name, RelPath, Version};
@@ -41,7 +41,47 @@ pub struct Conflict {
     pub at_ms: i64,
 }
 
+/// A name of a file of this machine's own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OwnName {
+    /// The file.
+    pub ino: Ino,
+    /// Its folder.
+    pub parent: Ino,
+    /// Its name there.
+    pub name: Name,
+    /// Length in bytes, as last closed.
+    pub size: u64,
+    /// It is being written.
+    pub writing: bool,
+    /// The object that holds its bytes.
+    pub object: Option<u64>,
+    /// Its names.
+    pub nlink: u32,
+}
+
 impl ReadTxn<'_> {
+    /// Shows all names of all files of this machine's own, one after the other: there may be many.
+    pub fn each_own_name(&self, mut each: impl FnMut(OwnName) -> Result<(), StateError>) -> Result<(), StateError> {
+        let sql = "SELECT i.ino, d.parent, d.name, i.size, i.writing, i.object, i.nlink \
+                   FROM inode AS i INDEXED BY inode_own CROSS JOIN dirent AS d INDEXED BY dirent_ino ON d.ino = i.ino \
+                   WHERE i.own = 1 AND i.kind = 0";
+        let mut statement = self.conn.prepare_cached(sql).db()?;
+        let mut rows = statement.query([]).db()?;
+        while let Some(row) = rows.next().db()? {
+            each(OwnName {
+                ino: ino_at(row, 0)?,
+                parent: ino_at(row, 1)?,
+                name: name_at(row, 2)?,
+                size: count_at(row, 3)?,
+                writing: row.get(4).db()?,
+                object: row.get::<_, Option<i64>>(5).db()?.map(i64::cast_unsigned),
+                nlink: row.get(6).db()?,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Returns all conflicts, the oldest first.
     pub fn conflicts(&self) -> Result<Vec<Conflict>, StateError> {
         let sql = "SELECT ino, parent, name, theirs, at_ms FROM conflict ORDER BY at_ms, ino";
@@ -54,6 +94,20 @@ impl ReadTxn<'_> {
                 at_ms: row.get(4).db()?,
             })
         })
+    }
+
+    /// Returns the conflicts that nobody has settled, the oldest first: ours is there, and under another name than the one
+    /// that both want.
+    pub fn unsettled(&self) -> Result<Vec<Conflict>, StateError> {
+        let mut unsettled = Vec::new();
+        for conflict in self.conflicts()? {
+            let names = self.names_of(conflict.ino)?;
+            let has_wanted = |(parent, name): &(Ino, Name)| *parent == conflict.parent && *name == conflict.name;
+            if !names.is_empty() && !names.iter().any(has_wanted) {
+                unsettled.push(conflict);
+            }
+        }
+        Ok(unsettled)
     }
 
     /// Says whether a file is our side of a conflict.

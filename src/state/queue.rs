@@ -182,6 +182,44 @@ impl ReadTxn<'_> {
         Ok(counts)
     }
 
+    /// Counts what is still to be sent and removed, by project, state and whether it is a send; leftovers are not among
+    /// it. Reads all queues.
+    pub fn to_do(&self) -> Result<Vec<(Ino, TaskState, bool, Tally)>, StateError> {
+        let sql = "SELECT root, state, what = 0, count(*), sum(size) FROM task WHERE what <> 0 OR parent IS NOT NULL \
+                   GROUP BY 1, 2, 3";
+        self.many(sql, [], |row| {
+            let (tasks, bytes) = (count_at(row, 3)?, count_at(row, 4)?);
+            let state = TaskState::from_code(row.get(1).db()?)?;
+            Ok((ino_at(row, 0)?, state, row.get(2).db()?, Tally { tasks, bytes }))
+        })
+    }
+
+    /// Returns the send that was put in first, of a project that is in sight.
+    pub fn oldest_send(&self) -> Result<Option<Task>, StateError> {
+        const SQL: &str = concat!(
+            "SELECT ",
+            task_columns!(),
+            " FROM task WHERE what = 0 AND parent IS NOT NULL",
+            " AND root IN (SELECT root FROM project WHERE hidden = 0) ORDER BY id LIMIT 1"
+        );
+        self.one(SQL, [], task_at)
+    }
+
+    /// Returns why tasks failed that wait or need a person: for the most frequent kinds of errors, how many there are and
+    /// the first of them. Reads all queues.
+    pub fn failures(&self, limit: usize) -> Result<Vec<(u64, Task)>, StateError> {
+        let sql = "SELECT count(*), min(id) FROM task WHERE (state = 2 OR state = 0 AND tries > 0) AND kind IS NOT NULL \
+                   AND root IN (SELECT root FROM project WHERE hidden = 0) GROUP BY kind ORDER BY 1 DESC, 2 LIMIT ?1";
+        let kinds = self.many(sql, [sql_limit(limit)], |row| {
+            Ok((count_at(row, 0)?, count_at(row, 1)?))
+        })?;
+        let mut out = Vec::new();
+        for (count, first) in kinds {
+            out.extend(self.task(TaskId(first))?.map(|task| (count, task)));
+        }
+        Ok(out)
+    }
+
     /// Returns the priorities that tasks of a state have, highest first. Costs a look into the index each.
     fn levels(&self, root: Ino, state: TaskState) -> Result<Vec<i64>, StateError> {
         let mut levels = Vec::new();

@@ -19,6 +19,21 @@ const VERBS: &[&[&str]] = &[
     &["scan"],
     &["status"],
     &["ls"],
+    &["queue"],
+    &["queue", "ls"],
+    &["queue", "pause"],
+    &["queue", "resume"],
+    &["queue", "retry"],
+    &["queue", "cancel"],
+    &["queue", "hold"],
+    &["queue", "release"],
+    &["queue", "set"],
+    &["wait"],
+    &["conflict"],
+    &["conflict", "ls"],
+    &["conflict", "keep-mine"],
+    &["conflict", "keep-theirs"],
+    &["recover"],
     &["config"],
     &["config", "check"],
     &["config", "show"],
@@ -61,7 +76,7 @@ fn the_help_is_the_committed_one() {
 #[test]
 fn the_help_names_every_verb() {
     let home = Home::new();
-    for parent in [&[] as &[&str], &["config"]] {
+    for parent in [&[] as &[&str], &["config"], &["queue"], &["conflict"]] {
         let text = help(&home, parent);
         let list = text
             .split_once("Commands:\n")

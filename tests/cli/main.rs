@@ -6,12 +6,15 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod conflicts;
 mod demo;
 mod doctor;
 mod help;
 mod home;
 mod listing;
 mod mounting;
+mod publishing;
+mod recovering;
 mod scanning;
 mod secrets;
 mod settings;

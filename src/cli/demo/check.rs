@@ -299,11 +299,12 @@ fn comes_back(place: &Place, path: &Path) -> Outcome {
 
 async fn stop(place: &Place, client: &Client, served: &mut Served) -> Outcome {
     let outcome = client
-        .post("unmount", &UnmountRequest { lazy: false })
+        .post("unmount", &UnmountRequest::default())
         .await
         .map_err(|e| e.shown())?;
     match outcome {
-        StopOutcome::Stopped => {}
+        StopOutcome::Stopped { .. } => {}
+        StopOutcome::Waiting { report } => return Err(format!("it waits for {} files", report.going.tasks)),
         StopOutcome::Busy { holders } => return Err(format!("in use by {holders:?}")),
         StopOutcome::Failed { reason } => return Err(reason),
     }

@@ -1,4 +1,8 @@
 //! What the drive tells of itself, as plain values that serialise: the answers of the API and of `--json`.
+//!
+//! Owns: shapes and words. Refuses to know: where the facts come from.
+
+mod queues;
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +11,16 @@ use serde::{Deserialize, Serialize};
 
 use super::drive::Project;
 use super::link::LinkState;
+use super::refusals::Refused;
 use super::scan::ScanProgress;
 use super::site::Site;
 use crate::model::{EntryKind, FileState};
 use crate::state::ScanRecord;
+
+pub use queues::{
+    Changed, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport, QueueReport, Selection,
+    TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
+};
 
 /// Everything `backlot status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,8 +49,35 @@ pub struct Status {
     pub sites: Vec<SiteReport>,
     /// The cache.
     pub cache: CacheReport,
-    /// Bytes on their way.
+    /// Bytes on their way here.
     pub hydration: HydrationReport,
+    /// What was made or changed here.
+    pub publishing: PublishingReport,
+}
+
+/// What was made or changed here, and what became of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PublishingReport {
+    /// What is not at its site yet.
+    pub pending: PendingReport,
+    /// Files that were sent since the start.
+    pub sent_files: u64,
+    /// Bytes that were.
+    pub sent_bytes: u64,
+    /// The queues, one a project.
+    pub queues: Vec<QueueReport>,
+    /// Why tasks fail, the most frequent reasons first.
+    pub failures: Vec<FailureReport>,
+    /// Conflicts that nobody has settled.
+    pub conflicts: u64,
+    /// What was refused lately by a rule of a project, the newest first.
+    pub refusals: Vec<Refused>,
+    /// Files whose bytes are this machine's own.
+    pub own_files: u64,
+    /// Their bytes.
+    pub own_bytes: u64,
+    /// Objects that the store does not know, put aside for `backlot recover`.
+    pub put_aside: u64,
 }
 
 /// A project.
