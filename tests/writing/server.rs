@@ -38,7 +38,9 @@ impl Far {
         let mut settings = self.sshd.settings(&self.sshd.root());
         settings.port = self.relay.port();
         settings.known_hosts = self.sshd.file("relay_hosts");
-        propagating(Builder::sftp(&settings)).site("keepalive", "5s")
+        propagating(Builder::sftp(&settings))
+            .site("keepalive", "5s")
+            .site("connect-timeout", "5s")
     }
 
     fn site(&self) -> PathBuf {
