@@ -135,6 +135,7 @@ struct Worker {
     /// Operations that were acknowledged.
     acknowledged: u64,
     version: u64,
+    chapter: u64,
 }
 
 impl Worker {
@@ -149,6 +150,7 @@ impl Worker {
             touched: BTreeSet::new(),
             acknowledged: 0,
             version: 0,
+            chapter: 0,
         }
     }
 
@@ -319,9 +321,10 @@ impl Worker {
                 Ok(())
             }
             _ => {
-                // The site has a folder by this name, at times.
+                // The site has a folder by this name, until all is looked at.
                 let len = self.length();
-                self.write(&publish.join("blocked"), len).map(drop)
+                let name = format!("blocked{}", self.chapter);
+                self.write(&publish.join(name), len).map(drop)
             }
         }
     }
@@ -592,11 +595,13 @@ impl Lane {
         paused
     }
 
-    /// A folder at the site where files want to go, or none.
-    fn bar(&self, bar: bool) {
-        for worker in &self.workers {
-            let path = self.site.join(&worker.publish).join("blocked");
-            if bar && !path.exists() && path.parent().is_some_and(Path::is_dir) {
+    /// A folder at the site where each worker's next file of one name wants to go, or none any more.
+    fn bar(&mut self, bar: bool) {
+        for worker in &mut self.workers {
+            worker.chapter += u64::from(bar);
+            let name = format!("blocked{}", worker.chapter);
+            let path = self.site.join(&worker.publish).join(name);
+            if bar && path.parent().is_some_and(Path::is_dir) {
                 fs::create_dir(&path).unwrap();
             } else if !bar && path.is_dir() {
                 fs::remove_dir(&path).unwrap();

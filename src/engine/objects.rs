@@ -122,6 +122,15 @@ impl Objects {
             .is_ok_and(|file| fgetxattr(file.as_fd(), COPY_LABEL, &mut value).is_ok())
     }
 
+    /// Says whether an object's file was just being made: nothing is in it, and it does not say whose it is.
+    pub(super) fn is_blank(&self, object: u64) -> bool {
+        let mut value = [0_u8; 1];
+        self.open_file(object).is_ok_and(|file| {
+            file.metadata().is_ok_and(|m| m.len() == 0)
+                && fgetxattr(file.as_fd(), PATH_LABEL, &mut value) == Err(Errno::NODATA)
+        })
+    }
+
     /// Says where in the drive an object's file is now.
     pub(super) fn label(&self, file: &File, path: &RelPath) {
         self.set(file, PATH_LABEL, path.as_bytes());

@@ -79,7 +79,7 @@ impl Drive {
         };
         let known = self.store.read(|txn| txn.objects())?;
         for object in all.into_iter().filter(|object| !known.contains(object)) {
-            if self.objects.is_copy(object) {
+            if self.objects.is_copy(object) || self.objects.is_blank(object) {
                 // The last run was about to let somebody write to it.
                 self.drop_object(object);
                 continue;

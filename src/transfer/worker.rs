@@ -270,6 +270,9 @@ impl Run {
         if row.is_none_or(|row| row.generation != self.task.generation) {
             return Err(Halt::Changed);
         }
+        if self.is_being_emptied(path)? {
+            return self.wait_until_empty().await;
+        }
         let found = match self.unless_halted(None, self.lane.provider.stat(path)).await? {
             Err(e) if e.kind == ErrorKind::NotFound => None,
             found => Some(found?),
@@ -295,18 +298,26 @@ impl Run {
         };
         failpoint::hit("delete.done");
         self.lane.link.answered();
+        // What is to be removed from it may have become more meanwhile.
         if outcome == DeleteOutcome::NotEmpty && self.is_being_emptied(path)? {
-            let due = now_ms().saturating_add(as_ms(EMPTYING_WAIT));
-            self.write(move |txn, task| txn.postpone_task(task, due, None)).await?;
-            return Ok(Reception::Nothing);
+            return self.wait_until_empty().await;
         }
         self.shared.desk.deleted(&self.task, outcome).await?;
         failpoint::hit("delete.recorded");
         Ok(Reception::Served)
     }
 
+    async fn wait_until_empty(&self) -> Result<Reception, Halt> {
+        let due = now_ms().saturating_add(as_ms(EMPTYING_WAIT));
+        self.write(move |txn, task| txn.postpone_task(task, due, None)).await?;
+        Ok(Reception::Nothing)
+    }
+
     /// Says whether something below a folder has still to be removed by us: files, or uploads that were given up.
     fn is_being_emptied(&self, path: &RelPath) -> Result<bool, Halt> {
+        if self.task.what != TaskWhat::DeleteFolder {
+            return Ok(false);
+        }
         let (root, below) = (self.task.root, self.task.path.as_ref());
         let (removals, uploads) = self.shared.store.read(|txn| {
             let removals = below.map_or(Ok(false), |below| txn.has_deletes_below(root, below))?;

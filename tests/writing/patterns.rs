@@ -39,7 +39,7 @@ enum Way {
     DropIt,
     ASecondName,
     WriteInWorkAndMoveToPublish,
-    ReplaceALargeOneUnderWay,
+    OvertakeALargeOne,
 }
 
 const ALL: [Way; 16] = [
@@ -58,7 +58,7 @@ const ALL: [Way; 16] = [
     Way::DropIt,
     Way::ASecondName,
     Way::WriteInWorkAndMoveToPublish,
-    Way::ReplaceALargeOneUnderWay,
+    Way::OvertakeALargeOne,
 ];
 
 /// Those that leave no name behind that the site may have seen.
@@ -69,7 +69,7 @@ const KEEPING: [Way; 7] = [
     Way::WriteThroughAMappingThatOutlivesTheFile,
     Way::PreallocateAndWrite,
     Way::TwoWritersAtOnce,
-    Way::ReplaceALargeOneUnderWay,
+    Way::OvertakeALargeOne,
 ];
 
 struct Saver {
@@ -288,7 +288,7 @@ impl Saver {
                 self.pause();
                 self.rename(&work, &path);
             }
-            Way::ReplaceALargeOneUnderWay => {
+            Way::OvertakeALargeOne => {
                 for _ in 0..2 {
                     let (id, bytes) = self.large(&path);
                     self.create(&path, id, &bytes);
@@ -317,7 +317,9 @@ impl Saver {
                 msync(map, bytes.len(), MsyncFlags::SYNC).unwrap();
             }
             munmap(map, bytes.len()).unwrap();
-            file.map(|file| close(file).unwrap());
+            if let Some(file) = file {
+                close(file).unwrap();
+            }
         }
     }
 }
