@@ -96,11 +96,12 @@ impl Objects {
             .create_new(true)
             .mode(0o600)
             .open(self.path(object))?;
-        self.label(&file, path);
-        self.set(&file, OWNER_LABEL, format!("{ino} {}", self.store).as_bytes());
+        // First: whoever finds it after a kill knows that it may be thrown away.
         if is_copy {
             self.set(&file, COPY_LABEL, b"1");
         }
+        self.set(&file, OWNER_LABEL, format!("{ino} {}", self.store).as_bytes());
+        self.label(&file, path);
         Ok(file)
     }
 
