@@ -408,12 +408,20 @@ impl Inner {
         let _turn = local.turn.lock().await;
         let Some(facts) = local.settle() else { return Ok(()) };
         let written = self.write_end(local, facts).await;
-        match &written {
-            Err(e) if e.kind != FsErrorKind::NotFound => local.unsettle(),
-            Ok(true) => self.wake_transfers(),
-            Ok(false) | Err(_) => {}
+        match written {
+            // Removed, and closed by the last who had it open: nobody will read what is written down.
+            Err(e) if e.kind == FsErrorKind::NotFound => Ok(()),
+            Err(e) => {
+                local.unsettle();
+                Err(e)
+            }
+            Ok(publishes) => {
+                if publishes {
+                    self.wake_transfers();
+                }
+                Ok(())
+            }
         }
-        written.map(drop)
     }
 
     /// Returns whether something was put in the queue.

@@ -37,12 +37,6 @@ impl Zones {
             .matches_candidate(&Candidate::from_bytes(below.as_bytes()));
         matching.first().map_or(ZoneKind::Local, |first| self.kinds[*first])
     }
-
-    /// Says whether any rule publishes.
-    #[must_use]
-    pub(super) fn touches_publish(&self) -> bool {
-        self.kinds.contains(&ZoneKind::Publish)
-    }
 }
 
 #[cfg(test)]
@@ -158,14 +152,6 @@ mod tests {
     #[test]
     fn without_rules_everything_is_local() {
         check(&zones(&[]), "publish/x", ZoneKind::Local);
-    }
-
-    #[test]
-    fn whether_any_rule_publishes() {
-        assert!(Zones::new(&Project::default().zones).unwrap().touches_publish());
-        assert!(zones(&[("**", ZoneKind::Readonly), ("a/**", ZoneKind::Publish)]).touches_publish());
-        assert!(!zones(&[("**", ZoneKind::Readonly), ("a/**", ZoneKind::Local)]).touches_publish());
-        assert!(!zones(&[]).touches_publish());
     }
 
     #[test]
