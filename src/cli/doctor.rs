@@ -299,7 +299,7 @@ fn mount_point(at: &Path, daemon: Daemon) -> Finding {
 }
 
 fn store(dir: &Path, deep: bool) -> Finding {
-    let anew = "unmount, move state.sqlite (with its -wal and -shm) out of the data folder, mount: the next scan lists all anew";
+    let anew = "first `backlot recover DIR`, for what was made here and not sent; then unmount, move state.sqlite (with its -wal and -shm) out of the data folder, mount: the next scan lists all anew";
     if !dir.join("state.sqlite").exists() {
         return good(
             "store",

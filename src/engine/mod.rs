@@ -13,6 +13,7 @@ pub mod link;
 mod local;
 mod names;
 pub mod objects;
+mod pending;
 mod places;
 mod publish;
 pub mod queues;

@@ -325,10 +325,63 @@ fn obstacle(task: &Task, is_paused: bool) -> Option<(ObstacleKind, String)> {
     match task.state {
         TaskState::Held => Some((ObstacleKind::Held, "it is held back".to_owned())),
         TaskState::Blocked => Some((ObstacleKind::Blocked, error())),
-        TaskState::Waiting | TaskState::Running if is_paused => {
-            Some((ObstacleKind::Paused, "its queue is paused".to_owned()))
-        }
+        TaskState::Waiting | TaskState::Running if is_paused => Some((
+            ObstacleKind::Paused,
+            "its queue is paused; `backlot queue resume` lets it go on".to_owned(),
+        )),
         TaskState::Waiting if task.tries >= FAILED_TRIES => Some((ObstacleKind::Failed, error())),
         TaskState::Waiting | TaskState::Running => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{JobId, TaskWhat};
+
+    fn task(state: TaskState, tries: u32) -> Task {
+        Task {
+            id: TaskId(1),
+            root: Ino(3),
+            job: JobId(1),
+            what: TaskWhat::Send,
+            parent: Some(Ino(3)),
+            name: None,
+            ino: Some(Ino(4)),
+            path: None,
+            version: None,
+            generation: 1,
+            size: 1,
+            priority: 500,
+            state,
+            due_ms: 0,
+            tries,
+            kind: None,
+            error: Some("no room".to_owned()),
+            lease_ms: 0,
+            done_bytes: 0,
+            upload: None,
+        }
+    }
+
+    #[test]
+    fn what_goes_on_by_itself_is_waited_for_and_nothing_else() {
+        use ObstacleKind as O;
+        use TaskState as S;
+        for (state, tries, is_paused, expected) in [
+            (S::Waiting, 0, false, None),
+            (S::Waiting, 2, false, None),
+            (S::Waiting, 3, false, Some(O::Failed)),
+            (S::Running, 5, false, None),
+            (S::Running, 0, true, Some(O::Paused)),
+            (S::Waiting, 0, true, Some(O::Paused)),
+            (S::Blocked, 1, true, Some(O::Blocked)),
+            (S::Held, 0, false, Some(O::Held)),
+        ] {
+            let found = obstacle(&task(state, tries), is_paused);
+            assert_eq!(found.map(|(what, _)| what), expected, "{state:?} {tries} {is_paused}");
+        }
+        let told = obstacle(&task(TaskState::Blocked, 1), false).expect("in the way");
+        assert_eq!(told.1, "no room");
     }
 }
