@@ -61,7 +61,7 @@ impl Objects {
                 make(&shelf)?;
             }
         }
-        let kind = rustix::fs::statfs(&dir).map_or(0, |s| i64::try_from(s.f_type).unwrap_or(0));
+        let kind = rustix::fs::statfs(&dir).map_or(0, |s| s.f_type);
         Ok(Self {
             dir,
             store,

@@ -383,11 +383,10 @@ impl WriteTxn<'_> {
     }
 
     fn live_folder(&self, dir: Ino) -> Result<super::listing::Folder, StateError> {
-        self.folder(dir).map_err(|e| match e {
-            StateError::NoSuchNode(_) => Refusal::NotFound.into(),
-            StateError::NotAFolder(_) => Refusal::NotDir.into(),
-            other => other,
-        })
+        let missing = |e: &StateError| matches!(e, StateError::NoSuchNode(_)).then_some(Refusal::NotFound);
+        let no_folder = |e: &StateError| matches!(e, StateError::NotAFolder(_)).then_some(Refusal::NotDir);
+        self.folder(dir)
+            .map_err(|e| missing(&e).or(no_folder(&e)).map_or(e, StateError::from))
     }
 
     /// Makes an entry of this machine's own.

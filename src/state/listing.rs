@@ -677,6 +677,7 @@ impl WriteTxn<'_> {
         } else {
             self.run("DELETE FROM inode WHERE ino = ?1", [as_i64(ino.0)])?;
             self.run("DELETE FROM site_state WHERE ino = ?1", [as_i64(ino.0)])?;
+            self.run("DELETE FROM conflict WHERE ino = ?1", [as_i64(ino.0)])?;
             self.run("DELETE FROM xattr WHERE ino = ?1", [as_i64(ino.0)])?;
             self.count(Delta::of(kind, -1, -as_i64(size)));
         }

@@ -46,10 +46,11 @@ fn shown(t: &Fixture, dir: Ino) -> Vec<String> {
 }
 
 fn refused(result: Result<impl std::fmt::Debug, StateError>) -> Refusal {
-    match result.unwrap_err() {
-        StateError::Refused(refusal) => refusal,
-        other => panic!("{other}"),
-    }
+    let error = result.unwrap_err();
+    let StateError::Refused(refusal) = error else {
+        panic!("{error}")
+    };
+    refusal
 }
 
 fn sound(t: &Fixture) {
@@ -333,6 +334,14 @@ fn conflicts_keep_both() {
     assert_eq!(shown(&t, root), ["f", "f.conflict"]);
     let conflicts = t.store.read(|txn| txn.conflicts()).unwrap();
     assert_eq!((conflicts[0].ino, &conflicts[0].name), (ino, &name("f")));
+    sound(&t);
+    // Ours goes up, and somebody removes it there: that settles it.
+    write(&t.store, move |txn| {
+        txn.landed(root, (root, &name("f.conflict")), &path("f.conflict"), ino, 1, &Version::new("w"))
+    })
+    .unwrap();
+    t.list(root, &[file("f", 77)]);
+    assert_eq!(t.store.read(|txn| txn.conflicts()).unwrap(), []);
     sound(&t);
 }
 

@@ -75,7 +75,11 @@ impl Model {
                 let content = match remote.kind {
                     EntryKind::File => before.version != remote.version,
                     EntryKind::Symlink => before.target != remote.target,
-                    _ => false,
+                    EntryKind::Dir
+                    | EntryKind::Fifo
+                    | EntryKind::Socket
+                    | EntryKind::CharDevice
+                    | EntryKind::BlockDevice => false,
                 };
                 let same_version = remote.kind == EntryKind::Dir || before.version == remote.version;
                 let shown = |r: &Remote| (r.size, r.mtime_ns, r.perm);
@@ -141,7 +145,11 @@ impl Model {
                 match node.remote.kind {
                     EntryKind::File => (files, bytes) = (files + 1, bytes + node.remote.size),
                     EntryKind::Symlink => symlinks += 1,
-                    _ => {}
+                    EntryKind::Dir
+                    | EntryKind::Fifo
+                    | EntryKind::Socket
+                    | EntryKind::CharDevice
+                    | EntryKind::BlockDevice => {}
                 }
                 if node.remote.kind == EntryKind::Symlink {
                     assert_eq!(tree.link_target(node.ino).unwrap(), node.remote.target);
