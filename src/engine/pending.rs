@@ -1,7 +1,7 @@
 //! What was made here and is not at its site yet, counted: for `status`, for who unmounts, for who shuts down.
 //!
-//! Owns: what counts as not there, and how long the rest takes. Refuses to know: single tasks. Invariant: a file counts once,
-//! however many times it was saved.
+//! Owns: what counts as not there, and how long the rest takes. Refuses to know: what is done about it. Invariant: a name
+//! counts once, however often its file was saved.
 
 use super::drive::Inner;
 use super::report::{FailureReport, PendingReport, PublishingReport};
