@@ -222,7 +222,7 @@ fn spoilt(harm: impl Fn(&File, u64) + Send + 'static) {
         fs::create_dir(drive.path("publish")).unwrap();
         let watcher = Watcher::start(&far.site());
         let over = Arc::new(AtomicBool::new(false));
-        let spoiling = spoil(far.site(), 3 * MIB, Arc::clone(&over), 3, harm);
+        let spoiling = spoil(far.site(), 3 * MIB + 1, Arc::clone(&over), 3, harm);
         far.relay.set_rate(Some(20_000_000));
         save(&drive, "a", &[3 * MIB + 1, 100_000]);
         queue::drained(&drive, DRAIN);
