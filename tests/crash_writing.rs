@@ -693,6 +693,8 @@ impl Lane {
         });
         self.drive.set_env("BACKLOT_FAILPOINT", None);
         self.drive.mount();
+        // What nobody had finished is held back, and is sent as it is once somebody says so.
+        self.drive.tell(["queue", "release", "--all"]);
         let project = self.drive.project();
         for worker in &mut self.workers {
             take_stock(&project, worker);

@@ -468,7 +468,13 @@ impl VirtualFs for DriveFs {
     async fn fsync(&self, _cx: &OpCx, handle: HandleId, _data_only: bool) -> Result<(), FsError> {
         let file = self.file(handle)?;
         if let Some(own) = self.drive.locals.get(file.ino) {
-            self.drive.sync_bytes(&own).await?;
+            let publishes = !self.drive.publish_names(file.ino).map_err(state_error)?.is_empty();
+            if publishes && own.is_writing() {
+                // As good as a close: what is promised now is to be sent, should the drive end before that.
+                self.drive.closed(&own).await?;
+            } else {
+                self.drive.sync_bytes(&own).await?;
+            }
         }
         self.drive.sync_rows().await
     }

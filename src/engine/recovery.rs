@@ -12,6 +12,9 @@ use super::writing::{blocking, object_mtime_ns};
 use crate::failpoint;
 use crate::state::{Node, StateError};
 
+/// Why a file is not sent that was being written when the last run ended.
+const UNFINISHED: &str = "it was being written when the drive ended: save it again, or look at it and release it";
+
 impl Drive {
     /// Makes the store and the objects agree.
     pub(super) async fn recover(&self) -> Result<(), OpenError> {
@@ -51,12 +54,21 @@ impl Drive {
         };
         let (ino, generation, now) = (node.ino, node.generation, now_ns());
         let (sends, queue) = (self.publish_names(ino)?, self.queueing());
-        info!(%ino, size, publishes = !sends.is_empty(), "a file was being written when the drive ended; it is closed as it is");
+        if sends.is_empty() {
+            info!(%ino, size, "a file was being written when the drive ended; it is closed as it is");
+        } else {
+            warn!(%ino, size, "a file of a publish zone was being written when the drive ended: it is not sent until it is \
+                saved again, or `backlot queue release` says that it is whole");
+        }
         self.store
             .write(move |txn| {
                 txn.end_write(ino, size, mtime_ns, now)?;
                 for at in &sends {
                     queue.send(txn, at, ino, generation, size)?;
+                    // Half a save must not replace what the site has.
+                    if let Some(task) = txn.task_of(at.parent, &at.name)? {
+                        txn.hold_unfinished(task.id, UNFINISHED)?;
+                    }
                 }
                 Ok(())
             })

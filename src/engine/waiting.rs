@@ -323,7 +323,10 @@ fn is_paused(txn: &ReadTxn<'_>, root: Ino) -> Result<bool, StateError> {
 fn obstacle(task: &Task, is_paused: bool) -> Option<(ObstacleKind, String)> {
     let error = || task.error.clone().unwrap_or_default();
     match task.state {
-        TaskState::Held => Some((ObstacleKind::Held, "it is held back".to_owned())),
+        TaskState::Held => {
+            let why = task.error.clone().unwrap_or_else(|| "it is held back".to_owned());
+            Some((ObstacleKind::Held, why))
+        }
         TaskState::Blocked => Some((ObstacleKind::Blocked, error())),
         TaskState::Waiting | TaskState::Running if is_paused => Some((
             ObstacleKind::Paused,

@@ -281,7 +281,7 @@ impl WriteTxn<'_> {
     }
 
     /// Puts a file into the queue. A task that its name has already is renewed: it starts over with what is new, stays
-    /// held if it was, and keeps its priority and the note of what was being sent. One that is running goes on: its
+    /// held if a person held it, and keeps its priority and the note of what was being sent. One that is running goes on: its
     /// worker learns from the generation that there is more to do.
     pub fn queue_send(&self, send: &NewSend, now_ms: i64) -> Result<TaskId, StateError> {
         const SQL: &str = "INSERT INTO task (root, job, what, parent, name, ino, gen, size, priority, state, due_ms) \
@@ -289,7 +289,7 @@ impl WriteTxn<'_> {
                            ON CONFLICT (parent, name) WHERE what = 0 DO UPDATE SET root = excluded.root, \
                            job = excluded.job, ino = excluded.ino, gen = excluded.gen, size = excluded.size, \
                            due_ms = excluded.due_ms, tries = 0, kind = NULL, error = NULL, \
-                           state = iif(state IN (1, 3), state, 0) RETURNING id";
+                           state = iif(state = 1 OR state = 3 AND kind IS NOT 'unfinished', state, 0) RETURNING id";
         let job = self.job_of(send.root, &send.source, &send.target, now_ms)?;
         let params = (
             as_i64(send.root.0),
@@ -597,6 +597,13 @@ impl WriteTxn<'_> {
     pub fn set_task_priority(&self, id: TaskId, priority: u16) -> Result<bool, StateError> {
         let sql = "UPDATE task SET priority = ?2 WHERE id = ?1";
         Ok(self.run(sql, (as_i64(id.0), priority))? == 1)
+    }
+
+    /// Holds a send back whose file nobody has finished: the next close lets it go, as a person may.
+    pub fn hold_unfinished(&self, id: TaskId, why: &str) -> Result<(), StateError> {
+        let sql = "UPDATE task SET state = 3, lease_ms = 0, kind = 'unfinished', error = ?2 WHERE id = ?1 AND what = 0";
+        self.run(sql, (as_i64(id.0), why))?;
+        Ok(())
     }
 
     /// Holds a task back, or lets a held one go; says whether there was one. One under way stops soon.

@@ -337,7 +337,14 @@ fn conflicts_keep_both() {
     sound(&t);
     // Ours goes up, and somebody removes it there: that settles it.
     write(&t.store, move |txn| {
-        txn.landed(root, (root, &name("f.conflict")), &path("f.conflict"), ino, 1, &Version::new("w"))
+        txn.landed(
+            root,
+            (root, &name("f.conflict")),
+            &path("f.conflict"),
+            ino,
+            1,
+            &Version::new("w"),
+        )
     })
     .unwrap();
     t.list(root, &[file("f", 77)]);
