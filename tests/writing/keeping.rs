@@ -321,7 +321,10 @@ fn a_save_in_place_that_a_crash_cut_short_is_held_back_and_a_finished_one_is_sen
         let site = tempfile::tempdir().unwrap();
         fs::create_dir(site.path().join("publish")).unwrap();
         fs::write(site.path().join("publish/half"), b"what the site has").unwrap();
-        let mut drive = Builder::local(site.path()).set("publish.settle", "50ms").build().mounted();
+        let mut drive = Builder::local(site.path())
+            .set("publish.settle", "50ms")
+            .build()
+            .mounted();
         let (half, synced) = (drive.path("publish/half"), drive.path("publish/synced"));
         let mut writer = OpenOptions::new().write(true).open(&half).unwrap();
         writer.write_all(b"half").unwrap();
@@ -337,8 +340,14 @@ fn a_save_in_place_that_a_crash_cut_short_is_held_back_and_a_finished_one_is_sen
         let waited = drive.run(["wait", "--all"]);
         assert_eq!(waited.status.code(), Some(4), "{waited:?}");
         let said = String::from_utf8_lossy(&waited.stderr).into_owned() + &String::from_utf8_lossy(&waited.stdout);
-        assert!(said.contains("show/publish/half") && said.contains("being written"), "{said}");
-        assert_eq!(fs::read(site.path().join("publish/half")).unwrap(), b"what the site has");
+        assert!(
+            said.contains("show/publish/half") && said.contains("being written"),
+            "{said}"
+        );
+        assert_eq!(
+            fs::read(site.path().join("publish/half")).unwrap(),
+            b"what the site has"
+        );
         // Saved again, it goes up.
         fs::write(&half, b"a whole save").unwrap();
         drive.tell(["wait", "--all"]);
