@@ -246,7 +246,8 @@ impl DriveFs {
             return Ok(None);
         }
         let len = content.content().len();
-        if len > 0 && !content.content().is_full() {
+        // Who writes wants none of it, if the next request cuts it, or has all of it copied at the first write.
+        if !options.write && len > 0 && !content.content().is_full() {
             let whole = len <= self.drive.limits.small_file;
             file.keep(content.fetch_ahead(0..if whole { len } else { HEAD.min(len) }, Priority::ReadAhead));
         }

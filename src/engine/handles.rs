@@ -76,6 +76,8 @@ impl OpenFile {
 
     fn set_source(&self, source: Source) {
         *self.source.write().unwrap_or_else(PoisonError::into_inner) = source;
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        ahead.wanted.clear();
     }
 
     pub(super) fn mark_served(&self) {

@@ -213,25 +213,6 @@ fn bare_mount(stage: &Stage) -> PathBuf {
     bin
 }
 
-/// `open::etxtbsy` opens a program that runs with O_RDONLY and O_TRUNC. On FUSE the kernel has the file cut before it finds
-/// that its text is busy; where the program dies of that first, the open succeeds. So a failure is asked again, aloud.
-fn again_if_text_was_not_busy(program: &Path, stage: &Stage, verdicts: &mut Verdicts) {
-    let failed = verdicts
-        .iter()
-        .filter(|(_, verdict)| matches!(verdict, Verdict::Failed(_)));
-    let busy: Vec<String> = failed
-        .filter(|(case, _)| case.ends_with("::etxtbsy"))
-        .map(|(case, _)| case.clone())
-        .collect();
-    for case in busy {
-        say(&format!(
-            "tools: pjdfstest: {case} failed and is asked again, alone: {:?}",
-            verdicts[&case]
-        ));
-        verdicts.extend(run(program, stage, false, &[case.as_str()]));
-    }
-}
-
 fn check(program: &Path, stage: &mut Stage) {
     let mut verdicts = run(program, stage, false, &[]);
     assert!(verdicts.len() >= CASES, "only {} cases", verdicts.len());
@@ -240,7 +221,6 @@ fn check(program: &Path, stage: &mut Stage) {
     if stage.has_drive() {
         verdicts.extend(run(program, stage, true, &[READ_ONLY]));
     }
-    again_if_text_was_not_busy(program, stage, &mut verdicts);
     let count = |is: fn(&Verdict) -> bool| verdicts.values().filter(|v| is(v)).count();
     say(&format!(
         "tools: pjdfstest in a {} folder: {} cases, {} failed",

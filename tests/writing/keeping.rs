@@ -96,6 +96,56 @@ fn replacing_a_file_fetches_nothing_of_it() {
     });
 }
 
+#[test]
+fn a_program_that_runs_is_not_cut_by_an_open_that_is_refused() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        let drive = quick(Builder::local(site.path())).build().mounted();
+        for folder in ["work", "publish"] {
+            fs::create_dir_all(site.path().join(folder)).unwrap();
+            let dir = drive.path(folder);
+            fs::create_dir_all(&dir).unwrap();
+            let program = dir.join("tool");
+            fs::copy("/bin/sleep", &program).unwrap();
+            let whole = fs::metadata(&program).unwrap().len();
+            let mut running = std::process::Command::new(&program).arg("60").spawn().unwrap();
+            for _ in 0..20 {
+                let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::TRUNC;
+                let refused = rustix::fs::open(&program, flags, rustix::fs::Mode::empty());
+                assert_eq!(refused.err(), Some(rustix::io::Errno::TXTBSY), "{folder}");
+                assert_eq!(fs::metadata(&program).unwrap().len(), whole, "{folder}");
+            }
+            assert!(running.try_wait().unwrap().is_none(), "it still runs");
+            running.kill().unwrap();
+            running.wait().unwrap();
+            assert!(read_past_pages(&program) == fs::read("/bin/sleep").unwrap(), "{folder}");
+        }
+    });
+}
+
+#[test]
+fn an_open_that_cuts_and_reads_fetches_nothing() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        tree::write(&site.path().join("publish/plate"), 7, 300_000);
+        let drive = quick(Builder::local(site.path())).build().mounted();
+        let before = drive.fetched();
+        let path = drive.path("publish/plate");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .truncate(true)
+            .open(&path)
+            .unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 0);
+        file.write_all_at(b"anew", 0).unwrap();
+        drop(file);
+        queue::drained(&drive, DRAIN);
+        assert_eq!(drive.fetched(), before, "nothing was fetched");
+        assert_eq!(fs::read(site.path().join("publish/plate")).unwrap(), b"anew");
+    });
+}
+
 /// A drive that knows a site which is gone now.
 fn cut_off(settings: impl FnOnce(Builder) -> Builder, read: &[&str]) -> (tempfile::TempDir, Drive) {
     let site = tempfile::tempdir().unwrap();
