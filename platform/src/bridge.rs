@@ -108,6 +108,20 @@ impl Bridge {
         }
     }
 
+    /// Answers a request by a call that does not wait; `None` if that leaves it to another way, and nothing was answered.
+    pub fn answer_now<T>(
+        &self,
+        asked: Asked,
+        call: impl FnOnce() -> Option<Result<T, FsError>>,
+    ) -> Option<Result<T, FsError>> {
+        let _rt = self.rt.enter();
+        match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(None) => None,
+            Ok(Some(out)) => Some(self.told(asked, Ok(out))),
+            Err(panic) => Some(self.told(asked, Err(panic))),
+        }
+    }
+
     /// Runs a call that has no reply (forget, release) and survives its panic.
     pub fn run(&self, asked: Asked, call: impl FnOnce()) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
@@ -121,6 +135,12 @@ impl Bridge {
         out: Result<Result<T, FsError>, Box<dyn Any + Send>>,
         reply: impl FnOnce(Result<T, FsError>),
     ) {
+        let out = self.told(asked, out);
+        self.run(asked, move || reply(out));
+    }
+
+    /// Counts and logs what went wrong, and returns what is answered.
+    fn told<T>(&self, asked: Asked, out: Result<Result<T, FsError>, Box<dyn Any + Send>>) -> Result<T, FsError> {
         let out = out.unwrap_or_else(|panic| {
             self.panicked(asked, &*panic);
             Err(FsErrorKind::Io.into())
@@ -128,7 +148,7 @@ impl Bridge {
         if let Err(error) = &out {
             self.log_failure(asked, error);
         }
-        self.run(asked, move || reply(out));
+        out
     }
 
     fn panicked(&self, asked: Asked, panic: &(dyn Any + Send)) {
@@ -299,7 +319,9 @@ mod tests {
         assert_eq!(dropped.try_recv().expect("answered inline").0, Ok(1));
         bridge.answer(ASKED, LONG, async { Ok(()) }, |_| panic!("in the reply"));
         bridge.run(ASKED, || panic!("in a call without reply"));
-        assert_eq!(bridge.counters(), BridgeCounters { panics: 5, expired: 0 });
+        let now = bridge.answer_now::<u8>(ASKED, || panic!("in a call that does not wait"));
+        assert_eq!(now.map(|out| out.map_err(|e| e.kind)), Some(Err(FsErrorKind::Io)));
+        assert_eq!(bridge.counters(), BridgeCounters { panics: 6, expired: 0 });
     }
 
     #[test]

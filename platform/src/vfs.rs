@@ -68,6 +68,12 @@ pub trait VirtualFs: Send + Sync + 'static {
     /// and after the last [`VirtualFs::flush`] if the mapping outlived the close.
     async fn write(&self, cx: &OpCx, handle: HandleId, at: u64, data: Bytes) -> Result<u32, FsError>;
 
+    /// Like [`VirtualFs::write`], of bytes that are only lent: does it at once if that takes nothing but this machine's disk.
+    /// `None`, with nothing changed, leaves it to `write`.
+    fn write_now(&self, _cx: &OpCx, _handle: HandleId, _at: u64, _data: &[u8]) -> Option<Result<u32, FsError>> {
+        None
+    }
+
     /// Sets space for a range aside, or empties the range, which holds a byte at least and ends within an `i64`. Beyond what
     /// a file can hold it is `FileTooLarge`. Takes the file's privileges if [`OpCx::kill_privileges`].
     async fn fallocate(&self, cx: &OpCx, handle: HandleId, how: Allocate, range: Range<u64>) -> Result<(), FsError>;

@@ -263,6 +263,11 @@ impl DriveFs {
     }
 }
 
+fn end_of_write(at: u64, length: u64) -> Result<u64, FsError> {
+    let end = at.checked_add(length).filter(|end| *end <= i64::MAX.unsigned_abs());
+    end.ok_or(FsErrorKind::FileTooLarge.into())
+}
+
 /// A file that turns into another again and again while it is opened is given up after this many looks.
 const LOOKS: u32 = 16;
 
@@ -438,13 +443,12 @@ impl VirtualFs for DriveFs {
 
     async fn write(&self, cx: &OpCx, handle: HandleId, at: u64, data: Bytes) -> Result<u32, FsError> {
         let length = data.len() as u64;
-        let end = at.checked_add(length).filter(|end| *end <= i64::MAX.unsigned_abs());
-        let end = end.ok_or(FsErrorKind::FileTooLarge)?;
+        let end = end_of_write(at, length)?;
         if cx.kill_privileges {
             let ino = self.file(handle)?.ino;
             self.take_privileges(cx, ino).await?;
         }
-        if self.drive.spent(length) && !self.drive.objects.has_room(length) && !self.drive.make_room(length).await {
+        if !self.drive.objects.has_room(length) && !self.drive.make_room(length).await {
             return Err(FsErrorKind::NoSpace.into());
         }
         self.change(handle, |file, _| {
@@ -453,6 +457,34 @@ impl VirtualFs for DriveFs {
         })
         .await?;
         Ok(u32::try_from(length).unwrap_or(u32::MAX))
+    }
+
+    fn write_now(&self, cx: &OpCx, handle: HandleId, at: u64, data: &[u8]) -> Option<Result<u32, FsError>> {
+        let length = data.len() as u64;
+        let end = end_of_write(at, length).ok()?;
+        let file = self.drive.handles.get(handle)?;
+        if !file.may_write || file.is_stale() {
+            return None;
+        }
+        if cx.kill_privileges {
+            let perm = self.drive.row(file.ino).ok()?.perm;
+            if perm.is_none_or(|perm| without_set_id(perm) != perm) {
+                return None;
+            }
+        }
+        let own = file.own().filter(|own| own.is_writing())?;
+        if self.drive.spent(length) && !self.drive.objects.has_room(length) {
+            return None;
+        }
+        let done = own.change(now_ns(), |file, _| {
+            file.write_all_at(data, at)?;
+            Ok(Sized::AtLeast(end))
+        })?;
+        self.drive.sync_ahead(&own, length);
+        Some(match done {
+            Ok(()) => Ok(u32::try_from(length).unwrap_or(u32::MAX)),
+            Err(e) => Err(local_error(e)),
+        })
     }
 
     async fn flush(&self, _cx: &OpCx, handle: HandleId) -> Result<(), FsError> {

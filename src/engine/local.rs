@@ -38,6 +38,10 @@ struct Live {
     new_entry: bool,
     /// The file became a mirror: these bytes are what the site has, and writing begins with a copy.
     retired: bool,
+    /// Bytes written since the disk was set to work on them.
+    gathered: u64,
+    /// The disk is at work on them.
+    syncing: bool,
 }
 
 /// Size and times of a file that is being written.
@@ -69,6 +73,8 @@ impl LocalFile {
                 unsynced: false,
                 new_entry: false,
                 retired: false,
+                gathered: 0,
+                syncing: false,
             }),
             turn: tokio::sync::Mutex::new(()),
         })
@@ -147,15 +153,10 @@ impl LocalFile {
         live.facts.ctime_ns = ctime_ns;
     }
 
-    /// The row is about to say what the file is now: until writing begins again, nothing changes. `None` if it does so
-    /// already.
-    pub(super) fn settle(&self) -> Option<Facts> {
-        let mut live = self.live();
-        if !live.writing {
-            return None;
-        }
-        live.writing = false;
-        Some(live.facts)
+    /// The row is about to say what the file is now: until writing begins again, no byte changes (times may). Says whether
+    /// it did not do so already.
+    pub(super) fn settle(&self) -> bool {
+        std::mem::take(&mut self.live().writing)
     }
 
     /// The row could not be written: it still says that the file is being written.
@@ -179,6 +180,23 @@ impl LocalFile {
         let mut live = self.live();
         live.unsynced = true;
         live.new_entry = true;
+    }
+
+    /// Takes note of bytes written. When `enough` have gathered and the disk is not at work on earlier ones, returns the
+    /// object whose bytes it is to begin with; [`LocalFile::synced_ahead`] ends that.
+    pub(super) fn wrote(&self, bytes: u64, enough: u64) -> Option<u64> {
+        let mut live = self.live();
+        live.gathered += bytes;
+        if live.gathered < enough || live.syncing {
+            return None;
+        }
+        live.gathered = 0;
+        live.syncing = live.object.is_some();
+        live.object
+    }
+
+    pub(super) fn synced_ahead(&self) {
+        self.live().syncing = false;
     }
 
     /// Reads a range, as much as there is of it.

@@ -105,7 +105,7 @@ impl Inner {
         let done = if durable {
             self.store.write_durable(f).await
         } else {
-            self.store.write(f).await
+            self.store.write_here(f).await
         };
         done.map_err(state_error)
     }
@@ -201,7 +201,7 @@ impl Inner {
             }
             Ok(removed)
         };
-        let removed = match self.store.write(removing).await {
+        let removed = match self.store.write_here(removing).await {
             Err(StateError::Refused(refusal @ Refusal::AtRemote)) => {
                 return Err(self.refuse(&place.below, &place.project, &refusal.to_string()));
             }

@@ -34,6 +34,9 @@ const COPY_STEP: u64 = 4 << 20;
 const SETTLE_SOON: Duration = Duration::from_millis(50);
 /// How long after a close that failed it is tried again.
 const CLOSE_AGAIN: Duration = Duration::from_secs(1);
+/// Bytes of a file to be published that may gather before the disk is set to work on them: what is on the disk already
+/// when the file is closed need not be waited for then.
+const SYNC_AHEAD: u64 = 64 << 20;
 /// How far ahead of the copy the site is asked.
 const COPY_AHEAD: u64 = 32 << 20;
 
@@ -177,7 +180,11 @@ impl Inner {
             }
             if !local.is_writing() {
                 let object = local.object().is_none().then(Objects::new_number);
-                match self.store.write(move |txn| txn.begin_write(ino, object, None)).await {
+                match self
+                    .store
+                    .write_here(move |txn| txn.begin_write(ino, object, None))
+                    .await
+                {
                     Ok(generation) => {
                         failpoint::hit("write.begun");
                         // Before a byte changes.
@@ -406,8 +413,10 @@ impl Inner {
 
     async fn end_writing(self: &Arc<Self>, local: &Arc<LocalFile>) -> Result<(), FsError> {
         let _turn = local.turn.lock().await;
-        let Some(facts) = local.settle() else { return Ok(()) };
-        let written = self.write_end(local, facts).await;
+        if !local.settle() {
+            return Ok(());
+        }
+        let written = self.write_end(local).await;
         match written {
             // Removed, and closed by the last who had it open: nobody will read what is written down.
             Err(e) if e.kind == FsErrorKind::NotFound => Ok(()),
@@ -425,7 +434,7 @@ impl Inner {
     }
 
     /// Returns whether something was put in the queue.
-    async fn write_end(self: &Arc<Self>, local: &Arc<LocalFile>, facts: Facts) -> Result<bool, FsError> {
+    async fn write_end(self: &Arc<Self>, local: &Arc<LocalFile>) -> Result<bool, FsError> {
         let ino = local.ino;
         let sends = self.publish_names(ino).map_err(state_error)?;
         let publishes = !sends.is_empty();
@@ -435,7 +444,10 @@ impl Inner {
         }
         let generation = local.generation();
         let queue = self.queueing();
+        let now_local = Arc::clone(local);
         let write = move |txn: &WriteTxn<'_>| {
+            // As it is now: times may have been set since it was settled, and rows that say so be written already.
+            let facts = now_local.facts();
             txn.end_write(ino, facts.size, facts.mtime_ns, facts.ctime_ns)?;
             for at in &sends {
                 queue.send(txn, at, ino, generation, facts.size)?;
@@ -464,6 +476,25 @@ impl Inner {
         });
         let synced = synced.await.and_then(|done| done.map_err(local_error));
         synced.inspect_err(|_| local.not_synced())
+    }
+
+    /// Bytes were written: has the disk begin with those of a file that will have to be there when it is closed.
+    pub(super) fn sync_ahead(&self, local: &Arc<LocalFile>, bytes: u64) {
+        let Some(object) = local.wrote(bytes, SYNC_AHEAD) else {
+            return;
+        };
+        if !self.publish_names(local.ino).is_ok_and(|names| !names.is_empty()) {
+            return local.synced_ahead();
+        }
+        let (objects, local) = (Arc::clone(&self.objects), Arc::clone(local));
+        tokio::task::spawn_blocking(move || {
+            // Opened anew: the disk tells each open file once of a failure, and the one to be told is who closes.
+            let begun = objects.open_file(object).and_then(|file| file.sync_data());
+            local.synced_ahead();
+            if let Err(e) = begun {
+                debug!(ino = %local.ino, error = %e, "not synced ahead");
+            }
+        });
     }
 
     /// Makes what is in the store survive a power cut.

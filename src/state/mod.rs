@@ -86,6 +86,7 @@ struct Inner {
 #[derive(Debug)]
 struct Running {
     jobs: mpsc::Sender<writer::Job>,
+    shared: writer::Shared,
     thread: JoinHandle<()>,
 }
 
@@ -110,16 +111,18 @@ impl StateStore {
         };
         let (writer, uuid) = open().map_err(|e: StateError| e.at(&path))?;
         let (jobs, queue) = mpsc::channel(writer::QUEUE);
+        let shared = writer::Shared::new(writer);
+        let serving = shared.clone();
         let thread = thread::Builder::new()
             .name("state-writer".to_owned())
             .spawn(move || {
-                writer.serve(queue);
+                serving.serve(queue);
                 if let Err(e) = lock.release() {
                     warn!("the state store was closed, but its lock can't say so: {e}");
                 }
             })
             .map_err(|e| StateError::io("start the writer of", &path, e))?;
-        let writer = Mutex::new(Some(Running { jobs, thread }));
+        let writer = Mutex::new(Some(Running { jobs, shared, thread }));
         let readers = Mutex::new(Some(Vec::new()));
         Ok(Self {
             inner: Arc::new(Inner {
@@ -187,7 +190,16 @@ impl StateStore {
         &self,
         f: impl FnOnce(&WriteTxn<'_>) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
-        self.submit(false, f).await
+        self.submit(false, false, f).await
+    }
+
+    /// Like [`StateStore::write`], for a write of a few rows: where nobody else is writing it runs on the caller's thread,
+    /// in the first poll, which spares it the way to the writer and back.
+    pub async fn write_here<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&WriteTxn<'_>) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, StateError> {
+        self.submit(false, true, f).await
     }
 
     /// Like [`StateStore::write`], and once it returns the write survives a power cut too. For what nobody else can tell
@@ -196,15 +208,16 @@ impl StateStore {
         &self,
         f: impl FnOnce(&WriteTxn<'_>) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
-        self.submit(true, f).await
+        self.submit(true, false, f).await
     }
 
     async fn submit<T: Send + 'static>(
         &self,
         durable: bool,
+        here: bool,
         f: impl FnOnce(&WriteTxn<'_>) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
-        let jobs = {
+        let (jobs, shared) = {
             let writer = held(&self.inner.writer);
             let none = || {
                 if held(&self.inner.readers).is_some() {
@@ -213,11 +226,26 @@ impl StateStore {
                     StateError::Closed
                 }
             };
-            writer.as_ref().ok_or_else(none)?.jobs.clone()
+            let running = writer.as_ref().ok_or_else(none)?;
+            (running.jobs.clone(), running.shared.clone())
         };
-        let (job, answer) = writer::Job::new(durable, f);
-        jobs.send(job).await.map_err(|_| StateError::Closed)?;
-        drop(jobs);
+        let (mut job, answer) = writer::Job::new(durable, f);
+        if here {
+            match shared.run_here(job) {
+                writer::Short::Done { fold } => {
+                    if fold {
+                        // With a full queue the thread looks by itself.
+                        drop(jobs.try_send(writer::Job::fold()));
+                    }
+                    return answer.await.map_err(|_| StateError::Closed)?;
+                }
+                writer::Short::Busy(given_back) => job = given_back,
+            }
+        }
+        let place = jobs.reserve().await.map_err(|_| StateError::Closed)?;
+        shared.hand_over();
+        place.send(job);
+        drop((jobs, shared));
         answer.await.map_err(|_| StateError::Closed)?
     }
 
@@ -267,10 +295,10 @@ impl Inner {
     fn close(&self) {
         let readers = held(&self.readers).take();
         drop(readers);
-        let Some(Running { jobs, thread }) = held(&self.writer).take() else {
+        let Some(Running { jobs, shared, thread }) = held(&self.writer).take() else {
             return;
         };
-        drop(jobs);
+        drop((jobs, shared));
         if thread.thread().id() == thread::current().id() {
             // The last clone was dropped by a write: the writer ends by itself once it has committed that.
             return;

@@ -31,9 +31,7 @@ const READER_CACHE_KIB: i64 = 4 << 10;
 /// Statements kept compiled by each connection: more than the store has.
 const STATEMENTS: usize = 192;
 /// Readers and the writer don't block each other (WAL); this bounds what remains: recovery after a crash, a checkpoint.
-const BUSY: Duration = Duration::from_secs(5);
-/// Pages in the write-ahead log at which its content moves to the database.
-const CHECKPOINT_PAGES: i64 = 2000;
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// Size to which the write-ahead log is cut after a large transaction, in bytes.
 const WAL_KEEP_BYTES: i64 = 16 << 20;
 
@@ -60,7 +58,8 @@ pub(super) fn open_writer(path: &Path, quick_check: bool) -> Result<Connection, 
         conn.pragma_update(None, "journal_mode", "wal").db()?;
     }
     migrate(&mut conn, version)?;
-    conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).db()?;
+    // The writer says when: on its own thread.
+    conn.pragma_update(None, "wal_autocheckpoint", 0).db()?;
     conn.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES).db()?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
         .db()?;

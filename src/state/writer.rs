@@ -1,24 +1,29 @@
-//! The writer thread: the one connection that writes, and group commit.
+//! The one connection that writes: a thread with group commit, and the short way past it for a small write that finds
+//! nobody else writing.
 //!
 //! Invariant: a write is acknowledged after the commit that holds it, or told why not; what fails in one write undoes
-//! nothing of the others in its group.
+//! nothing of the others in its group. The log is folded into the database on the thread alone: that syncs, and nobody
+//! who writes a few rows waits for a disk.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use futures::channel::oneshot;
 use rusqlite::Connection;
 use tokio::sync::mpsc::Receiver;
-use tracing::error;
+use tracing::{debug, error};
 
 use super::StateError;
 use super::cache::{Touched, TreeCache};
 use super::error::Db;
 use super::node::{Counts, as_i64};
 use super::read::ReadTxn;
+use super::schema::BUSY;
 use super::write::{Delta, WriteTxn};
 
 /// Writes that wait for the writer; who comes later waits to get in.
@@ -27,13 +32,18 @@ pub(super) const QUEUE: usize = 256;
 const GROUP_MAX: usize = QUEUE;
 /// Rows of the change log that are kept.
 const LOG_KEEP: i64 = 100_000;
+/// Load at which the log is folded into the database; see [`Writer::load`]. About 2,000 pages.
+const FOLD_AT: u64 = 2000;
+/// Pages that a commit of a few rows writes to the log, measured with the creation of a file.
+const COMMIT_PAGES: u64 = 20;
 
 type Run = Box<dyn FnOnce(Result<&WriteTxn<'_>, StateError>) -> Ran + Send>;
 type Acknowledge = Box<dyn FnOnce(Result<(), StateError>) + Send>;
 
 /// A write on its way to the writer.
 pub(super) struct Job {
-    run: Run,
+    /// `None`: nothing but a look whether the log is to be folded.
+    run: Option<Run>,
     durable: bool,
 }
 
@@ -63,7 +73,99 @@ impl Job {
             });
             Ran { failed, acknowledge }
         });
+        let run = Some(run);
         (Self { run, durable }, answered)
+    }
+
+    /// Has the thread look whether the log is to be folded.
+    pub(super) fn fold() -> Self {
+        Self {
+            run: None,
+            durable: false,
+        }
+    }
+}
+
+/// The writer, for the thread and for who goes past it.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Way>);
+
+/// Both ways to the writer.
+struct Way {
+    /// `None` once it is closed.
+    writer: Mutex<Option<Writer>>,
+    /// Writes handed to the thread that are not committed. While there are some nobody goes past it: who comes first is
+    /// written first.
+    handed: AtomicUsize,
+}
+
+/// What became of a write that tried the short way.
+pub(super) enum Short {
+    /// Done and answered. The thread is to fold the log if that says so.
+    Done {
+        /// Enough was written for that.
+        fold: bool,
+    },
+    /// Somebody else writes: it is for the thread.
+    Busy(Job),
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(writer: Writer) -> Self {
+        Self(Arc::new(Way {
+            writer: Mutex::new(Some(writer)),
+            handed: AtomicUsize::new(0),
+        }))
+    }
+
+    /// A write is about to be handed to the thread.
+    pub(super) fn hand_over(&self) {
+        self.0.handed.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Writer>> {
+        // A panic leaves an open transaction at worst, which the next one meets as a failure of its own and undoes.
+        self.0.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves writes until all senders are gone, then closes the connection.
+    pub(super) fn serve(&self, mut jobs: Receiver<Job>) {
+        while let Some(first) = jobs.blocking_recv() {
+            let mut group = VecDeque::from([first]);
+            while group.len() < GROUP_MAX {
+                let Ok(next) = jobs.try_recv() else { break };
+                group.push_back(next);
+            }
+            group.retain(|job| job.run.is_some());
+            let writes = group.len();
+            let mut held = self.held();
+            let Some(writer) = held.as_mut() else { return };
+            while !group.is_empty() {
+                writer.commit(&mut group);
+            }
+            self.0.handed.fetch_sub(writes, Ordering::SeqCst);
+            writer.fold_if_due();
+        }
+        drop(self.held().take());
+    }
+
+    /// Runs a write on the caller's thread, if that waits for nobody.
+    pub(super) fn run_here(&self, job: Job) -> Short {
+        let mut held = match self.0.writer.try_lock() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            Err(TryLockError::WouldBlock) => return Short::Busy(job),
+        };
+        match held.as_mut() {
+            Some(writer) if !job.durable && self.0.handed.load(Ordering::SeqCst) == 0 => writer.commit_here(job),
+            _ => Short::Busy(job),
+        }
     }
 }
 
@@ -75,6 +177,8 @@ pub(super) struct Writer {
     counts: Counts,
     /// A commit now returns only when it survives a power cut.
     durable: bool,
+    /// About how many pages the log has got since it was folded last.
+    load: u64,
 }
 
 impl Writer {
@@ -85,45 +189,65 @@ impl Writer {
             next_id: Cell::new(next_id),
             counts,
             durable: false,
+            load: 0,
             conn,
             path,
             cache,
         })
     }
 
-    /// Serves writes until all senders are gone.
-    pub(super) fn serve(mut self, mut jobs: Receiver<Job>) {
-        while let Some(first) = jobs.blocking_recv() {
-            let mut group = VecDeque::from([first]);
-            while group.len() < GROUP_MAX {
-                let Ok(next) = jobs.try_recv() else { break };
-                group.push_back(next);
-            }
-            while !group.is_empty() {
-                self.commit(&mut group);
-            }
+    /// Runs one write, unless another program has the database.
+    fn commit_here(&mut self, job: Job) -> Short {
+        let begun = self.conn.busy_timeout(Duration::ZERO).db().and_then(|()| {
+            let begun = self.begin(false);
+            self.conn.busy_timeout(BUSY).db().and(begun)
+        });
+        if begun.is_err() {
+            // The thread tries again, with patience, and tells what is in the way.
+            self.undo();
+            return Short::Busy(job);
+        }
+        self.finish(&mut VecDeque::from([job]), Ok(()));
+        Short::Done {
+            fold: self.load >= FOLD_AT,
+        }
+    }
+
+    fn begin(&mut self, durable: bool) -> Result<(), StateError> {
+        self.set_durable(durable)?;
+        self.sql("BEGIN IMMEDIATE")
+    }
+
+    fn undo(&self) {
+        if !self.conn.is_autocommit() {
+            // Nothing can be done about a failure to undo: the next transaction will tell.
+            drop(self.conn.execute_batch("ROLLBACK"));
         }
     }
 
     /// Runs a group in one transaction, as much of it as can be, and answers for what it took from the queue.
     fn commit(&mut self, group: &mut VecDeque<Job>) {
+        let begun = self.begin(group.iter().any(|job| job.durable));
+        self.finish(group, begun);
+    }
+
+    /// Goes on with a transaction that was begun, or was not.
+    fn finish(&mut self, group: &mut VecDeque<Job>, begun: Result<(), StateError>) {
         let mut acks = Vec::with_capacity(group.len());
-        let told = match self.transact(group, &mut acks).map_err(|e| e.at(&self.path)) {
+        let done = begun.and_then(|()| self.transact(group, &mut acks));
+        let told = match done.map_err(|e| e.at(&self.path)) {
             Ok(counts) => {
                 self.counts = counts;
                 self.cache.committed();
                 Ok(())
             }
             Err(e) => {
-                if !self.conn.is_autocommit() {
-                    // Nothing can be done about a failure to undo: the next transaction will tell.
-                    drop(self.conn.execute_batch("ROLLBACK"));
-                }
+                self.undo();
                 // No transaction could be had: one write is told so, the rest tries again.
                 if acks.is_empty()
-                    && let Some(job) = group.pop_front()
+                    && let Some(run) = group.pop_front().and_then(|job| job.run)
                 {
-                    acks.push((job.run)(Err(e.clone())).acknowledge);
+                    acks.push(run(Err(e.clone())).acknowledge);
                 }
                 Err(e)
             }
@@ -134,16 +258,16 @@ impl Writer {
     }
 
     fn transact(&mut self, group: &mut VecDeque<Job>, acks: &mut Vec<Acknowledge>) -> Result<Counts, StateError> {
-        self.set_durable(group.iter().any(|job| job.durable))?;
-        self.sql("BEGIN IMMEDIATE")?;
+        let before = self.conn.total_changes();
         let (mut touched, mut delta, mut logged) = (Touched::default(), Delta::default(), false);
         let (first_id, alone) = (self.next_id.get(), group.len() == 1);
         while let Some(job) = group.pop_front() {
+            let Some(run) = job.run else { continue };
             if !alone {
                 self.sql("SAVEPOINT write")?;
             }
             let txn = WriteTxn::new(&self.conn, &self.next_id);
-            let ran = (job.run)(Ok(&txn));
+            let ran = run(Ok(&txn));
             acks.push(ran.acknowledge);
             if self.conn.is_autocommit() {
                 // Some failures (a full disk) make the database undo the whole transaction.
@@ -167,7 +291,20 @@ impl Writer {
         self.keep(first_id, counts, logged)?;
         self.cache.committing(&touched);
         self.sql("COMMIT")?;
+        self.load += COMMIT_PAGES + (self.conn.total_changes() - before);
         Ok(counts)
+    }
+
+    /// Brings what the log has gathered into the database, so that the log can begin anew.
+    fn fold_if_due(&mut self) {
+        if self.load < FOLD_AT {
+            return;
+        }
+        self.load = 0;
+        // A reader in the middle of a question keeps its part of the log: that is for the next time.
+        if let Err(e) = self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+            debug!(error = %e, "the log of the state store is not folded yet");
+        }
     }
 
     /// Writes what the group as a whole has to leave behind.

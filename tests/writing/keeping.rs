@@ -146,6 +146,38 @@ fn an_open_that_cuts_and_reads_fetches_nothing() {
     });
 }
 
+#[test]
+fn times_set_right_after_a_close_stay_as_they_were_set() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        let drive = quick(Builder::local(site.path())).build().mounted();
+        let at = |n: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000 + n);
+        for folder in ["work", "publish"] {
+            let dir = drive.path(folder);
+            fs::create_dir_all(&dir).unwrap();
+            std::thread::scope(|threads| {
+                for thread in 0..4 {
+                    let dir = &dir;
+                    threads.spawn(move || {
+                        for n in (thread..600).step_by(4) {
+                            let path = dir.join(format!("f{n}"));
+                            fs::write(&path, bytes(n)).unwrap();
+                            // What was closed is written down some 50 ms later: times are set before, in the middle, after.
+                            std::thread::sleep(Duration::from_micros(n * 191 % 70_000));
+                            File::open(&path).unwrap().set_modified(at(n)).unwrap();
+                        }
+                    });
+                }
+            });
+            std::thread::sleep(Duration::from_millis(300));
+            for n in 0..600 {
+                let seen = fs::metadata(dir.join(format!("f{n}"))).unwrap().modified().unwrap();
+                assert_eq!(seen, at(n), "{folder}/f{n}");
+            }
+        }
+    });
+}
+
 /// A drive that knows a site which is gone now.
 fn cut_off(settings: impl FnOnce(Builder) -> Builder, read: &[&str]) -> (tempfile::TempDir, Drive) {
     let site = tempfile::tempdir().unwrap();

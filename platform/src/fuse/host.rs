@@ -460,7 +460,18 @@ impl Filesystem for FuseHost {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (fs, cx) = (Arc::clone(&self.fs), convert::write_cx(req, write_flags));
+        let cx = convert::write_cx(req, write_flags);
+        let asked = Asked {
+            op: "write",
+            node: ino.0,
+        };
+        let now = || self.fs.write_now(&cx, handle_id(fh), offset, data);
+        match self.bridge.answer_now(asked, now) {
+            Some(Ok(written)) => return reply.written(written),
+            Some(Err(e)) => return reply.error(errno(&e)),
+            None => {}
+        }
+        let fs = Arc::clone(&self.fs);
         // The event loop's buffer takes the next request as soon as we return.
         let data = Bytes::copy_from_slice(data);
         let fut = async move { fs.write(&cx, handle_id(fh), offset, data).await };
