@@ -92,6 +92,10 @@ pub(crate) enum Unit {
     RoundTrips,
     /// Bytes over bytes.
     Times,
+    /// Things a second.
+    PerSecond,
+    /// Things.
+    Count,
 }
 
 impl Unit {
@@ -102,6 +106,8 @@ impl Unit {
             Self::MegabytesPerSecond => "MB/s",
             Self::RoundTrips => "RTT",
             Self::Times => "x",
+            Self::PerSecond => "/s",
+            Self::Count => "",
         }
     }
 }
@@ -113,6 +119,8 @@ pub(crate) enum Target {
     Below(f64),
     /// Ours, by itself, is at most this.
     AtMost(f64),
+    /// Ours, by itself, is at least this.
+    AtLeast(f64),
     /// Ours over theirs is at most this.
     RatioAtMost(f64),
     /// Ours over theirs is at least this.
@@ -143,6 +151,7 @@ impl Row {
         match self.target {
             Target::Below(limit) => Some(self.ours.median() < limit),
             Target::AtMost(limit) => Some(self.ours.median() <= limit),
+            Target::AtLeast(limit) => Some(self.ours.median() >= limit),
             Target::RatioAtMost(limit) => self.ratio().map(|ratio| ratio <= limit),
             Target::RatioAtLeast(limit) => self.ratio().map(|ratio| ratio >= limit),
             Target::None => None,
@@ -153,6 +162,7 @@ impl Row {
         match self.target {
             Target::Below(limit) => format!("< {limit} {}", self.unit.name()),
             Target::AtMost(limit) => format!("<= {limit} {}", self.unit.name()),
+            Target::AtLeast(limit) => format!(">= {limit} {}", self.unit.name()),
             Target::RatioAtMost(limit) => format!("ratio <= {limit}"),
             Target::RatioAtLeast(limit) => format!("ratio >= {limit}"),
             Target::None => String::new(),

@@ -12,10 +12,12 @@
 
 mod daemon;
 mod figures;
+mod link;
 mod machine;
 mod peers;
 mod process;
 mod relay;
+mod resident;
 mod server;
 mod sftp;
 mod store;
@@ -39,7 +41,8 @@ use machine::Quiet;
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench scenarios --")]
 struct Args {
-    /// Which to run: ready, memory, find, stream, first-byte, random, write. Default: all.
+    /// Which to run: ready, memory, find, stream, first-byte, random, link, small, playback, resident,
+    /// metadata, write. Default: all.
     scenarios: Vec<String>,
     /// Small data and few rounds: to see that everything works, not to quote.
     #[arg(long)]
@@ -103,13 +106,18 @@ pub(crate) struct Bench {
 
 type Scenario = fn(&Bench, &mut Report) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 7] = [
+const SCENARIOS: [(&str, Scenario); 12] = [
     ("ready", store::ready),
     ("memory", store::memory),
     ("find", tree::find),
     ("stream", sftp::stream),
     ("first-byte", sftp::first_byte),
     ("random", sftp::random),
+    ("link", link::sequential),
+    ("small", link::small_files),
+    ("playback", link::playback),
+    ("resident", resident::reads),
+    ("metadata", resident::metadata),
     ("write", writing::write),
 ];
 

@@ -29,7 +29,7 @@ const OPENED_FILE: u64 = 8 << 20;
 pub(crate) struct Site {
     pub(crate) server: Server,
     pub(crate) root: PathBuf,
-    big: PathBuf,
+    pub(crate) big: PathBuf,
     digest: blake3::Hash,
 }
 
@@ -141,7 +141,7 @@ impl Table {
     }
 
     /// Adds a row per peer, or one for Backlot alone if the target is not about peers. Without Backlot, peers stand alone.
-    fn report(&self, report: &mut Report, column: usize, row: impl Fn(Target) -> Row, target: Target) {
+    pub(crate) fn report(&self, report: &mut Report, column: usize, row: impl Fn(Target) -> Row, target: Target) {
         let ours = self
             .0
             .iter()
@@ -311,7 +311,7 @@ fn fetched(relay: &Relay, drive: Option<&Drive<'_>>, bench: &Bench) -> Result<u6
 }
 
 /// Waits until the wire is silent: what was asked for ahead belongs to the figure, and not to the next one.
-fn quiesce(relay: &Relay) {
+pub(crate) fn quiesce(relay: &Relay) {
     let give_up = Instant::now() + Duration::from_secs(60);
     let mut before = relay.received();
     loop {
@@ -326,11 +326,11 @@ fn quiesce(relay: &Relay) {
 }
 
 /// Bytes that no compression shortens, the same in each run.
-struct Noise(u64);
+pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {
     /// SplitMix64.
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -339,7 +339,7 @@ impl Noise {
     }
 }
 
-fn write_noise(path: &Path, len: u64) -> Result<()> {
+pub(crate) fn write_noise(path: &Path, len: u64) -> Result<()> {
     let mut file = BufWriter::with_capacity(READ, File::create(path)?);
     let mut noise = Noise(len);
     for _ in 0..len / 8 {
