@@ -120,6 +120,9 @@ impl DriveFs {
                 return Ok(Bytes::new());
             } else {
                 file.note_read(&content, clipped.clone());
+                if !file.may_write && file.asks_for(clipped.end - clipped.start, len) {
+                    self.drive.sequences.read(file.ino);
+                }
                 match content.read(clipped).await {
                     Ok(bytes) if !self.is_old(file, &content) => {
                         file.mark_served();
@@ -246,6 +249,10 @@ impl DriveFs {
             return Ok(None);
         }
         let len = content.content().len();
+        if !options.write {
+            let resident = content.content().is_full();
+            self.drive.sequences.opened(node.ino, len, resident);
+        }
         // Who writes wants none of it, if the next request cuts it, or has all of it copied at the first write.
         if !options.write && len > 0 && !content.content().is_full() {
             let whole = len <= self.drive.limits.small_file;
@@ -491,6 +498,10 @@ impl VirtualFs for DriveFs {
         };
         let ino = file.ino;
         let may_write = file.may_write;
+        if !may_write && let Source::Site(content) = file.source() {
+            let was_read = file.was_read(content.content().len());
+            self.drive.sequences.closed(ino, was_read);
+        }
         drop(file);
         self.drive.locals.forget(ino);
         if self
