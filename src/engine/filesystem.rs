@@ -229,7 +229,7 @@ impl DriveFs {
     }
 
     /// Opens what the site has, through the cache.
-    async fn open_site(&self, node: &Node, options: OpenOptions) -> Result<Option<Opened>, FsError> {
+    async fn open_site(&self, cx: &OpCx, node: &Node, options: OpenOptions) -> Result<Option<Opened>, FsError> {
         let content = self.drive.open_content(node).map_err(|e| log_fs(node, e))?;
         // Pages that the kernel may hold were read under this version or never: an earlier version's were dropped when
         // its change was noticed. Where nothing is resident there can be none, and the kernel is told so.
@@ -251,7 +251,7 @@ impl DriveFs {
         let len = content.content().len();
         if !options.write {
             let resident = content.content().is_full();
-            self.drive.sequences.opened(node.ino, len, resident);
+            self.drive.sequences.opened(node.ino, len, cx.pid, resident);
         }
         // Who writes wants none of it, if the next request cuts it, or has all of it copied at the first write.
         if !options.write && len > 0 && !content.content().is_full() {
@@ -423,7 +423,7 @@ impl VirtualFs for DriveFs {
                 let own = self.drive.writable(ino, 0).await?;
                 Some(self.open_own(&row, &own, options))
             } else {
-                self.open_site(&row, options).await?
+                self.open_site(cx, &row, options).await?
             };
             let Some(opened) = opened else { continue };
             if options.truncate {

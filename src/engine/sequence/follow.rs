@@ -58,6 +58,8 @@ pub(crate) struct Open {
     pub(crate) ino: Ino,
     /// Its length.
     pub(crate) size: u64,
+    /// The process that opened it.
+    pub(crate) reader: u32,
     /// All of it was here.
     pub(crate) resident: bool,
     /// When.
@@ -113,6 +115,8 @@ struct Layer {
     folder: Ino,
     pattern: Pattern,
     anchor: Digits,
+    /// The process that opened a frame last.
+    reader: u32,
     listing: Listing,
     /// The folder changed since it was listed.
     stale: bool,
@@ -236,6 +240,7 @@ impl Follower {
         let beside = self.beside(at, value);
         let layer = &mut self.layers[at];
         layer.used_at = open.at;
+        layer.reader = open.reader;
         layer.size = open.size;
         layer.turn += 1;
         let asked = layer.ahead.iter().position(|ahead| ahead.ino == open.ino);
@@ -401,38 +406,49 @@ impl Follower {
     fn layer_of(&mut self, open: &Open, effects: &mut Vec<Effect>) -> Option<(usize, u64)> {
         let readings = names::readings(&open.name);
         let known = readings.iter().filter_map(|reading| {
-            let at = self.layers.iter().position(|layer| {
-                layer.folder == open.folder
-                    && layer.pattern == reading.pattern
-                    && layer.anchor.goes_with(reading.digits)
-            })?;
-            Some((self.layers[at].used_at, at, reading.digits.value))
+            let at = self.known_layer(open, reading)?;
+            Some((self.layers[at].used_at, at, reading))
         });
-        if let Some((_, at, value)) = known.max() {
-            return Some((at, value));
-        }
-        let changed = self.names.iter().rev().filter(|(folder, ..)| *folder == open.folder);
-        let changed = changed
-            .filter_map(|(_, name, at)| names::changed(name, &open.name).map(|(before, now)| (before, now, *at)))
-            .next();
-        let (reading, seed) = match changed {
-            Some((before, reading, at)) => (reading, Some((before.value, at))),
-            None => (readings.into_iter().next()?, None),
+        let mut like = None;
+        let (reading, seed) = if let Some((_, at, reading)) = known.max_by_key(|(used, at, _)| (*used, *at)) {
+            let layer = &self.layers[at];
+            let value = reading.digits.value;
+            let sure = layer.is_active() && layer.play.confidence() == Confidence::Confident;
+            if !sure || layer.reader == open.reader || layer.play.expects(&layer.frames, value) {
+                return Some((at, value));
+            }
+            // Somebody else, elsewhere in a sequence that is played: he disturbs nobody.
+            like = Some((Arc::clone(&layer.frames), layer.listing, layer.anchor));
+            (reading.clone(), None)
+        } else {
+            let others = self.names.iter().rev().filter(|(folder, ..)| *folder == open.folder);
+            let mut changed =
+                others.filter_map(|(_, name, at)| names::changed(name, &open.name).map(|(was, now)| (was, now, *at)));
+            match changed.next() {
+                Some((was, reading, at)) => (reading, Some((was.value, at))),
+                None => (readings.into_iter().next()?, None),
+            }
         };
         if self.layers.len() >= MAX_LAYERS {
             self.forget_oldest(None, effects);
         }
         let Numbered { pattern, digits } = reading;
+        let value = digits.value;
+        let (frames, listing, anchor) = match like {
+            Some((frames, Listing::Known(at), anchor)) => (frames, Listing::Known(at), anchor),
+            _ => (Arc::default(), Listing::None, digits),
+        };
         self.next_id += 1;
         self.layers.push(Layer {
             id: LayerId(self.next_id),
             project: open.project,
             folder: open.folder,
             pattern,
-            anchor: digits,
-            listing: Listing::None,
+            anchor,
+            reader: open.reader,
+            listing,
             stale: false,
-            frames: Arc::default(),
+            frames,
             waiting: seed.into_iter().collect(),
             beside: None,
             play: Play::default(),
@@ -444,7 +460,20 @@ impl Follower {
             turn: 0,
             used_at: open.at,
         });
-        Some((self.layers.len() - 1, digits.value))
+        Some((self.layers.len() - 1, value))
+    }
+
+    /// The reader of a sequence that an open belongs to: who is expected to open the frame, else who opened one before.
+    fn known_layer(&self, open: &Open, reading: &Numbered) -> Option<usize> {
+        let of = |layer: &Layer| {
+            layer.folder == open.folder && layer.pattern == reading.pattern && layer.anchor.goes_with(reading.digits)
+        };
+        let readers = self.layers.iter().enumerate().filter(|(_, layer)| of(layer));
+        let rank = |layer: &Layer| {
+            let expects = layer.play.expects(&layer.frames, reading.digits.value);
+            (expects, layer.reader == open.reader, layer.used_at)
+        };
+        readers.max_by_key(|(_, layer)| rank(layer)).map(|(at, _)| at)
     }
 
     fn remember(&mut self, open: &Open) {
@@ -537,6 +566,9 @@ impl Follower {
                 continue;
             }
             let most = layer.window.frames(&layer.play, self.bounds.window);
+            if layer.ahead.iter().filter(|ahead| ahead.passed.is_none()).count() >= most {
+                continue;
+            }
             for (steps, value) in layer.play.ahead(&layer.frames, most).into_iter().enumerate() {
                 if !layer.ahead.iter().any(|ahead| ahead.value == value)
                     && let Some(ino) = layer.frames.file(value)

@@ -11,10 +11,9 @@ use crate::model::Ino;
 
 /// Strides longer than this are jumps.
 const MAX_STEP: usize = 16;
-/// A reader with several threads opens this far out of order, and a player that drops frames leaves out so many at once.
+/// A reader with several threads opens this far out of order, and a player that drops frames leaves out so many at once; in a
+/// short run no more than it is long.
 const REACH: usize = 16;
-/// The same while the direction is only supposed.
-const REACH_TENTATIVE: usize = 2;
 /// After so many steps in a row a sequence is known to be played.
 const PROVEN: u32 = 8;
 /// The most that failed suppositions can cost: so many more steps until the next one.
@@ -107,7 +106,7 @@ pub(crate) struct Play {
     last: Option<u64>,
     seen_at: Option<Instant>,
     step: isize,
-    /// Steps in a row.
+    /// Opens in a row that went on this way.
     run: u32,
     /// Where the run began.
     start: u64,
@@ -157,7 +156,8 @@ impl Play {
             self.advance(value, at, 1);
             return Noted::Wrapped;
         }
-        let near = back.signum() == -self.step.signum() && back.unsigned_abs() <= REACH * self.step.unsigned_abs();
+        let near =
+            back.signum() == -self.step.signum() && back.unsigned_abs() <= self.reach() * self.step.unsigned_abs();
         if near && !self.recent.contains(&value) {
             self.remember(value);
             self.seen_at = Some(at);
@@ -165,6 +165,14 @@ impl Play {
         }
         self.jump(confidence, value, at);
         Noted::Jump
+    }
+
+    /// Says whether a frame is the one that is open or one of those that come next.
+    pub(crate) fn expects(&self, frames: &Frames, value: u64) -> bool {
+        let (Some(to), Some(last)) = (frames.index(value), self.last.and_then(|last| frames.index(last))) else {
+            return false;
+        };
+        to == last || self.confidence() > Confidence::None && self.steps_to(frames, last, to).is_some()
     }
 
     /// Takes up the step of another sequence that is read in the same rhythm.
@@ -205,7 +213,7 @@ impl Play {
 
     fn advance(&mut self, value: u64, at: Instant, steps: usize) {
         let steps = u32::try_from(steps).unwrap_or(u32::MAX);
-        self.run = self.run.saturating_add(steps);
+        self.run = self.run.saturating_add(1);
         if self.run >= PROVEN {
             self.doubt = 0;
             self.proven = true;
@@ -317,14 +325,14 @@ impl Play {
         if steps == 1 { Some(to) } else { self.next(frames, at) }
     }
 
+    fn reach(&self) -> usize {
+        REACH.min(self.played())
+    }
+
     /// In how many steps the reader gets to a frame.
     fn steps_to(&self, frames: &Frames, last: usize, to: usize) -> Option<usize> {
-        let reach = match self.confidence() {
-            Confidence::Confident => REACH,
-            Confidence::Tentative | Confidence::None => REACH_TENTATIVE,
-        };
         let mut at = last;
-        for steps in 1..=reach {
+        for steps in 1..=self.reach() {
             at = self.next(frames, at)?;
             if at == to {
                 return Some(steps);
@@ -358,7 +366,8 @@ impl Play {
         let mut at = last;
         while found.len() < most.min(frames.len() - 1) {
             match self.next(frames, at) {
-                Some(next) if next != last && found.first() != Some(&frames.0[next].0) => {
+                // A loop may lead past the frame that it began with.
+                Some(next) if next != last && !(self.looped.is_some() && found.contains(&frames.0[next].0)) => {
                     found.push(frames.0[next].0);
                     at = next;
                 }

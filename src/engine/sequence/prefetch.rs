@@ -22,7 +22,7 @@ use crate::engine::drive::Inner;
 use crate::engine::hydrate::{Interest, OpenContent};
 use crate::engine::report::{SequenceReport, SequencesReport};
 use crate::engine::schedule::Priority;
-use crate::model::{EntryKind, Ino};
+use crate::model::{EntryKind, Ino, Name};
 use crate::state::StateError;
 
 /// Notes that wait to be looked at; what comes beyond them is not followed.
@@ -44,6 +44,7 @@ enum Note {
     Opened {
         ino: Ino,
         size: u64,
+        reader: u32,
         resident: bool,
         at: Instant,
     },
@@ -190,11 +191,12 @@ impl Sequences {
     }
 
     /// A file of a site was opened for reading; all of it was here, or not.
-    pub(crate) fn opened(&self, ino: Ino, size: u64, resident: bool) {
+    pub(crate) fn opened(&self, ino: Ino, size: u64, reader: u32, resident: bool) {
         let at = Instant::now();
         self.note(Note::Opened {
             ino,
             size,
+            reader,
             resident,
             at,
         });
@@ -272,12 +274,22 @@ impl Sequences {
             Note::Opened {
                 ino,
                 size,
+                reader,
                 resident,
                 at,
             } => {
                 self.count_open(state, ino, resident);
-                match open_of(drive, ino, size, resident, at) {
-                    Ok(Some(open)) => state.follower.opened(&open),
+                match whereabouts(drive, ino) {
+                    Ok(Some((project, folder, name))) => state.follower.opened(&Open {
+                        project,
+                        folder,
+                        name,
+                        ino,
+                        size,
+                        reader,
+                        resident,
+                        at,
+                    }),
                     Ok(None) => Vec::new(),
                     Err(e) => return debug!(%ino, error = %e, "an open is not followed"),
                 }
@@ -351,16 +363,21 @@ impl Sequences {
                         }
                         Some(mut held) => {
                             held.before = held.before.saturating_sub(left);
-                            let open = state.held.get(&ino).is_some_and(|held| held.open);
-                            if !open {
-                                state.held.insert(ino, held);
+                            // Another reader of the sequence may be about to open it as well.
+                            if let Some(other) = state.held.get(&ino) {
+                                held.before = held.before.min(other.before);
+                                held.open = other.open;
                             }
+                            state.held.insert(ino, held);
                         }
                         None => state.follower.costs_nothing(layer, ino),
                     }
                 }
                 Effect::Drop(layer, ino) => {
-                    if state.held.get(&ino).is_some_and(|held| !held.open)
+                    if state
+                        .held
+                        .get(&ino)
+                        .is_some_and(|held| !held.open && held.layer == layer)
                         && let Some(mut held) = state.held.remove(&ino)
                     {
                         if held.interests.iter().any(|interest| !interest.is_over()) {
@@ -448,23 +465,13 @@ impl Sequences {
     }
 }
 
-/// Who was opened, if it has a name in a project.
-fn open_of(drive: &Inner, ino: Ino, size: u64, resident: bool, at: Instant) -> Result<Option<Open>, StateError> {
+/// The project, the folder and the name of a file, if it has them.
+fn whereabouts(drive: &Inner, ino: Ino) -> Result<Option<(Ino, Ino, Name)>, StateError> {
     let Some((folder, name)) = drive.tree.parent_of(ino)? else {
         return Ok(None);
     };
-    let Some((project, _)) = drive.place(folder)? else {
-        return Ok(None);
-    };
-    Ok(Some(Open {
-        project: project.root,
-        folder,
-        name,
-        ino,
-        size,
-        resident,
-        at,
-    }))
+    let place = drive.place(folder)?;
+    Ok(place.map(|(project, _)| (project.root, folder, name)))
 }
 
 async fn follow(drive: Weak<Inner>, stop: tokio_util::sync::CancellationToken, mut notes: mpsc::Receiver<Note>) {

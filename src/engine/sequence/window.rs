@@ -1,7 +1,7 @@
 //! How many frames ahead of a reader to have. Pure.
 //!
 //! Owns: the size of one sequence's window. Refuses to know: which frames, whose bytes. Invariant: what may turn out to be
-//! wasted is earned by what was played: a few frames, or a twentieth, unless frames come too slowly for so few.
+//! wasted is earned by what was played: three frames, or one in 25, unless frames come too slowly for so few.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const FLOOR: usize = 3;
 /// Frames ahead at most, however fast the reader is.
 const MOST: usize = 256;
 /// A window as long as this part of what was played wastes little, wherever the reader stops.
-const EARNED: usize = 20;
+const EARNED: usize = 25;
 /// Frames that come too late count from this length of a run on: before, they were not asked for early enough.
 const COUNTED_FROM: usize = 8;
 /// Frames in time that halve what late ones added.
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(window.frames(&played(1, FILM), SECONDS), 0);
         assert_eq!(window.frames(&played(2, FILM), SECONDS), 2);
         assert_eq!(window.frames(&played(3, FILM), SECONDS), 3);
-        assert_eq!(window.frames(&played(100, FILM), SECONDS), 5);
+        assert_eq!(window.frames(&played(100, FILM), SECONDS), 4);
         window.landed(Duration::from_millis(60));
         assert_eq!(window.frames(&played(20, FILM), SECONDS), 3);
         window.landed(Duration::from_millis(190));
@@ -138,7 +138,7 @@ mod tests {
         let mut window = Window::default();
         window.landed(Duration::from_millis(60));
         let play = played(600, FILM);
-        assert_eq!(window.frames(&play, SECONDS), 30);
+        assert_eq!(window.frames(&play, SECONDS), 24);
         for _ in 0..5 {
             window.opened(600, false);
         }
@@ -146,7 +146,7 @@ mod tests {
         for _ in 0..200 {
             window.opened(600, true);
         }
-        assert_eq!(window.frames(&play, SECONDS), 30);
+        assert_eq!(window.frames(&play, SECONDS), 24);
         window.opened(3, false);
         assert_eq!(window.stretch, 1, "the first frames are late by nature");
     }

@@ -26,6 +26,8 @@ struct Stage {
     dropped: usize,
     /// Frames come at once, or never.
     lands: bool,
+    /// Who opens.
+    reader: u32,
 }
 
 impl Stage {
@@ -46,6 +48,7 @@ impl Stage {
             lists: 0,
             dropped: 0,
             lands: true,
+            reader: 1,
         }
     }
 
@@ -99,6 +102,7 @@ impl Stage {
             name: Name::new(name.as_bytes()).unwrap(),
             ino,
             size: SIZE,
+            reader: self.reader,
             resident,
             at: self.at,
         };
@@ -320,6 +324,33 @@ fn new_frames_are_found_when_the_reader_gets_there() {
     stage.plays(&frames[10..12]);
     assert_eq!(stage.lists, 2);
     assert_eq!(stage.ahead.len(), 3, "{:?}", stage.names(stage.ahead.clone()));
+}
+
+#[test]
+fn two_readers_of_one_sequence_do_not_disturb_each_other() {
+    let frames = Stage::sequence("comp", 1001..=1400);
+    let mut stage = Stage::of(frames.clone());
+    stage.plays(&frames[..30]);
+    let before = stage.ahead.clone();
+    stage.reader = 2;
+    stage.plays(&frames[200..201]);
+    assert_eq!(stage.ahead, before, "a browser's thumbnail stops no play");
+    for frame in 0..20 {
+        stage.reader = 1;
+        stage.plays(&frames[30 + frame..31 + frame]);
+        stage.reader = 2;
+        stage.plays(&frames[201 + frame..202 + frame]);
+    }
+    assert_eq!(stage.lists, 1);
+    let ahead = stage.names(stage.ahead.clone());
+    assert_eq!(ahead.len(), 6, "{ahead:?}");
+    // Each frame by a program of its own is one reader all the same.
+    let mut stage = Stage::of(frames.clone());
+    for (pid, frame) in (10..).zip(&frames[..20]) {
+        stage.reader = pid;
+        stage.plays([frame]);
+    }
+    assert_eq!((stage.follower.layers.len(), stage.ahead.len()), (1, 3));
 }
 
 #[test]

@@ -178,15 +178,15 @@ proptest! {
     #[test]
     fn random_order_predicts_next_to_nothing(order in Just((0..200_u64).collect::<Vec<_>>()).prop_shuffle()) {
         let mut reader = Reader::of(1001..=1200);
-        let mut wanted = 0;
+        let mut wanted = std::collections::BTreeSet::new();
         for value in order {
             reader.opens([1001 + value]);
-            wanted += reader.ahead(2).len();
+            wanted.extend(reader.ahead(2));
         }
-        prop_assert!(wanted <= 16, "{} frames", wanted);
+        prop_assert!(wanted.len() <= 16, "{} frames", wanted.len());
     }
 
-    /// Whatever is opened, what is predicted exists, is not the frame that is open, and comes once.
+    /// Whatever is opened, what is predicted exists, is not the frame where the reader is, and comes once.
     #[test]
     fn what_is_predicted_exists_and_comes_once(
         holes in prop::collection::btree_set(1001_u64..1060, 2..40), opens in prop::collection::vec(0_usize..60, 0..80), most in 0_usize..70,
@@ -200,7 +200,7 @@ proptest! {
             let mut seen = std::collections::BTreeSet::new();
             prop_assert!(ahead.len() <= most);
             for frame in ahead {
-                prop_assert!(reader.frames.has(frame) && frame != value && seen.insert(frame));
+                prop_assert!(reader.frames.has(frame) && Some(frame) != reader.play.last() && seen.insert(frame));
             }
         }
     }
