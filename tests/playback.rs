@@ -281,6 +281,62 @@ fn whoever_reads_headers_gets_headers() {
     });
 }
 
+#[test]
+fn a_small_cache_is_not_overrun_and_loses_no_frame_before_it_is_opened() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        let names = names(1001..=1060);
+        for name in &names {
+            tree::write(&site.path().join(name), seed(name), FRAME);
+        }
+        let drive = Builder::local(site.path())
+            .site("link-delay", "20ms")
+            .set("cache.max-size", "24MiB")
+            .build()
+            .mounted();
+        let bound = count(&drive, "max_bytes");
+        assert_eq!(bound, 6 << 20, "a quarter");
+        for name in &names {
+            play(&drive, [name], PACE);
+            thread::park_timeout(PACE / 2);
+            let status = drive.status_now();
+            assert!(status["cache"]["bytes"].as_u64().unwrap() <= 24 << 20);
+            let ahead = status["sequences"]["active"][0]["bytes_ahead"].as_u64();
+            assert!(ahead.unwrap_or_default() <= bound, "{status}");
+        }
+        assert_eq!(drive.fetched(), names.len() as u64 * FRAME, "each once");
+        assert!(count(&drive, "hits") >= 50, "{}", count(&drive, "hits"));
+    });
+}
+
+#[test]
+fn a_site_that_is_down_is_asked_for_nothing_ahead_until_it_is_back() {
+    drive_test(|| {
+        let names = names(1001..=1100);
+        let Some(far) = Far::with(&names) else { return };
+        let drive = far.drive(true);
+        play(&drive, &names[..20], PACE);
+        eventually("it is quiet", || active(&drive, "frames_ahead") == 0);
+        far.relay.refuse();
+        fs::read(drive.path(&names[60])).expect_err("nothing can serve it");
+        eventually("the drive knows", || drive.link() == "down");
+        let requests = || {
+            let hydration = drive.status_now()["hydration"].clone();
+            hydration["fetches"].as_u64().unwrap() + hydration["failed"].as_u64().unwrap()
+        };
+        let before = requests();
+        play(&drive, &names[5..21], PACE);
+        thread::park_timeout(PACE);
+        assert_eq!(requests(), before, "what is here plays, and nothing is asked for");
+        far.relay.mend();
+        eventually_within(Duration::from_secs(40), "the drive knows that it is back", || {
+            drive.link() == "up"
+        });
+        play(&drive, &names[5..21], PACE);
+        eventually("frames ahead come again", || requests() > before);
+    });
+}
+
 /// What issue 4 asks for, as far as this build can say: run by hand, `--ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
@@ -294,13 +350,97 @@ fn film_pace() {
             far.relay.set_rate(Some(125_000_000));
             let pace = Duration::from_secs(1) / 24;
             let begun = play(&drive, &names[..FROM], pace);
+            let counted = count(&drive, "late");
             let after = play(&drive, &names[FROM..], pace);
+            let counted = count(&drive, "late") - counted;
             say(&format!(
-                "24 fps of {FRAME} bytes, 20 ms, 1 Gbit/s, sequences {sequences}: {begun} late of {FROM}, {after} of {}; {}",
+                "24 fps of {FRAME} bytes, 20 ms, 1 Gbit/s, sequences {sequences}: {begun} late of {FROM}, {after} of {} ({counted} not here when opened); {}",
                 names.len() - FROM,
                 drive.status_now()["sequences"]
             ));
             far.relay.set_rate(None);
+        }
+    });
+}
+
+/// A reader as fast as it can, and a small file that somebody opens meanwhile: run by hand.
+#[test]
+#[ignore = "a measurement"]
+fn copying_pace() {
+    drive_test(|| {
+        let mut names = names(1001..=1100);
+        names.extend((0..20).map(|n| format!("notes/note-{}.txt", "x".repeat(n + 1))));
+        let Some(far) = Far::with(&names) else { return };
+        for sequences in [false, true] {
+            far.relay.set_delay(Duration::ZERO);
+            let drive = far.drive(sequences);
+            far.relay.set_rate(Some(125_000_000));
+            let begun = Instant::now();
+            let notes = thread::scope(|scope| {
+                let copying = scope.spawn(|| play(&drive, &names[..100], Duration::ZERO));
+                let mut took: Vec<_> = names[100..]
+                    .iter()
+                    .map(|name| {
+                        thread::park_timeout(PACE);
+                        let begun = Instant::now();
+                        let mut byte = [0; 4096];
+                        File::open(drive.path(name))
+                            .unwrap()
+                            .read_exact_at(&mut byte, 0)
+                            .unwrap();
+                        begun.elapsed()
+                    })
+                    .collect();
+                copying.join().unwrap();
+                took.sort();
+                (took[took.len() / 2], took[took.len() - 1])
+            });
+            let rate = 100.0 * FRAME as f64 / 1e6 / begun.elapsed().as_secs_f64();
+            say(&format!(
+                "copying at 20 ms, 1 Gbit/s, sequences {sequences}: {rate:.1} MB/s; the first bytes of a file meanwhile after {:.1?}, at most {:.1?}; {}",
+                notes.0,
+                notes.1,
+                drive.status_now()["sequences"]
+            ));
+            far.relay.set_rate(None);
+        }
+    });
+}
+
+/// What an open costs in a folder of 100,000 frames: run by hand.
+#[test]
+#[ignore = "a measurement"]
+fn a_hundred_thousand_frames() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        fs::create_dir(site.path().join("seq")).unwrap();
+        let names = names(1..=100_000);
+        for name in &names {
+            fs::write(site.path().join(name), "x").unwrap();
+        }
+        for sequences in [false, true] {
+            let drive = Builder::local(site.path())
+                .set("hydration.sequences", sequences)
+                .build()
+                .mounted();
+            for round in ["cold", "resident"] {
+                let mut took: Vec<_> = names[50_000..50_500]
+                    .iter()
+                    .map(|name| {
+                        let path = drive.path(name);
+                        let begun = Instant::now();
+                        drop(File::open(&path).unwrap());
+                        let open = begun.elapsed();
+                        fs::read(&path).unwrap();
+                        open
+                    })
+                    .collect();
+                took.sort();
+                say(&format!(
+                    "an open among 100,000 frames, {round}, sequences {sequences}: median {:.1?}, at most {:.1?}",
+                    took[250], took[499]
+                ));
+            }
         }
     });
 }

@@ -120,7 +120,7 @@ impl DriveFs {
                 return Ok(Bytes::new());
             } else {
                 file.note_read(&content, clipped.clone());
-                if !file.may_write && file.asks_for(clipped.end - clipped.start, len) {
+                if file.is_followed() && file.asks_for(clipped.end - clipped.start, len) {
                     self.drive.sequences.read(file.ino);
                 }
                 match content.read(clipped).await {
@@ -251,7 +251,7 @@ impl DriveFs {
         let len = content.content().len();
         if !options.write {
             let resident = content.content().is_full();
-            self.drive.sequences.opened(node.ino, len, cx.pid, resident);
+            file.set_followed(self.drive.sequences.opened(node.ino, len, cx.pid, resident));
         }
         // Who writes wants none of it, if the next request cuts it, or has all of it copied at the first write.
         if !options.write && len > 0 && !content.content().is_full() {
@@ -498,7 +498,9 @@ impl VirtualFs for DriveFs {
         };
         let ino = file.ino;
         let may_write = file.may_write;
-        if !may_write && let Source::Site(content) = file.source() {
+        if file.is_followed()
+            && let Source::Site(content) = file.source()
+        {
             let was_read = file.was_read(content.content().len());
             self.drive.sequences.closed(ino, was_read);
         }

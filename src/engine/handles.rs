@@ -28,6 +28,8 @@ pub(super) struct OpenFile {
     /// A byte was given out.
     served: AtomicBool,
     stale: AtomicBool,
+    /// Whoever follows sequences wants to know what comes of it.
+    followed: AtomicBool,
     /// Bytes asked for through it.
     asked: AtomicU64,
     ahead: Mutex<AheadState>,
@@ -57,6 +59,7 @@ impl OpenFile {
             fresh,
             served: AtomicBool::new(false),
             stale: AtomicBool::new(false),
+            followed: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             ahead: Mutex::new(AheadState {
                 pattern: Pattern::new(max_window),
@@ -93,6 +96,14 @@ impl OpenFile {
 
     pub(super) fn is_stale(&self) -> bool {
         self.stale.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_followed(&self, followed: bool) {
+        self.followed.store(followed, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_followed(&self) -> bool {
+        self.followed.load(Ordering::Relaxed)
     }
 
     /// Takes note of bytes asked for, and says whether by them it has become one that reads its file rather than looks into

@@ -45,15 +45,20 @@ pub(crate) struct Bounds {
     pub(crate) bytes: u64,
 }
 
-/// An open of a file for reading.
+/// Where a file is.
 #[derive(Clone, Debug)]
-pub(crate) struct Open {
+pub(crate) struct Spot {
     /// The project that it belongs to.
     pub(crate) project: Ino,
     /// Its folder.
     pub(crate) folder: Ino,
     /// Its name.
     pub(crate) name: Name,
+}
+
+/// An open of a file for reading.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Open {
     /// The file.
     pub(crate) ino: Ino,
     /// Its length.
@@ -231,12 +236,29 @@ impl Follower {
         Some((layer.folder, layer.pattern.clone(), layer.anchor))
     }
 
+    /// A file was opened for reading that is the next frame of a sequence that is played: `None` if it is not. Spares
+    /// looking up where the file is.
+    pub(crate) fn opened_next(&mut self, open: Open) -> Option<Vec<Effect>> {
+        let mut active = self.layers.iter().enumerate().filter(|(_, layer)| layer.is_active());
+        let (at, value) = active.find_map(|(at, layer)| {
+            let next = *layer.play.ahead(&layer.frames, 1).first()?;
+            (layer.frames.file(next) == Some(open.ino)).then_some((at, next))
+        })?;
+        Some(self.enter(at, value, open, Vec::new()))
+    }
+
     /// A file was opened for reading.
-    pub(crate) fn opened(&mut self, open: &Open) -> Vec<Effect> {
+    pub(crate) fn opened(&mut self, spot: &Spot, open: Open) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let found = self.layer_of(open, &mut effects);
-        self.remember(open);
-        let Some((at, value)) = found else { return effects };
+        let found = self.layer_of(spot, open, &mut effects);
+        self.remember(spot, open.at);
+        match found {
+            Some((at, value)) => self.enter(at, value, open, effects),
+            None => effects,
+        }
+    }
+
+    fn enter(&mut self, at: usize, value: u64, open: Open, mut effects: Vec<Effect>) -> Vec<Effect> {
         let beside = self.beside(at, value);
         let layer = &mut self.layers[at];
         layer.used_at = open.at;
@@ -403,10 +425,10 @@ impl Follower {
 
     /// Finds the sequence of a file, by the sequences that are known, else by the run of digits in which it differs from a
     /// name that was opened, else by its last run.
-    fn layer_of(&mut self, open: &Open, effects: &mut Vec<Effect>) -> Option<(usize, u64)> {
-        let readings = names::readings(&open.name);
+    fn layer_of(&mut self, spot: &Spot, open: Open, effects: &mut Vec<Effect>) -> Option<(usize, u64)> {
+        let readings = names::readings(&spot.name);
         let known = readings.iter().filter_map(|reading| {
-            let at = self.known_layer(open, reading)?;
+            let at = self.known_layer(spot, open, reading)?;
             Some((self.layers[at].used_at, at, reading))
         });
         let mut like = None;
@@ -421,9 +443,9 @@ impl Follower {
             like = Some((Arc::clone(&layer.frames), layer.listing, layer.anchor));
             (reading.clone(), None)
         } else {
-            let others = self.names.iter().rev().filter(|(folder, ..)| *folder == open.folder);
+            let others = self.names.iter().rev().filter(|(folder, ..)| *folder == spot.folder);
             let mut changed =
-                others.filter_map(|(_, name, at)| names::changed(name, &open.name).map(|(was, now)| (was, now, *at)));
+                others.filter_map(|(_, name, at)| names::changed(name, &spot.name).map(|(was, now)| (was, now, *at)));
             match changed.next() {
                 Some((was, reading, at)) => (reading, Some((was.value, at))),
                 None => (readings.into_iter().next()?, None),
@@ -441,8 +463,8 @@ impl Follower {
         self.next_id += 1;
         self.layers.push(Layer {
             id: LayerId(self.next_id),
-            project: open.project,
-            folder: open.folder,
+            project: spot.project,
+            folder: spot.folder,
             pattern,
             anchor,
             reader: open.reader,
@@ -464,9 +486,9 @@ impl Follower {
     }
 
     /// The reader of a sequence that an open belongs to: who is expected to open the frame, else who opened one before.
-    fn known_layer(&self, open: &Open, reading: &Numbered) -> Option<usize> {
+    fn known_layer(&self, spot: &Spot, open: Open, reading: &Numbered) -> Option<usize> {
         let of = |layer: &Layer| {
-            layer.folder == open.folder && layer.pattern == reading.pattern && layer.anchor.goes_with(reading.digits)
+            layer.folder == spot.folder && layer.pattern == reading.pattern && layer.anchor.goes_with(reading.digits)
         };
         let readers = self.layers.iter().enumerate().filter(|(_, layer)| of(layer));
         let rank = |layer: &Layer| {
@@ -476,13 +498,13 @@ impl Follower {
         readers.max_by_key(|(_, layer)| rank(layer)).map(|(at, _)| at)
     }
 
-    fn remember(&mut self, open: &Open) {
-        let again = |(folder, name, _): &(Ino, Name, Instant)| *folder == open.folder && *name == open.name;
+    fn remember(&mut self, spot: &Spot, at: Instant) {
+        let again = |(folder, name, _): &(Ino, Name, Instant)| *folder == spot.folder && *name == spot.name;
         self.names.retain(|known| !again(known));
         if self.names.len() >= MAX_NAMES {
             self.names.pop_front();
         }
-        self.names.push_back((open.folder, open.name.clone(), open.at));
+        self.names.push_back((spot.folder, spot.name.clone(), at));
     }
 
     fn forget_oldest(&mut self, but: Option<LayerId>, effects: &mut Vec<Effect>) {

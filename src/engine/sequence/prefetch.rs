@@ -8,21 +8,22 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use backlot_cache::Residency;
 use lru::LruCache;
 use tokio::sync::mpsc;
 use tracing::{debug, trace};
 
-use super::follow::{Bounds, Effect, Follower, LayerId, MAX_FRAMES, Open};
+use super::follow::{Bounds, Effect, Follower, LayerId, MAX_FRAMES, Open, Spot};
 use super::play::{Confidence, Frames};
-use crate::engine::drive::Inner;
+use crate::engine::drive::{Inner, content_version};
 use crate::engine::hydrate::{Interest, OpenContent};
 use crate::engine::report::{SequenceReport, SequencesReport};
 use crate::engine::schedule::Priority;
-use crate::model::{EntryKind, Ino, Name};
+use crate::model::{EntryKind, Ino};
 use crate::state::StateError;
 
 /// Notes that wait to be looked at; what comes beyond them is not followed.
@@ -41,25 +42,12 @@ const SHOWN: Duration = Duration::from_secs(60);
 /// What happened.
 #[derive(Debug)]
 enum Note {
-    Opened {
-        ino: Ino,
-        size: u64,
-        reader: u32,
-        resident: bool,
-        at: Instant,
-    },
+    Opened(Open),
     Read(Ino),
-    Closed {
-        ino: Ino,
-        was_read: bool,
-    },
+    Closed { ino: Ino, was_read: bool },
     Changed(Ino),
     Listed(LayerId, Frames),
-    Landed {
-        layer: LayerId,
-        ino: Ino,
-        took: Duration,
-    },
+    Landed { layer: LayerId, ino: Ino, took: Duration },
 }
 
 /// A frame that somebody is expected to open, or has open.
@@ -145,6 +133,8 @@ pub(crate) struct Sequences {
     /// `None`: switched off.
     notes: Option<mpsc::Sender<Note>>,
     state: Mutex<State>,
+    /// Frames held.
+    holds: AtomicUsize,
     missed: AtomicU64,
 }
 
@@ -172,6 +162,7 @@ impl Sequences {
             bounds,
             notes: settings.sequences.then_some(sender),
             state: Mutex::new(state),
+            holds: AtomicUsize::new(0),
             missed: AtomicU64::new(0),
         };
         (sequences, settings.sequences.then_some(Notes(receiver)))
@@ -190,16 +181,21 @@ impl Sequences {
         }
     }
 
-    /// A file of a site was opened for reading; all of it was here, or not.
-    pub(crate) fn opened(&self, ino: Ino, size: u64, reader: u32, resident: bool) {
+    /// A file of a site was opened for reading; all of it was here, or not. Says whether it matters what comes of it: then
+    /// [`read`](Self::read) and [`closed`](Self::closed) are to be called.
+    pub(crate) fn opened(&self, ino: Ino, size: u64, reader: u32, resident: bool) -> bool {
+        if self.notes.is_none() {
+            return false;
+        }
         let at = Instant::now();
-        self.note(Note::Opened {
+        self.note(Note::Opened(Open {
             ino,
             size,
             reader,
             resident,
             at,
-        });
+        }));
+        !resident || self.holds.load(Ordering::Relaxed) > 0
     }
 
     /// A good part of an open file was asked for.
@@ -271,27 +267,15 @@ impl Sequences {
         let mut state = self.lock();
         let state = &mut *state;
         let effects = match note {
-            Note::Opened {
-                ino,
-                size,
-                reader,
-                resident,
-                at,
-            } => {
-                self.count_open(state, ino, resident);
-                match whereabouts(drive, ino) {
-                    Ok(Some((project, folder, name))) => state.follower.opened(&Open {
-                        project,
-                        folder,
-                        name,
-                        ino,
-                        size,
-                        reader,
-                        resident,
-                        at,
-                    }),
-                    Ok(None) => Vec::new(),
-                    Err(e) => return debug!(%ino, error = %e, "an open is not followed"),
+            Note::Opened(open) => {
+                self.count_open(state, open.ino, open.resident);
+                match state.follower.opened_next(open) {
+                    Some(effects) => effects,
+                    None => match spot(drive, open.ino) {
+                        Ok(Some(spot)) => state.follower.opened(&spot, open),
+                        Ok(None) => Vec::new(),
+                        Err(e) => return debug!(ino = %open.ino, error = %e, "an open is not followed"),
+                    },
                 }
             }
             Note::Read(ino) => state.follower.read(ino),
@@ -397,10 +381,11 @@ impl Sequences {
         if node.kind != EntryKind::File || node.own || node.size == 0 || node.size > self.bounds.bytes {
             return None;
         }
-        let content = drive.open_content(&node).ok()?;
-        if content.content().is_full() {
+        let id = drive.content_id(ino, &content_version(&node));
+        if matches!(drive.cache.residency(id, node.size), Ok(Residency::Full)) {
             return None;
         }
+        let content = drive.open_content(&node).ok()?;
         let before = content.content().resident_bytes();
         let interests = content.fetch_ahead(0..node.size, priority);
         if let Some(notes) = self.notes.clone().filter(|_| !interests.is_empty()) {
@@ -460,18 +445,23 @@ impl Sequences {
         state
             .held
             .retain(|ino, held| !held.open || drive.handles.count(*ino) > 0);
+        self.holds.store(state.held.len(), Ordering::Relaxed);
         let settles = state.ending.first().map(|(_, _, since)| *since + SETTLE);
         state.follower.next_tick().into_iter().chain(settles).min()
     }
 }
 
-/// The project, the folder and the name of a file, if it has them.
-fn whereabouts(drive: &Inner, ino: Ino) -> Result<Option<(Ino, Ino, Name)>, StateError> {
+/// Where a file is, if it has a name in a project.
+fn spot(drive: &Inner, ino: Ino) -> Result<Option<Spot>, StateError> {
     let Some((folder, name)) = drive.tree.parent_of(ino)? else {
         return Ok(None);
     };
     let place = drive.place(folder)?;
-    Ok(place.map(|(project, _)| (project.root, folder, name)))
+    Ok(place.map(|(project, _)| Spot {
+        project: project.root,
+        folder,
+        name,
+    }))
 }
 
 async fn follow(drive: Weak<Inner>, stop: tokio_util::sync::CancellationToken, mut notes: mpsc::Receiver<Note>) {

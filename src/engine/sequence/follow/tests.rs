@@ -28,6 +28,8 @@ struct Stage {
     lands: bool,
     /// Who opens.
     reader: u32,
+    /// Opens that needed no name.
+    short: usize,
 }
 
 impl Stage {
@@ -49,6 +51,7 @@ impl Stage {
             dropped: 0,
             lands: true,
             reader: 1,
+            short: 0,
         }
     }
 
@@ -96,10 +99,12 @@ impl Stage {
     fn open(&mut self, name: &str) {
         let ino = self.ino(name);
         let resident = self.resident.contains(&ino) || (self.lands && self.ahead.contains(&ino));
-        let open = Open {
+        let spot = Spot {
             project: Ino(2),
             folder: Ino(3),
             name: Name::new(name.as_bytes()).unwrap(),
+        };
+        let open = Open {
             ino,
             size: SIZE,
             reader: self.reader,
@@ -107,7 +112,9 @@ impl Stage {
             at: self.at,
         };
         self.ahead.remove(&ino);
-        let effects = self.follower.opened(&open);
+        let next = self.follower.opened_next(open);
+        self.short += usize::from(next.is_some());
+        let effects = next.unwrap_or_else(|| self.follower.opened(&spot, open));
         self.does(effects);
     }
 
@@ -223,6 +230,7 @@ fn frames_that_are_here_cost_no_list_and_no_bound() {
     stage.resident = frames[..300].iter().map(|f| stage.ino(f)).collect();
     stage.plays(&frames[..280]);
     assert_eq!((stage.lists, stage.asked.len()), (1, 0));
+    assert_eq!(stage.short, 278, "nor is a name looked up");
     stage.plays(&frames[280..295]);
     assert!(
         !stage.asked.is_empty(),
