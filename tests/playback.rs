@@ -208,7 +208,7 @@ fn silence_takes_back_what_is_ahead_and_going_on_counts_it_as_used() {
         say(&format!("a stop is noticed {took:.1?} after the last frame was shown"));
         assert_eq!(active(&drive, "frames_ahead"), 0);
         eventually("what came in vain is counted", || count(&drive, "wasted_bytes") > 0);
-        assert!(count(&drive, "wasted_bytes") <= 4 * FRAME);
+        assert!(count(&drive, "wasted_bytes") <= 6 * FRAME);
         play(&drive, &names[20..40], PACE);
         assert_eq!(count(&drive, "wasted_bytes"), 0, "it was not in vain after all");
     });
@@ -324,7 +324,12 @@ fn a_site_that_is_down_is_asked_for_nothing_ahead_until_it_is_back() {
             let hydration = drive.status_now()["hydration"].clone();
             hydration["fetches"].as_u64().unwrap() + hydration["failed"].as_u64().unwrap()
         };
-        let before = requests();
+        // What was asked for before it was known fails one after the other.
+        let mut before = requests();
+        eventually("all of it has failed", || {
+            thread::park_timeout(Duration::from_millis(500));
+            std::mem::replace(&mut before, requests()) == requests()
+        });
         play(&drive, &names[5..21], PACE);
         thread::park_timeout(PACE);
         assert_eq!(requests(), before, "what is here plays, and nothing is asked for");

@@ -354,7 +354,14 @@ impl Sequences {
                             }
                             state.held.insert(ino, held);
                         }
-                        None => state.follower.costs_nothing(layer, ino),
+                        None => {
+                            // In vain as before, until it is opened.
+                            if left > 0 {
+                                state.count(layer, |counts| counts.wasted += left);
+                                state.left.put(ino, (layer, left));
+                            }
+                            state.follower.costs_nothing(layer, ino);
+                        }
                     }
                 }
                 Effect::Drop(layer, ino) => {

@@ -1,7 +1,7 @@
 //! How many frames ahead of a reader to have. Pure.
 //!
 //! Owns: the size of one sequence's window. Refuses to know: which frames, whose bytes. Invariant: what may turn out to be
-//! wasted is earned by what was played: three frames, or one in 25, unless frames come too slowly for so few.
+//! wasted is earned by what was played: four frames, or one in 25, unless frames come too slowly for so few.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::play::{Confidence, Play};
 /// Frames ahead while the direction is only supposed.
 const TENTATIVE: usize = 2;
 /// Frames ahead of a reader that is sure.
-const FLOOR: usize = 3;
+const FLOOR: usize = 4;
 /// Frames ahead at most, however fast the reader is.
 const MOST: usize = 256;
 /// A window as long as this part of what was played wastes little, wherever the reader stops.
@@ -83,11 +83,11 @@ impl Window {
         }
     }
 
-    /// The median, which a burst at the start does not move.
+    /// What four of five fetches don't exceed: one that was stuck counts little, a link that wavers does.
     fn usual(&self) -> Option<Duration> {
         let mut sorted: Vec<_> = self.fetches.iter().copied().collect();
         sorted.sort_unstable();
-        sorted.get(sorted.len() / 2).copied()
+        sorted.get(sorted.len() * 4 / 5).copied()
     }
 }
 
@@ -124,10 +124,10 @@ mod tests {
         let mut window = Window::default();
         assert_eq!(window.frames(&played(1, FILM), SECONDS), 0);
         assert_eq!(window.frames(&played(2, FILM), SECONDS), 2);
-        assert_eq!(window.frames(&played(3, FILM), SECONDS), 3);
+        assert_eq!(window.frames(&played(3, FILM), SECONDS), 4);
         assert_eq!(window.frames(&played(100, FILM), SECONDS), 4);
         window.landed(Duration::from_millis(60));
-        assert_eq!(window.frames(&played(20, FILM), SECONDS), 3);
+        assert_eq!(window.frames(&played(20, FILM), SECONDS), 4);
         window.landed(Duration::from_millis(190));
         window.landed(Duration::from_millis(190));
         assert_eq!(window.frames(&played(20, FILM), SECONDS), 6);
