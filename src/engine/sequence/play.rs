@@ -158,7 +158,13 @@ impl Play {
         }
         let near =
             back.signum() == -self.step.signum() && back.unsigned_abs() <= self.reach() * self.step.unsigned_abs();
-        if near && !self.recent.contains(&value) {
+        // Left out on the way, not from before it began.
+        let on_the_way = if back < 0 {
+            value > self.start
+        } else {
+            value < self.start
+        };
+        if near && on_the_way && !self.recent.contains(&value) {
             self.remember(value);
             self.seen_at = Some(at);
             return Noted::Behind;

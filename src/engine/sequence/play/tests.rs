@@ -138,6 +138,9 @@ fn frames_left_out_and_frames_out_of_order_are_no_jumps() {
     assert_eq!(reader.opens([1011]), Noted::Behind);
     assert_eq!(reader.opens([1012]), Noted::Behind);
     assert_eq!(reader.ahead(1), [1014]);
+    let mut later = Reader::of(1001..=1100);
+    later.opens(1020..=1030);
+    assert_eq!(later.opens([1017]), Noted::Jump, "from before it began");
 }
 
 #[test]
