@@ -164,7 +164,7 @@ fn switched_off_nothing_is_fetched_ahead_and_frames_are_late() {
 fn a_jump_takes_back_what_is_under_way_and_little_was_wasted() {
     drive_test(|| {
         let names = names(1001..=1400);
-        let Some(far) = Far::with(&names[..320].to_vec()) else {
+        let Some(far) = Far::with(&names[..320]) else {
             return;
         };
         let drive = far.drive(true);

@@ -117,11 +117,15 @@ impl State {
                 self.ending.push((ino, held, since));
                 continue;
             }
-            let bytes = held.gained();
-            if bytes > 0 {
-                self.count(held.layer, |counts| counts.wasted += bytes);
-                self.left.put(ino, (held.layer, bytes));
-            }
+            self.put_back(held.layer, ino, held.gained());
+        }
+    }
+
+    /// Bytes that came in vain, until their frame is opened.
+    fn put_back(&mut self, layer: LayerId, ino: Ino, bytes: u64) {
+        if bytes > 0 {
+            self.count(layer, |counts| counts.wasted += bytes);
+            self.left.put(ino, (layer, bytes));
         }
     }
 }
@@ -343,6 +347,7 @@ impl Sequences {
                     let left = state.take_back(ino);
                     match self.fetch(drive, layer, ino, Priority::Sequence, false) {
                         Some(held) if held.content.site().link().is_down() => {
+                            state.put_back(layer, ino, left);
                             todo.extend(state.follower.pause(layer));
                         }
                         Some(mut held) => {
@@ -355,11 +360,7 @@ impl Sequences {
                             state.held.insert(ino, held);
                         }
                         None => {
-                            // In vain as before, until it is opened.
-                            if left > 0 {
-                                state.count(layer, |counts| counts.wasted += left);
-                                state.left.put(ino, (layer, left));
-                            }
+                            state.put_back(layer, ino, left);
                             state.follower.costs_nothing(layer, ino);
                         }
                     }
