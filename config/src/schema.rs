@@ -383,6 +383,12 @@ pub struct Hydration {
     pub small_file: ByteSize,
     /// Fetches under way at once, over all sites, 1 to 64.
     pub parallel_fetches: u32,
+    /// Fetch the next frames of an image sequence that is played.
+    pub sequences: bool,
+    /// How far ahead of a player to fetch at most, in time of play.
+    pub sequence_window: Period,
+    /// How many bytes ahead of all players together; never more than a quarter of the cache.
+    pub sequence_max: ByteSize,
 }
 
 impl Default for Hydration {
@@ -392,6 +398,9 @@ impl Default for Hydration {
             readahead_max: ByteSize::mib(16),
             small_file: ByteSize::mib(1),
             parallel_fetches: 8,
+            sequences: true,
+            sequence_window: Period::from_secs(2),
+            sequence_max: ByteSize::mib(256),
         }
     }
 }

@@ -258,6 +258,18 @@ impl Checker<'_> {
             ByteSize::mib(64),
         );
         self.within(&["hydration", "parallel-fetches"], hydration.parallel_fetches, 1, 64);
+        self.within(
+            &["hydration", "sequence-window"],
+            hydration.sequence_window,
+            shortest,
+            Period::from_secs(60),
+        );
+        self.within(
+            &["hydration", "sequence-max"],
+            hydration.sequence_max,
+            ByteSize::mib(1),
+            ByteSize::gib(64),
+        );
         self.within(&["scan", "parallel"], config.scan.parallel, 1, 64);
         let publish = &config.publish;
         let longest = Period::from_secs(600);

@@ -398,6 +398,14 @@ fn values_of_plain_sections_out_of_range() {
         "user:2:20: hydration.parallel-fetches: 0 is outside 1 to 64",
     );
     check(
+        "[hydration]\nsequence-window = \"2min\"",
+        "user:2:19: hydration.sequence-window: 2min is outside 100ms to 1min",
+    );
+    check(
+        "[hydration]\nsequence-max = \"1KiB\"",
+        "user:2:16: hydration.sequence-max: 1KiB is outside 1MiB to 64GiB",
+    );
+    check(
         "[scan]\nparallel = 65",
         "user:2:12: scan.parallel: 65 is outside 1 to 64",
     );

@@ -5,7 +5,7 @@ use backlot_config::Loaded;
 use super::client::Client;
 use super::error::{CliError, Exit};
 use super::{queue, text};
-use crate::engine::report::{PendingReport, ProjectReport, PublishingReport, Status};
+use crate::engine::report::{PendingReport, ProjectReport, PublishingReport, SequencesReport, Status};
 
 /// Reasons for failures that are shown.
 const REASONS: usize = 3;
@@ -85,7 +85,36 @@ fn show(s: &Status) {
             text::bytes(f.size)
         );
     }
+    show_sequences(&s.sequences);
     show_publishing(&s.publishing);
+}
+
+fn show_sequences(s: &SequencesReport) {
+    outln!("sequences");
+    if !s.on {
+        outln!("  no frames are fetched ahead: `sequences = false` in [hydration]");
+        return;
+    }
+    outln!(
+        "  {} were here when they were opened, {} came late; {} fetched ahead in vain",
+        text::counted_u64(s.hits, "frame"),
+        text::count(s.late),
+        text::bytes(s.wasted_bytes)
+    );
+    for sequence in &s.active {
+        outln!(
+            "  {} at {}, step {:+}, {}: {} of {} ahead with {}, {} hit, {} late",
+            text::printable(&sequence.path),
+            sequence.frame,
+            sequence.step,
+            sequence.state,
+            sequence.frames_ahead,
+            text::counted(sequence.window_frames, "frame"),
+            text::bytes(sequence.bytes_ahead),
+            text::count(sequence.hits),
+            text::count(sequence.late)
+        );
+    }
 }
 
 fn show_publishing(p: &PublishingReport) {

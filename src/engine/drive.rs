@@ -29,6 +29,7 @@ use super::publish::Sending;
 use super::refusals::Refusals;
 use super::report::{FlightReport, HydrationReport, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
+use super::sequence::Sequences;
 use super::site::Site;
 use super::writing::{Copies, Settling};
 use super::zones::Zones;
@@ -160,6 +161,7 @@ pub struct Inner {
     pub(super) doubts: Arc<Doubts>,
     pub(super) scans: Scans,
     pub(super) stats: Arc<HydrateStats>,
+    pub(super) sequences: Sequences,
     pub(super) stop: CancellationToken,
     contents: Mutex<HashMap<ContentId, Weak<OpenContent>>>,
     /// Folders whose entries the kernel may have cached.
@@ -231,6 +233,7 @@ impl Drive {
             .map(|(name, p)| (name.clone(), Site::new(name, p, slots)))
             .collect();
         let projects = open_projects(config, &store, &sites).await?;
+        let (sequences, notes) = Sequences::new(&config.hydration, config.cache.max_size.bytes());
         let inner = Inner {
             name: config.drive.name.clone(),
             site_id,
@@ -266,6 +269,7 @@ impl Drive {
             doubts: Arc::default(),
             scans: Scans::default(),
             stats: Arc::default(),
+            sequences,
             stop: CancellationToken::new(),
             contents: Mutex::default(),
             shown: Mutex::default(),
@@ -274,6 +278,9 @@ impl Drive {
         };
         let drive = Self(Arc::new(inner));
         drive.recover().await?;
+        if let Some(notes) = notes {
+            Sequences::start(drive.inner(), notes);
+        }
         Ok(drive)
     }
 
@@ -594,6 +601,9 @@ impl Inner {
         for (_, ino) in &diff.removed {
             self.handles.mark_stale(*ino);
         }
+        if !diff.first && diff.added.len() + diff.removed.len() > 0 {
+            self.sequences.changed(diff.dir);
+        }
         let Some(sink) = self.sink.get() else { return };
         if !self
             .shown
@@ -658,6 +668,7 @@ impl Inner {
                 open_handles: self.handles.len(),
                 in_flight: self.in_flight(),
             },
+            sequences: self.sequences.report(self)?,
             publishing: self.publishing()?,
         })
     }

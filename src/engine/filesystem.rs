@@ -120,6 +120,9 @@ impl DriveFs {
                 return Ok(Bytes::new());
             } else {
                 file.note_read(&content, clipped.clone());
+                if file.is_followed() && file.asks_for(clipped.end - clipped.start, len) {
+                    self.drive.sequences.read(file.ino);
+                }
                 match content.read(clipped).await {
                     Ok(bytes) if !self.is_old(file, &content) => {
                         file.mark_served();
@@ -226,7 +229,7 @@ impl DriveFs {
     }
 
     /// Opens what the site has, through the cache.
-    async fn open_site(&self, node: &Node, options: OpenOptions) -> Result<Option<Opened>, FsError> {
+    async fn open_site(&self, cx: &OpCx, node: &Node, options: OpenOptions) -> Result<Option<Opened>, FsError> {
         let content = self.drive.open_content(node).map_err(|e| log_fs(node, e))?;
         // Pages that the kernel may hold were read under this version or never: an earlier version's were dropped when
         // its change was noticed. Where nothing is resident there can be none, and the kernel is told so.
@@ -246,6 +249,10 @@ impl DriveFs {
             return Ok(None);
         }
         let len = content.content().len();
+        if !options.write {
+            let resident = content.content().is_full();
+            file.set_followed(self.drive.sequences.opened(node.ino, len, cx.pid, resident));
+        }
         // Who writes wants none of it, if the next request cuts it, or has all of it copied at the first write.
         if !options.write && len > 0 && !content.content().is_full() {
             let whole = len <= self.drive.limits.small_file;
@@ -421,7 +428,7 @@ impl VirtualFs for DriveFs {
                 let own = self.drive.writable(ino, 0).await?;
                 Some(self.open_own(&row, &own, options))
             } else {
-                self.open_site(&row, options).await?
+                self.open_site(cx, &row, options).await?
             };
             let Some(opened) = opened else { continue };
             if options.truncate {
@@ -523,6 +530,12 @@ impl VirtualFs for DriveFs {
         };
         let ino = file.ino;
         let may_write = file.may_write;
+        if file.is_followed()
+            && let Source::Site(content) = file.source()
+        {
+            let was_read = file.was_read(content.content().len());
+            self.drive.sequences.closed(ino, was_read);
+        }
         drop(file);
         self.drive.locals.forget(ino);
         if self

@@ -28,6 +28,10 @@ pub(super) struct OpenFile {
     /// A byte was given out.
     served: AtomicBool,
     stale: AtomicBool,
+    /// Whoever follows sequences wants to know what comes of it.
+    followed: AtomicBool,
+    /// Bytes asked for through it.
+    asked: AtomicU64,
     ahead: Mutex<AheadState>,
 }
 
@@ -55,6 +59,8 @@ impl OpenFile {
             fresh,
             served: AtomicBool::new(false),
             stale: AtomicBool::new(false),
+            followed: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
             ahead: Mutex::new(AheadState {
                 pattern: Pattern::new(max_window),
                 wanted: Vec::new(),
@@ -92,6 +98,27 @@ impl OpenFile {
         self.stale.load(Ordering::Acquire)
     }
 
+    pub(super) fn set_followed(&self, followed: bool) {
+        self.followed.store(followed, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_followed(&self) -> bool {
+        self.followed.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of bytes asked for, and says whether by them it has become one that reads its file rather than looks into
+    /// it.
+    pub(super) fn asks_for(&self, bytes: u64, len: u64) -> bool {
+        let before = self.asked.fetch_add(bytes, Ordering::Relaxed);
+        let enough = good_part(len);
+        before < enough && before + bytes >= enough
+    }
+
+    /// Says whether a good part of a file of this length was asked for.
+    pub(super) fn was_read(&self, len: u64) -> bool {
+        self.asked.load(Ordering::Relaxed) >= good_part(len)
+    }
+
     /// Starts or keeps fetching what this reader will want next.
     pub(super) fn note_read(&self, content: &Arc<OpenContent>, range: std::ops::Range<u64>) {
         if content.content().is_full() {
@@ -118,6 +145,12 @@ impl OpenFile {
             .wanted
             .extend(interests);
     }
+}
+
+/// Who asks for so much of a file reads it; less is a look at its header, a thumbnailer's or a file browser's. (The kernel
+/// reads up to 128 KiB for a few bytes.)
+fn good_part(len: u64) -> u64 {
+    (len / 4).max(256 << 10).min(len)
 }
 
 #[derive(Debug, Default)]

@@ -110,6 +110,19 @@ enum Progress {
 pub struct Interest(Arc<Fetch>);
 
 impl Interest {
+    /// Waits until the fetch has ended, one way or the other, without being interested in it.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (mut progress, end) = (self.0.progress.subscribe(), self.0.span.end);
+        async move {
+            let over = |progress: &Progress| match progress {
+                Progress::UpTo(at) => *at >= end,
+                Progress::Failed(_) | Progress::Cancelled => true,
+            };
+            // Whoever reports progress is gone: that is an end as well.
+            drop(progress.wait_for(over).await);
+        }
+    }
+
     /// Says whether the fetch has ended, one way or the other.
     pub fn is_over(&self) -> bool {
         match *self.0.progress.borrow() {

@@ -24,6 +24,7 @@ pub mod report;
 pub mod rescue;
 pub mod scan;
 pub mod schedule;
+mod sequence;
 pub mod site;
 mod site_id;
 mod waiting;

@@ -1,7 +1,7 @@
 //! Who may fetch from a site next: a bounded number of slots, given to the highest priority first.
 //!
 //! Owns: the order of waiting. Refuses to know: what is fetched. Invariants: a demand never waits behind background work;
-//! a priority may rise while waiting, never fall.
+//! pins and frames ahead never take every slot; a priority may rise while waiting, never fall.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ use tokio::sync::oneshot;
 pub enum Priority {
     /// A pin, or an admin's `hydrate`: whenever there is room.
     Pin,
+    /// A frame that is about to be opened, if the sequence is played on.
+    Sequence,
     /// The bytes that a sequential reader will ask for next.
     ReadAhead,
     /// Somebody waits for it in a `read`.
@@ -31,6 +33,8 @@ pub struct Slots {
 /// Demands may run this many times the slots that background work shares: enough that a reader never queues behind
 /// another one's window, few enough that a thousand readers don't open a thousand requests.
 const DEMAND_FACTOR: usize = 4;
+/// One slot in so many is kept free of what nobody reads yet: a file that is opened begins at once, beside a sequence.
+const KEPT_FREE: usize = 4;
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -100,10 +104,10 @@ impl Slots {
                 return;
             };
             let key = *key;
-            let limit = if key.0.0 == Priority::Demand {
-                self.limit * DEMAND_FACTOR
-            } else {
-                self.limit
+            let limit = match key.0.0 {
+                Priority::Demand => self.limit * DEMAND_FACTOR,
+                Priority::ReadAhead => self.limit,
+                Priority::Sequence | Priority::Pin => self.limit - self.limit / KEPT_FREE,
             };
             if inner.running >= limit {
                 return;
@@ -157,6 +161,21 @@ mod tests {
         assert!(now(&mut second).is_none(), "the demand's slot counts");
         drop(demand_slot);
         assert!(now(&mut second).is_some());
+    }
+
+    #[test]
+    fn frames_ahead_leave_slots_to_readers_and_go_before_pins() {
+        let slots = Slots::new(4);
+        let mut ahead: Vec<_> = (0..4).map(|_| slots.queue(Priority::Sequence)).collect();
+        let mut running: Vec<_> = ahead.iter_mut().take(3).map(|t| now(t).expect("free")).collect();
+        assert!(now(&mut ahead[3]).is_none(), "the last one is a reader's");
+        let mut pin = slots.queue(Priority::Pin);
+        let mut read = slots.queue(Priority::ReadAhead);
+        let slot = now(&mut read).expect("kept free");
+        drop(slot);
+        running.pop();
+        assert!(now(&mut pin).is_none());
+        assert!(now(&mut ahead[3]).is_some());
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Status {
     pub cache: CacheReport,
     /// Bytes on their way here.
     pub hydration: HydrationReport,
+    /// Sequences that are played.
+    pub sequences: SequencesReport,
     /// What was made or changed here.
     pub publishing: PublishingReport,
 }
@@ -201,6 +203,58 @@ pub struct FlightReport {
     pub resident_bytes: u64,
     /// Requests under way.
     pub requests: usize,
+}
+
+/// Sequences that are played, and what was fetched ahead of their readers since the start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SequencesReport {
+    /// Frames are fetched ahead.
+    pub on: bool,
+    /// Bytes ahead of all readers at most.
+    pub max_bytes: u64,
+    /// The longest window, in milliseconds of play.
+    pub window_ms: u64,
+    /// Frames fetched ahead that were whole when they were opened.
+    pub hits: u64,
+    /// Frames that were still on their way when they were opened.
+    pub late: u64,
+    /// Bytes fetched ahead of frames that were opened then.
+    pub used_bytes: u64,
+    /// Bytes fetched ahead of frames that nobody has opened and nobody is expected to open.
+    pub wasted_bytes: u64,
+    /// Frames whose fetch was given up half way.
+    pub given_up: u64,
+    /// Opens and closes that came too fast to be followed.
+    pub missed: u64,
+    /// The sequences.
+    pub active: Vec<SequenceReport>,
+}
+
+/// A sequence that is played.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SequenceReport {
+    /// Its folder in the drive and its name, as in `demo/plates/comp.####.exr`.
+    pub path: String,
+    /// The frame opened last.
+    pub frame: u64,
+    /// Places to the next one among the frames there are; negative backwards.
+    pub step: i64,
+    /// `supposed`, `playing`, or `paused`.
+    pub state: String,
+    /// The usual time from one frame to the next, in milliseconds.
+    pub frame_ms: u64,
+    /// Frames that are worth having ahead.
+    pub window_frames: usize,
+    /// Frames ahead that are here or on their way.
+    pub frames_ahead: usize,
+    /// Bytes of them that were fetched.
+    pub bytes_ahead: u64,
+    /// As in the sum over all sequences.
+    pub hits: u64,
+    /// As in the sum.
+    pub late: u64,
+    /// As in the sum.
+    pub wasted_bytes: u64,
 }
 
 /// A row of `backlot ls`.
