@@ -4,12 +4,10 @@
 //! moved or replaced here, leaves a shadow with its version, so that a listing does not bring it back and a publish knows
 //! what it replaces; what has no name any more keeps its row until nobody has it open.
 
-use std::collections::HashSet;
-
 use super::StateError;
 use super::error::{Db, Refusal};
 use super::listing::{OWN_MTIME, OWN_PERM};
-use super::node::{ChangeKind, Node, as_i64, bytes_at, count_at, ino_at, kind_at, kind_code, name_at, version_at};
+use super::node::{ChangeKind, Node, as_i64, count_at, ino_at, kind_at, kind_code, name_at, version_at};
 use super::read::ReadTxn;
 use super::write::{Delta, WriteTxn};
 use crate::model::{EntryKind, Ino, Name, RelPath, Version};
@@ -36,21 +34,6 @@ pub struct NewEntry {
     pub target: Option<Vec<u8>>,
     /// The object that will hold a file's bytes. The file is being written from the start then.
     pub object: Option<u64>,
-}
-
-/// Attributes to be set; `None` leaves one as it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct NewAttrs {
-    /// Permission bits.
-    pub perm: Option<u16>,
-    /// Owner.
-    pub uid: Option<u32>,
-    /// Group.
-    pub gid: Option<u32>,
-    /// Access time, nanoseconds since 1970.
-    pub atime_ns: Option<i64>,
-    /// Modification time, nanoseconds since 1970.
-    pub mtime_ns: Option<i64>,
 }
 
 /// A name that was taken away.
@@ -103,38 +86,19 @@ pub struct Renamed {
     pub nothing: bool,
 }
 
-/// An own file below a folder.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct OwnFile {
-    /// Its folder.
-    pub parent: Ino,
-    /// Its name there.
-    pub name: Name,
-    /// The file.
-    pub ino: Ino,
-    /// Its path below the folder asked about.
-    pub below: RelPath,
-    /// Length in bytes, as last closed.
-    pub size: u64,
-    /// Times that writing began.
-    pub generation: u64,
-    /// The object that holds its bytes.
-    pub object: Option<u64>,
-}
-
 /// A dirent with what matters of its inode.
-struct Found {
-    cookie: u64,
-    ino: Ino,
-    kind: EntryKind,
-    own: bool,
-    version: Option<Version>,
-    nlink: u32,
-    listed: bool,
+pub(super) struct Found {
+    pub(super) cookie: u64,
+    pub(super) ino: Ino,
+    pub(super) kind: EntryKind,
+    pub(super) own: bool,
+    pub(super) version: Option<Version>,
+    pub(super) nlink: u32,
+    pub(super) listed: bool,
 }
 
 impl ReadTxn<'_> {
-    fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Found>, StateError> {
+    pub(super) fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Found>, StateError> {
         let sql = "SELECT d.cookie, i.ino, i.kind, i.own, i.version, i.nlink, i.listed_at_ms \
                    FROM dirent AS d INDEXED BY dirent_name JOIN inode AS i ON i.ino = d.ino \
                    WHERE d.parent = ?1 AND d.name = ?2";
@@ -150,169 +114,10 @@ impl ReadTxn<'_> {
             })
         })
     }
-
-    /// Returns what the site is known to have under a name where the drive shows something of its own, or nothing: its
-    /// kind and version (empty: whatever is found there now is another).
-    pub fn shadow_of(&self, parent: Ino, name: &[u8]) -> Result<Option<(EntryKind, Version)>, StateError> {
-        let sql = "SELECT kind, version FROM shadow WHERE parent = ?1 AND name = ?2";
-        self.one(sql, (as_i64(parent.0), name), |row| {
-            Ok((
-                kind_at(row, 0)?,
-                version_at(row, 1)?.unwrap_or_else(|| Version::new("")),
-            ))
-        })
-    }
-
-    /// Returns what the site is known to have under a name, whatever the drive shows there: the version that a publish
-    /// under this name replaces.
-    pub fn base_of(&self, parent: Ino, name: &[u8]) -> Result<Option<Version>, StateError> {
-        if let Some((_, version)) = self.shadow_of(parent, name)? {
-            return Ok(Some(version).filter(|version| !version.as_str().is_empty()));
-        }
-        let found = self.dirent(parent, name)?;
-        Ok(found.filter(|found| !found.own).and_then(|found| found.version))
-    }
-
-    /// Says whether the bytes of an own file, of this generation, are at the site under a name: one with several names stays
-    /// own though it was sent.
-    pub fn is_sent(&self, parent: Ino, name: &[u8], ino: Ino, generation: u64) -> Result<bool, StateError> {
-        let sql = "SELECT 1 FROM shadow WHERE parent = ?1 AND name = ?2 AND sent_ino = ?3 AND sent_gen = ?4";
-        let found = self.one(sql, (as_i64(parent.0), name, as_i64(ino.0), as_i64(generation)), |_| {
-            Ok(())
-        })?;
-        Ok(found.is_some())
-    }
-
-    /// Returns all names of a node.
-    pub fn names_of(&self, ino: Ino) -> Result<Vec<(Ino, Name)>, StateError> {
-        self.many(
-            "SELECT parent, name FROM dirent WHERE ino = ?1 ORDER BY parent, cookie",
-            [as_i64(ino.0)],
-            |row| Ok((ino_at(row, 0)?, name_at(row, 1)?)),
-        )
-    }
-
-    /// Says whether `above` is `ino` or a folder that it lies in.
-    fn lies_in(&self, ino: Ino, above: Ino) -> Result<bool, StateError> {
-        let mut at = ino;
-        // A path has no more folders than this; a longer chain is damage that others report.
-        for _ in 0..4096 {
-            if at == above {
-                return Ok(true);
-            }
-            let Some((parent, _)) = self.parent_of(at)? else {
-                return Ok(false);
-            };
-            at = parent;
-        }
-        Ok(false)
-    }
-
-    /// Returns the own regular files below a folder.
-    pub fn own_files_below(&self, dir: Ino) -> Result<Vec<OwnFile>, StateError> {
-        let mut out = Vec::new();
-        let mut folders = vec![(dir, RelPath::root())];
-        let sql = "SELECT d.name, i.ino, i.kind, i.own, i.size, i.gen, i.object FROM dirent AS d \
-                   CROSS JOIN inode AS i ON i.ino = d.ino WHERE d.parent = ?1";
-        while let Some((parent, path)) = folders.pop() {
-            let rows = self.many(sql, [as_i64(parent.0)], |row| {
-                let object = row.get::<_, Option<i64>>(6).db()?.map(i64::cast_unsigned);
-                Ok((
-                    (name_at(row, 0)?, ino_at(row, 1)?, kind_at(row, 2)?),
-                    (
-                        row.get::<_, bool>(3).db()?,
-                        count_at(row, 4)?,
-                        count_at(row, 5)?,
-                        object,
-                    ),
-                ))
-            })?;
-            for ((name, ino, kind), (own, size, generation, object)) in rows {
-                let below = path.join(&name);
-                match kind {
-                    EntryKind::Dir => folders.push((ino, below)),
-                    EntryKind::File if own => out.push(OwnFile {
-                        parent,
-                        name,
-                        ino,
-                        below,
-                        size,
-                        generation,
-                        object,
-                    }),
-                    EntryKind::File
-                    | EntryKind::Symlink
-                    | EntryKind::Fifo
-                    | EntryKind::Socket
-                    | EntryKind::CharDevice
-                    | EntryKind::BlockDevice => {}
-                }
-            }
-        }
-        Ok(out)
-    }
-
-    /// Returns files that were moved here and have their bytes still at a path of a project's site, whichever project's.
-    pub fn with_origin(&self, path: &RelPath) -> Result<Vec<Node>, StateError> {
-        let sql = "SELECT ino FROM inode INDEXED BY inode_origin WHERE origin = ?1 AND origin IS NOT NULL";
-        let inos = self.many(sql, [path.as_bytes()], |row| ino_at(row, 0))?;
-        inos.into_iter().filter_map(|ino| self.node(ino).transpose()).collect()
-    }
-
-    /// Returns files that were being written, and their objects.
-    pub fn being_written(&self) -> Result<Vec<Node>, StateError> {
-        let inos = self.many("SELECT ino FROM inode WHERE writing = 1", [], |row| ino_at(row, 0))?;
-        inos.into_iter().filter_map(|ino| self.node(ino).transpose()).collect()
-    }
-
-    /// Returns files without a name.
-    pub fn nameless(&self) -> Result<Vec<Ino>, StateError> {
-        self.many("SELECT ino FROM inode WHERE nlink = 0", [], |row| ino_at(row, 0))
-    }
-
-    /// Returns objects that nothing needs any more.
-    pub fn trash(&self) -> Result<Vec<u64>, StateError> {
-        self.many("SELECT object FROM trash", [], |row| {
-            Ok(row.get::<_, i64>(0).db()?.cast_unsigned())
-        })
-    }
-
-    /// Returns the objects that hold files' bytes.
-    pub fn objects(&self) -> Result<HashSet<u64>, StateError> {
-        let sql = "SELECT object FROM inode INDEXED BY inode_object WHERE object IS NOT NULL";
-        let objects = self.many(sql, [], |row| Ok(row.get::<_, i64>(0).db()?.cast_unsigned()))?;
-        Ok(objects.into_iter().collect())
-    }
-
-    /// Returns the value of an extended attribute.
-    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        self.one(
-            "SELECT value FROM xattr WHERE ino = ?1 AND name = ?2",
-            (as_i64(ino.0), name),
-            |row| Ok(bytes_at(row, 0)?.unwrap_or_default().to_vec()),
-        )
-    }
-
-    /// Returns the names of the extended attributes, sorted.
-    pub fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>, StateError> {
-        self.many(
-            "SELECT name FROM xattr WHERE ino = ?1 ORDER BY name",
-            [as_i64(ino.0)],
-            |row| Ok(bytes_at(row, 0)?.unwrap_or_default().to_vec()),
-        )
-    }
-
-    /// Counts own files and their bytes, and names at sites that are out of sight: for `status`.
-    pub fn own_counts(&self) -> Result<(u64, u64), StateError> {
-        let sql = "SELECT count(*), ifnull(sum(size), 0) FROM inode WHERE own = 1 AND kind = 0 AND nlink > 0";
-        Ok(self
-            .one(sql, [], |row| Ok((count_at(row, 0)?, count_at(row, 1)?)))?
-            .unwrap_or_default())
-    }
 }
 
 impl WriteTxn<'_> {
-    fn change(&self, ino: Ino) -> Result<(), StateError> {
+    pub(super) fn change(&self, ino: Ino) -> Result<(), StateError> {
         let id = as_i64(self.new_id());
         self.run("UPDATE inode SET changed_id = ?2 WHERE ino = ?1", (as_i64(ino.0), id))?;
         self.touch_node(ino);
@@ -840,102 +645,5 @@ impl WriteTxn<'_> {
             self.log(now_ns / 1_000_000, ChangeKind::Moved, ino, place.0, place.1)?;
         }
         Ok(())
-    }
-
-    /// Sets attributes; those of a mirror stay when the site has others.
-    pub fn set_attrs(&self, ino: Ino, attrs: &NewAttrs, now_ns: i64) -> Result<Node, StateError> {
-        let bits =
-            if attrs.perm.is_some() { OWN_PERM } else { 0 } | if attrs.mtime_ns.is_some() { OWN_MTIME } else { 0 };
-        let done = self.run(
-            "UPDATE inode SET perm = ifnull(?2, perm), uid = ifnull(?3, uid), gid = ifnull(?4, gid), \
-             atime_ns = ifnull(?5, atime_ns), mtime_ns = ifnull(?6, mtime_ns), attrs_own = attrs_own | ?7, ctime_ns = ?8 \
-             WHERE ino = ?1",
-            (
-                as_i64(ino.0),
-                attrs.perm,
-                attrs.uid,
-                attrs.gid,
-                attrs.atime_ns,
-                attrs.mtime_ns,
-                bits,
-                now_ns,
-            ),
-        )?;
-        if done == 0 {
-            return Err(Refusal::NotFound.into());
-        }
-        self.touch_node(ino);
-        self.node(ino)?.ok_or(StateError::NoSuchNode(ino))
-    }
-
-    /// Notes that writing into a file begins, before its first byte is written, and returns the generation.
-    ///
-    /// `object`: a new object with the bytes that the file begins with. `mirror`: the file is a mirror of this version, which
-    /// becomes this machine's own; otherwise it is own already. `Changed` if the file is not that any more.
-    pub fn begin_write(&self, ino: Ino, object: Option<u64>, mirror: Option<&Version>) -> Result<u64, StateError> {
-        let node = self.node(ino)?.ok_or(Refusal::NotFound)?;
-        let is_same = match mirror {
-            Some(version) => !node.own && node.version.as_ref() == Some(version),
-            None => node.own,
-        };
-        if !is_same || node.kind != EntryKind::File || (object.is_some() && node.object.is_some()) {
-            return Err(Refusal::Changed.into());
-        }
-        self.make_own(ino)?;
-        self.run(
-            "UPDATE inode SET gen = gen + 1, writing = 1, object = ifnull(?2, object), \
-             origin = iif(?2 IS NULL, origin, NULL), origin_version = iif(?2 IS NULL, origin_version, NULL) WHERE ino = ?1",
-            (as_i64(ino.0), object.map(u64::cast_signed)),
-        )?;
-        self.change(ino)?;
-        Ok(node.generation + 1)
-    }
-
-    /// Notes that the bytes of a file that was moved here are in an object now. `Changed` if it is not that file any more.
-    pub fn brought_home(&self, ino: Ino, object: u64, version: &Version) -> Result<(), StateError> {
-        let sql = "UPDATE inode SET object = ?2, origin = NULL, origin_version = NULL \
-                   WHERE ino = ?1 AND own = 1 AND object IS NULL AND origin_version = ?3";
-        if self.run(sql, (as_i64(ino.0), object.cast_signed(), version.as_str()))? == 0 {
-            return Err(Refusal::Changed.into());
-        }
-        self.change(ino)
-    }
-
-    /// Notes what a file that was being written is now. It may go on being written after another
-    /// [`WriteTxn::begin_write`].
-    pub fn end_write(&self, ino: Ino, size: u64, mtime_ns: i64, ctime_ns: i64) -> Result<(), StateError> {
-        let Some(node) = self.node(ino)? else {
-            return Err(Refusal::NotFound.into());
-        };
-        self.run(
-            "UPDATE inode SET size = ?2, mtime_ns = ?3, ctime_ns = max(ctime_ns, ?4), writing = 0 WHERE ino = ?1",
-            (as_i64(ino.0), as_i64(size), mtime_ns, ctime_ns),
-        )?;
-        self.count(Delta::of(node.kind, 0, as_i64(size) - as_i64(node.size)));
-        self.change(ino)?;
-        let parent = self.parent_of(ino)?;
-        if let Some((parent, name)) = parent {
-            self.log(ctime_ns / 1_000_000, ChangeKind::Content, ino, parent, &name)?;
-        }
-        Ok(())
-    }
-
-    /// Sets an extended attribute.
-    pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], now_ns: i64) -> Result<(), StateError> {
-        self.run(
-            "INSERT OR REPLACE INTO xattr (ino, name, value) VALUES (?1, ?2, ?3)",
-            (as_i64(ino.0), name, value),
-        )?;
-        self.run("UPDATE inode SET ctime_ns = ?2 WHERE ino = ?1", (as_i64(ino.0), now_ns))?;
-        self.touch_node(ino);
-        Ok(())
-    }
-
-    /// Removes an extended attribute; says whether it was there.
-    pub fn remove_xattr(&self, ino: Ino, name: &[u8], now_ns: i64) -> Result<bool, StateError> {
-        let removed = self.run("DELETE FROM xattr WHERE ino = ?1 AND name = ?2", (as_i64(ino.0), name))?;
-        self.run("UPDATE inode SET ctime_ns = ?2 WHERE ino = ?1", (as_i64(ino.0), now_ns))?;
-        self.touch_node(ino);
-        Ok(removed == 1)
     }
 }

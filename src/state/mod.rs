@@ -11,12 +11,14 @@
 
 mod cache;
 mod check;
+mod content;
 mod edit;
 mod error;
 mod facts;
 mod listing;
 mod lock;
 mod node;
+mod own;
 mod projects;
 mod publish;
 mod queue;
@@ -42,12 +44,14 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 pub use check::Problem;
-pub use edit::{Left, NewAttrs, NewEntry, OwnFile, Removed, RenameHow, Renamed};
+pub use content::NewAttrs;
+pub use edit::{Left, NewEntry, Removed, RenameHow, Renamed};
 pub use error::{Refusal, StateError};
 pub use node::{
     Change, ChangeKind, Changes, Child, Counts, ListingDiff, Moment, NewProject, Node, Origin, Project, Remote,
     ScanRecord, SiteState, SiteStatus,
 };
+pub use own::OwnFile;
 pub use publish::{Conflict, Landed, OwnName};
 pub use read::ReadTxn;
 pub use task::{
