@@ -55,6 +55,9 @@ pub trait VirtualFs: Send + Sync + 'static {
 
     /// Opens a file. Returns at once where it is only read: bytes are waited for by `read`.
     ///
+    /// `RemoteChanged` too where the node is not what its name leads to any more: whoever came by a path finds the new node
+    /// by looking the name up again, which the kernel does by itself.
+    ///
     /// With [`OpenOptions::truncate`] it takes the file's privileges if [`OpCx::kill_privileges`].
     async fn open(&self, cx: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError>;
 
