@@ -55,8 +55,7 @@ pub trait VirtualFs: Send + Sync + 'static {
 
     /// Opens a file. Returns at once where it is only read: bytes are waited for by `read`.
     ///
-    /// `RemoteChanged` too where the node is not what its name leads to any more: whoever came by a path finds the new node
-    /// by looking the name up again, which the kernel does by itself.
+    /// `Left` where the node is not what its name leads to any more; so does `setattr` answer for a new length.
     ///
     /// With [`OpenOptions::truncate`] it takes the file's privileges if [`OpCx::kill_privileges`].
     async fn open(&self, cx: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError>;

@@ -8,7 +8,7 @@
 //! Lock order: `OpenContent::fetches` alone; no lock is held over an await.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::native::Checking;
 use super::schedule::Priority;
 use super::site::Site;
 use crate::model::{RelPath, Version};
@@ -84,6 +85,7 @@ pub struct OpenContent {
     deadline: Duration,
     stats: Arc<HydrateStats>,
     fetches: Mutex<Vec<Arc<Fetch>>>,
+    checking: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -146,6 +148,7 @@ impl OpenContent {
             deadline,
             stats,
             fetches: Mutex::default(),
+            checking: Arc::default(),
         })
     }
 
@@ -157,6 +160,11 @@ impl OpenContent {
     /// The bytes that are here.
     pub fn content(&self) -> &Content {
         &self.content
+    }
+
+    /// Begins a check of the bytes that are here, unless one is under way.
+    pub(super) fn begin_check(&self) -> Option<Checking> {
+        Checking::begin(&self.checking)
     }
 
     /// The site that they come from.

@@ -13,6 +13,7 @@ mod ending;
 mod holes;
 mod lookup;
 mod names;
+mod native;
 mod read;
 mod readdir;
 mod server;

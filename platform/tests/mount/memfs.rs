@@ -111,7 +111,7 @@ impl Tree {
     /// Refuses what came by a name that leads elsewhere by now.
     fn named(&mut self, node: NodeId) -> Result<(), FsError> {
         if self.node(node)?.left {
-            fail(FsErrorKind::RemoteChanged)
+            fail(FsErrorKind::Left)
         } else {
             Ok(())
         }
