@@ -359,7 +359,7 @@ impl OpenContent {
         fetches.retain(|f| !Arc::ptr_eq(f, &fetch));
         drop(fetches);
         match outcome {
-            Ok(()) => {}
+            Ok(()) => self.whole(),
             Err(None) => {
                 self.stats.cancelled.fetch_add(1, Ordering::Relaxed);
                 fetch.progress.send_replace(Progress::Cancelled);
@@ -417,6 +417,19 @@ impl OpenContent {
             return Err(HydrateError::Provider(Arc::new(e)));
         }
         Ok(())
+    }
+
+    /// Has the cache take note, while it still knows that all bytes came through it, that they are right.
+    fn whole(&self) {
+        if self.content.len() < super::native::SMALLEST || !self.content.is_full() {
+            return;
+        }
+        let content = self.content.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(e) = content.whole_file() {
+                debug!(content = %content.id(), error = %e, "it is checked once more before it is given out");
+            }
+        });
     }
 
     /// Puts whole granules into the cache and tells those who wait.
