@@ -331,6 +331,7 @@ impl VirtualFs for DriveFs {
 
     async fn getattr(&self, _cx: &OpCx, node: NodeId, handle: Option<HandleId>) -> Result<Attr, FsError> {
         if let Some(file) = handle.and_then(|handle| self.drive.handles.get(handle))
+            && !file.is_native()
             && let Source::Site(content) = file.source()
         {
             let node = self.node(node)?;

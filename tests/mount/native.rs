@@ -561,15 +561,12 @@ fn what_an_earlier_run_left_is_checked_before_it_is_given_out() {
         drop(probing);
         all_closed(&drive);
         Holder::of(&drive, "plate", b'A').check();
-        // Left whole, it is given out after the check alone: nobody reads all of it.
+        // Left whole, it is given out after the check alone: nobody reads it.
         drive.unmount();
         drive.mount();
-        let fetched = drive.fetched();
-        let probing = File::open(drive.path("plate")).unwrap();
-        thread::sleep(Duration::from_millis(500));
-        drop(probing);
-        all_closed(&drive);
+        let (fetched, reads) = (drive.fetched(), counters(&drive).reads);
         Holder::of(&drive, "plate", b'A').check();
+        assert_eq!(counters(&drive).reads, reads);
         assert_eq!(drive.fetched(), fetched);
     });
 }
@@ -779,6 +776,104 @@ fn native_readers_of_many_pasts_of_one_file_each_keep_their_own() {
         stop.store(true, Ordering::Relaxed);
         holders.into_iter().for_each(|t| t.join().unwrap());
         assert!(looks.load(Ordering::Relaxed) > ROUNDS);
+        all_closed(&drive);
+    });
+}
+
+/// One use of a file that changes none of its bytes.
+fn use_somehow(random: &mut Random, path: &Path, second: &Path, was: u8) {
+    match random.below(10) {
+        0..3 => assert!(all_are(&fs::read(path).unwrap(), was), "read"),
+        3 => {
+            let file = File::open(path).unwrap();
+            let mapped = Mapped::of(&file);
+            drop(file);
+            assert!(all_are(mapped.bytes(), was), "mapped");
+        }
+        4 => {
+            let mut file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+            let mut bytes = vec![0; 5000];
+            file.read_exact(&mut bytes).unwrap();
+            assert!(all_are(&bytes, was), "open for writing");
+        }
+        5 => {
+            let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+            let mut file = OpenOptions::new().read(true).custom_flags(direct).open(path).unwrap();
+            let mut bytes = vec![0; 777];
+            file.read_exact(&mut bytes).unwrap();
+            assert!(all_are(&bytes, was), "read past all caches");
+        }
+        6 => drop(OpenOptions::new().append(true).create(true).open(path).unwrap()),
+        7 => fs::set_permissions(
+            path,
+            fs::Permissions::from_mode(0o600 + u32::try_from(random.below(64)).unwrap()),
+        )
+        .unwrap(),
+        8 => match fs::hard_link(path, second) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match fs::remove_file(second) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.unwrap(),
+            },
+            linked => linked.unwrap(),
+        },
+        _ => assert_eq!(fs::metadata(path).unwrap().len(), length_of(was) as u64),
+    }
+}
+
+#[test]
+fn uses_of_all_kinds_at_once_never_fail() {
+    const FILES: u64 = 24;
+    const LASTS: Duration = Duration::from_secs(15);
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        let letter_of = |n: u64| b'A' + u8::try_from(n).unwrap();
+        for n in 0..FILES {
+            put(
+                &site.path().join(format!("file-{n}")),
+                letter_of(n),
+                length_of(letter_of(n)),
+            );
+        }
+        let drive = Builder::local(site.path()).build().mounted();
+        if !is_native(&drive) {
+            return;
+        }
+        for n in 0..FILES {
+            bring(&drive, &format!("file-{n}"));
+        }
+        let numbers: Vec<_> = (0..FILES)
+            .map(|n| fs::metadata(drive.path(format!("file-{n}"))).unwrap().ino())
+            .collect();
+        let stop = Arc::new(AtomicBool::new(false));
+        let uses = Arc::new(AtomicUsize::new(0));
+        let user = |seed: u64| {
+            let (project, stop, uses) = (drive.project(), Arc::clone(&stop), Arc::clone(&uses));
+            thread::spawn(move || {
+                let mut random = Random::new(seed);
+                while !stop.load(Ordering::Relaxed) {
+                    let n = random.below(FILES);
+                    let (path, second) = (
+                        project.join(format!("file-{n}")),
+                        project.join(format!("second-{n}-{seed}")),
+                    );
+                    use_somehow(&mut random, &path, &second, b'A' + u8::try_from(n).unwrap());
+                    uses.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        };
+        let begun = Instant::now();
+        let users: Vec<_> = (0..6).map(user).collect();
+        while begun.elapsed() < LASTS && users.iter().all(|u| !u.is_finished()) {
+            thread::park_timeout(Duration::from_millis(50));
+        }
+        stop.store(true, Ordering::Relaxed);
+        users.into_iter().for_each(|u| u.join().unwrap());
+        let now = counters(&drive);
+        say(&format!("{} uses, {now:?}", uses.load(Ordering::Relaxed)));
+        assert!(now.opens > 50, "many were native");
+        for (n, number) in (0..FILES).zip(numbers) {
+            assert_eq!(fs::metadata(drive.path(format!("file-{n}"))).unwrap().ino(), number);
+        }
         all_closed(&drive);
     });
 }
