@@ -14,6 +14,7 @@ mod holes;
 mod lookup;
 mod names;
 mod native;
+mod native_stress;
 mod read;
 mod readdir;
 mod server;

@@ -8,28 +8,24 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::common::drive::{Builder, Drive, PASSTHROUGH, REQUIRE_PASSTHROUGH, drive_test, eventually, say};
-use crate::common::tree::Random;
 
-const MIB: usize = 1 << 20;
-const LEN: usize = 4 * MIB;
+pub(crate) const MIB: usize = 1 << 20;
+pub(crate) const LEN: usize = 4 * MIB;
 
 /// Opens that the kernel answers, and reads that the daemon did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Counters {
-    opens: u64,
-    reads: u64,
+pub(crate) struct Counters {
+    pub(crate) opens: u64,
+    pub(crate) reads: u64,
 }
 
-fn counters(drive: &Drive) -> Counters {
+pub(crate) fn counters(drive: &Drive) -> Counters {
     let native = &drive.status_now()["native_reads"];
     let count = |name: &str| native[name].as_u64().unwrap_or_else(|| panic!("no {name} in {native}"));
     Counters {
@@ -39,7 +35,7 @@ fn counters(drive: &Drive) -> Counters {
 }
 
 /// Says whether the kernel reads by itself; where it does not, says why not, or fails where it was promised.
-fn is_native(drive: &Drive) -> bool {
+pub(crate) fn is_native(drive: &Drive) -> bool {
     let native = &drive.status_now()["native_reads"];
     if native["state"] == "on" {
         return true;
@@ -55,23 +51,23 @@ fn is_native(drive: &Drive) -> bool {
 }
 
 /// Writes a version and renames it over the last one.
-fn put(path: &Path, letter: u8, len: usize) {
+pub(crate) fn put(path: &Path, letter: u8, len: usize) {
     let temp = path.with_extension("saving");
     fs::write(&temp, vec![letter; len]).unwrap();
     fs::rename(temp, path).unwrap();
 }
 
-fn all_are(bytes: &[u8], letter: u8) -> bool {
+pub(crate) fn all_are(bytes: &[u8], letter: u8) -> bool {
     bytes.iter().all(|b| *b == letter)
 }
 
-fn letter(bytes: &[u8]) -> Option<u8> {
+pub(crate) fn letter(bytes: &[u8]) -> Option<u8> {
     let first = *bytes.first()?;
     all_are(bytes, first).then_some(first)
 }
 
 /// A mapping of all of a file.
-struct Mapped(*mut std::ffi::c_void, usize);
+pub(crate) struct Mapped(*mut std::ffi::c_void, usize);
 
 // SAFETY: it is memory that nobody writes to.
 #[expect(unsafe_code, reason = "a mapping goes with its thread")]
@@ -79,7 +75,7 @@ unsafe impl Send for Mapped {}
 
 impl Mapped {
     #[expect(unsafe_code, reason = "mapping a file")]
-    fn of(file: &File) -> Self {
+    pub(crate) fn of(file: &File) -> Self {
         let len = usize::try_from(file.metadata().unwrap().len()).unwrap();
         // SAFETY: a fresh mapping at an address of the kernel's choice.
         let at = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, file, 0) };
@@ -87,7 +83,7 @@ impl Mapped {
     }
 
     #[expect(unsafe_code, reason = "reading a mapping")]
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: it is that long and lives as long as we do; what it maps is not changed in place.
         unsafe { std::slice::from_raw_parts(self.0.cast(), self.1) }
     }
@@ -106,12 +102,12 @@ fn open_handles(drive: &Drive) -> u64 {
 }
 
 /// Waits until the daemon has heard of every close.
-fn all_closed(drive: &Drive) {
+pub(crate) fn all_closed(drive: &Drive) {
     eventually("all handles are given back", || open_handles(drive) == 0);
 }
 
 /// Makes a file resident, and closes it.
-fn bring(drive: &Drive, name: &str) {
+pub(crate) fn bring(drive: &Drive, name: &str) {
     let handles = open_handles(drive);
     fs::read(drive.path(name)).unwrap();
     eventually("the handle is given back", || open_handles(drive) == handles);
@@ -136,21 +132,21 @@ fn opened_natively(drive: &Drive, path: &Path) -> File {
 }
 
 /// Somebody who has a file open and mapped.
-struct Holder {
-    file: File,
-    mapped: Mapped,
+pub(crate) struct Holder {
+    pub(crate) file: File,
+    pub(crate) mapped: Mapped,
     letter: u8,
 }
 
 impl Holder {
-    fn of(drive: &Drive, name: &str, letter: u8) -> Self {
+    pub(crate) fn of(drive: &Drive, name: &str, letter: u8) -> Self {
         let file = opened_natively(drive, &drive.path(name));
         let mapped = Mapped::of(&file);
         Self { file, mapped, letter }
     }
 
     /// All is as it was when it was opened.
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         let mut bytes = vec![0; self.mapped.1];
         self.file.read_exact_at(&mut bytes, 0).unwrap();
         assert!(all_are(&bytes, self.letter), "by read");
@@ -165,7 +161,7 @@ impl Holder {
 }
 
 /// A drive with `plate`, resident, at a site folder; `None` where the kernel does not read by itself.
-fn with_plate(build: impl FnOnce(Builder) -> Builder) -> Option<(tempfile::TempDir, Drive)> {
+pub(crate) fn with_plate(build: impl FnOnce(Builder) -> Builder) -> Option<(tempfile::TempDir, Drive)> {
     let site = tempfile::tempdir().unwrap();
     put(&site.path().join("plate"), b'A', LEN);
     let drive = build(Builder::local(site.path()).set("publish.settle", "100ms"))
@@ -274,7 +270,7 @@ fn one_who_asks_for_no_caching_reads_beside_the_others() {
 }
 
 #[expect(unsafe_code, reason = "truncate(2) by a path, which std and rustix have not")]
-fn truncate(path: &Path, length: i64) {
+pub(crate) fn truncate(path: &Path, length: i64) {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     // SAFETY: the path is a NUL-terminated string that outlives the call.
     let done = unsafe { libc::truncate(path.as_ptr(), length) };
@@ -490,6 +486,42 @@ fn what_is_published_is_read_natively_again() {
 }
 
 #[test]
+fn a_publish_that_looks_the_same_to_the_site_is_not_taken_for_what_was_there() {
+    drive_test(|| {
+        let Some((site, drive)) = with_plate(|b| b.zones(&[("**", "publish")])) else {
+            return;
+        };
+        let path = drive.path("plate");
+        let holder = Holder::of(&drive, "plate", b'A');
+        let version = || attribute(&path, "user.backlot.version");
+        let (before, modified) = (version(), fs::metadata(&path).unwrap().modified().unwrap());
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&vec![b'B'; LEN], 0).unwrap();
+        file.set_modified(modified).unwrap();
+        drop(file);
+        eventually("it is at the site", || {
+            fs::read(site.path().join("plate")).is_ok_and(|bytes| bytes.len() == LEN && all_are(&bytes, b'B'))
+        });
+        eventually("it is a mirror again", || {
+            attribute(&path, "user.backlot.state") == "cached"
+        });
+        assert_eq!(version(), before, "to the site it is the same");
+        holder.check();
+        assert!(all_are(&fs::read(&path).unwrap(), b'B'));
+        let later = Holder::of(&drive, "plate", b'B');
+        later.check();
+        holder.check();
+    });
+}
+
+fn attribute(path: &Path, name: &str) -> String {
+    let mut value = vec![0; 256];
+    let len = rustix::fs::getxattr(path, name, &mut value).unwrap();
+    value.truncate(len);
+    String::from_utf8(value).unwrap()
+}
+
+#[test]
 fn what_is_read_natively_survives_eviction() {
     drive_test(|| {
         let Some((site, drive)) = with_plate(|b| b.set("cache.max-size", "16MiB")) else {
@@ -621,259 +653,5 @@ fn a_program_that_runs_natively_is_not_cut() {
         let out = running.wait_with_output().unwrap();
         assert!(out.status.success() && out.stdout == b"done\n", "{out:?}");
         assert_eq!(fs::read(&path).unwrap(), bash);
-    });
-}
-
-/// The length that goes with a letter.
-fn length_of(letter: u8) -> usize {
-    MIB + usize::from(letter - b'A') * 50_001
-}
-
-/// Reads one way or the other.
-fn read_somehow(path: &Path, how: u64) -> std::io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let mut bytes = Vec::new();
-    if how == 0 {
-        file.read_to_end(&mut bytes)?;
-        return Ok(bytes);
-    }
-    bytes.resize(usize::try_from(file.metadata()?.len()).unwrap(), 0);
-    for at in (0..bytes.len()).step_by(MIB / 4).rev() {
-        let end = (at + MIB / 4).min(bytes.len());
-        file.read_exact_at(&mut bytes[at..end], at as u64)?;
-    }
-    Ok(bytes)
-}
-
-#[test]
-fn readers_of_files_that_are_replaced_here_and_there_see_whole_versions() {
-    const FILES: u64 = 3;
-    const LASTS: Duration = Duration::from_secs(15);
-    drive_test(|| {
-        let site = tempfile::tempdir().unwrap();
-        for n in 0..FILES {
-            put(&site.path().join(format!("site-{n}")), b'A', length_of(b'A'));
-            put(&site.path().join(format!("here-{n}")), b'A', length_of(b'A'));
-        }
-        let drive = Builder::local(site.path())
-            .set("scan.recheck-after", "50ms")
-            .zones(&[("**", "publish")])
-            .build()
-            .mounted();
-        if !is_native(&drive) {
-            return;
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        let (whole, stale) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let reader = |seed: u64| {
-            let (drive, stop) = (drive.project(), Arc::clone(&stop));
-            let (whole, stale) = (Arc::clone(&whole), Arc::clone(&stale));
-            move || {
-                let mut random = Random::new(seed);
-                while !stop.load(Ordering::Relaxed) {
-                    let kind = ["site", "here"][usize::try_from(random.below(2)).unwrap()];
-                    let path = drive.join(format!("{kind}-{}", random.below(FILES)));
-                    match read_somehow(&path, random.below(2)) {
-                        Ok(bytes) => {
-                            let shown = path.display();
-                            let found = letter(&bytes).unwrap_or_else(|| panic!("{shown}: two versions"));
-                            assert_eq!(bytes.len(), length_of(found), "{shown}, {}", char::from(found));
-                            whole.fetch_add(1, Ordering::Relaxed);
-                        }
-                        // A handle through the daemon, whose version went.
-                        Err(e) if e.raw_os_error() == Some(Errno::STALE.raw_os_error()) => {
-                            stale.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Err(e) => panic!("{}: {e}", path.display()),
-                    }
-                }
-            }
-        };
-        let threads: Vec<_> = (0..4).map(|n| thread::spawn(reader(n))).collect();
-        let mut random = Random::new(7);
-        let (begun, mut changes) = (Instant::now(), 0);
-        while begun.elapsed() < LASTS && threads.iter().all(|t| !t.is_finished()) {
-            let letter = b'A' + u8::try_from(random.below(26)).unwrap();
-            let n = random.below(FILES);
-            if random.below(2) == 0 {
-                put(&site.path().join(format!("site-{n}")), letter, length_of(letter));
-            } else {
-                put(&drive.path(format!("here-{n}")), letter, length_of(letter));
-            }
-            changes += 1;
-            thread::park_timeout(Duration::from_millis(random.below(300)));
-        }
-        stop.store(true, Ordering::Relaxed);
-        threads.into_iter().for_each(|t| t.join().unwrap());
-        let now = counters(&drive);
-        let (whole, stale) = (whole.load(Ordering::Relaxed), stale.load(Ordering::Relaxed));
-        say(&format!(
-            "{changes} changes: {whole} whole reads, {stale} told to open again, {now:?}"
-        ));
-        assert!(whole > 20 && now.opens > 10 && changes > 20);
-        all_closed(&drive);
-    });
-}
-
-/// Changes `plate` one way or another; returns its new bytes.
-fn change_somehow(random: &mut Random, drive: &Drive, site: &Path, was: u8) -> (usize, u8) {
-    let (path, new) = (drive.path("plate"), b'A' + u8::try_from(random.below(26)).unwrap());
-    let len = length_of(new);
-    let bytes = vec![new; len];
-    match random.below(5) {
-        0 => fs::write(&path, bytes).unwrap(),
-        1 => put(&path, new, len),
-        2 => {
-            let mut file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-            let mut old = Vec::new();
-            file.read_to_end(&mut old).unwrap();
-            assert_eq!(letter(&old), Some(was));
-            file.write_all_at(&bytes, 0).unwrap();
-            file.set_len(len as u64).unwrap();
-        }
-        3 => {
-            truncate(&path, i64::try_from(MIB / 2).unwrap());
-            return (MIB / 2, was);
-        }
-        _ => {
-            put(&site.join("plate"), new, len);
-            drive.scan();
-        }
-    }
-    (len, new)
-}
-
-#[test]
-fn native_readers_of_many_pasts_of_one_file_each_keep_their_own() {
-    const ROUNDS: usize = 8;
-    drive_test(|| {
-        let Some((site, drive)) = with_plate(|b| b.zones(&[("**", "publish")])) else {
-            return;
-        };
-        let stop = Arc::new(AtomicBool::new(false));
-        let looks = Arc::new(AtomicUsize::new(0));
-        let mut random = Random::new(11);
-        let mut is = (LEN, b'A');
-        let mut holders = Vec::new();
-        for _ in 0..ROUNDS {
-            let holder = Holder::of(&drive, "plate", is.1);
-            assert_eq!(holder.mapped.1, is.0);
-            let (stop, looks) = (Arc::clone(&stop), Arc::clone(&looks));
-            holders.push(thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    holder.check();
-                    looks.fetch_add(1, Ordering::Relaxed);
-                    thread::park_timeout(Duration::from_millis(20));
-                }
-            }));
-            is = change_somehow(&mut random, &drive, site.path(), is.1);
-            let now = fs::read(drive.path("plate")).unwrap();
-            assert_eq!((now.len(), letter(&now)), (is.0, Some(is.1)));
-            eventually("it is at the site", || {
-                fs::read(site.path().join("plate")).is_ok_and(|bytes| bytes == now)
-            });
-        }
-        stop.store(true, Ordering::Relaxed);
-        holders.into_iter().for_each(|t| t.join().unwrap());
-        assert!(looks.load(Ordering::Relaxed) > ROUNDS);
-        all_closed(&drive);
-    });
-}
-
-/// One use of a file that changes none of its bytes.
-fn use_somehow(random: &mut Random, path: &Path, second: &Path, was: u8) {
-    match random.below(10) {
-        0..3 => assert!(all_are(&fs::read(path).unwrap(), was), "read"),
-        3 => {
-            let file = File::open(path).unwrap();
-            let mapped = Mapped::of(&file);
-            drop(file);
-            assert!(all_are(mapped.bytes(), was), "mapped");
-        }
-        4 => {
-            let mut file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-            let mut bytes = vec![0; 5000];
-            file.read_exact(&mut bytes).unwrap();
-            assert!(all_are(&bytes, was), "open for writing");
-        }
-        5 => {
-            let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-            let mut file = OpenOptions::new().read(true).custom_flags(direct).open(path).unwrap();
-            let mut bytes = vec![0; 777];
-            file.read_exact(&mut bytes).unwrap();
-            assert!(all_are(&bytes, was), "read past all caches");
-        }
-        6 => drop(OpenOptions::new().append(true).create(true).open(path).unwrap()),
-        7 => fs::set_permissions(
-            path,
-            fs::Permissions::from_mode(0o600 + u32::try_from(random.below(64)).unwrap()),
-        )
-        .unwrap(),
-        8 => match fs::hard_link(path, second) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match fs::remove_file(second) {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                removed => removed.unwrap(),
-            },
-            linked => linked.unwrap(),
-        },
-        _ => assert_eq!(fs::metadata(path).unwrap().len(), length_of(was) as u64),
-    }
-}
-
-#[test]
-fn uses_of_all_kinds_at_once_never_fail() {
-    const FILES: u64 = 24;
-    const LASTS: Duration = Duration::from_secs(15);
-    drive_test(|| {
-        let site = tempfile::tempdir().unwrap();
-        let letter_of = |n: u64| b'A' + u8::try_from(n).unwrap();
-        for n in 0..FILES {
-            put(
-                &site.path().join(format!("file-{n}")),
-                letter_of(n),
-                length_of(letter_of(n)),
-            );
-        }
-        let drive = Builder::local(site.path()).build().mounted();
-        if !is_native(&drive) {
-            return;
-        }
-        for n in 0..FILES {
-            bring(&drive, &format!("file-{n}"));
-        }
-        let numbers: Vec<_> = (0..FILES)
-            .map(|n| fs::metadata(drive.path(format!("file-{n}"))).unwrap().ino())
-            .collect();
-        let stop = Arc::new(AtomicBool::new(false));
-        let uses = Arc::new(AtomicUsize::new(0));
-        let user = |seed: u64| {
-            let (project, stop, uses) = (drive.project(), Arc::clone(&stop), Arc::clone(&uses));
-            thread::spawn(move || {
-                let mut random = Random::new(seed);
-                while !stop.load(Ordering::Relaxed) {
-                    let n = random.below(FILES);
-                    let (path, second) = (
-                        project.join(format!("file-{n}")),
-                        project.join(format!("second-{n}-{seed}")),
-                    );
-                    use_somehow(&mut random, &path, &second, b'A' + u8::try_from(n).unwrap());
-                    uses.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        };
-        let begun = Instant::now();
-        let users: Vec<_> = (0..6).map(user).collect();
-        while begun.elapsed() < LASTS && users.iter().all(|u| !u.is_finished()) {
-            thread::park_timeout(Duration::from_millis(50));
-        }
-        stop.store(true, Ordering::Relaxed);
-        users.into_iter().for_each(|u| u.join().unwrap());
-        let now = counters(&drive);
-        say(&format!("{} uses, {now:?}", uses.load(Ordering::Relaxed)));
-        assert!(now.opens > 50, "many were native");
-        for (n, number) in (0..FILES).zip(numbers) {
-            assert_eq!(fs::metadata(drive.path(format!("file-{n}"))).unwrap().ino(), number);
-        }
-        all_closed(&drive);
     });
 }
