@@ -130,10 +130,10 @@ impl Content {
         filled
     }
 
-    /// Returns the data file itself, read-only, for the kernel to read from, if all of it is here and every granule has been
-    /// checked through this very file. What was not checked yet is read now: that may take as long as reading it all.
+    /// Returns the data file itself, read-only, for the kernel to read from, if all of it is here and every granule was
+    /// written or checked in this process. Reads no byte: what is due for a check is for [`Content::check`].
     ///
-    /// Whoever holds the file must not call [`Content::drop_granules`] meanwhile: it would read holes.
+    /// The bytes of that file never change, whatever becomes of the content.
     ///
     /// # Errors
     /// As [`Content::read`].
@@ -141,7 +141,17 @@ impl Content {
         self.0.mending(|| self.0.whole_file())
     }
 
-    /// Drops every granule that `range` touches and gives its space back. Returns the bytes dropped.
+    /// Reads what of `range` is here and due for verification, and drops what does not match its checksum, as a read would.
+    /// Says whether all of the range is here and right.
+    ///
+    /// # Errors
+    /// As [`Content::read`].
+    pub fn check(&self, range: Range<u64>) -> Result<bool, CacheError> {
+        self.0.mending(|| self.0.check(&range))
+    }
+
+    /// Drops every granule that `range` touches and gives its space back; all granules, if the data file may have been
+    /// handed out. Returns the bytes dropped.
     ///
     /// # Errors
     /// [`CacheError::Index`] if the index can't be read.
@@ -253,31 +263,49 @@ impl Inner {
     }
 
     fn whole_file(&self) -> Result<Option<File>, CacheError> {
-        let all = 0..self.layout.granules();
-        for first in all.clone().step_by(CHECK_GRANULES) {
-            let step = self
-                .layout
-                .bytes_of(&(first..first.saturating_add(CHECK_GRANULES as u64)));
-            if let Hit::Missing(_) = self.read(&step)? {
-                return Ok(None);
-            }
-        }
         let key = read(&self.ground);
-        let Some(file) = self
-            .shared
-            .files
-            .get(*key, self.id)
-            .map_err(|e| self.io("open", 0, e))?
-        else {
+        let full = |s: &crate::evict::Summary| s.key == *key && s.resident == self.layout.len;
+        if !lock(&self.shared.books).get(self.id).is_some_and(full) {
+            return Ok(None);
+        }
+        let io = |e| self.io("open", 0, e);
+        let Some(file) = self.shared.files.get(*key, self.id).map_err(io)? else {
             return Ok(None);
         };
-        // Not so if the descriptor was closed and opened anew while it was being checked; the next call may have more luck.
-        let pieces = self.pieces(*key, all)?;
-        let checked = absent(&pieces).is_empty() && checks_due(&pieces, &file).is_empty();
-        if !checked {
-            return Ok(None);
+        let stamp = file.stamp().map_err(io)?;
+        let known = lock(&self.shared.proven).get(&*key).copied();
+        if known != Some(stamp) {
+            let all = 0..self.layout.granules();
+            // Segment by segment: of a content that nobody has checked, the first tells.
+            for first in all.clone().step_by(small(SEGMENT_GRANULES)) {
+                let pieces = self.pieces(*key, first..(first + SEGMENT_GRANULES).min(all.end))?;
+                if !absent(&pieces).is_empty() || !checks_due(&pieces, &file).is_empty() {
+                    return Ok(None);
+                }
+            }
+            lock(&self.shared.proven).insert(*key, stamp);
         }
-        file.for_reading().map(Some).map_err(|e| self.io("open", 0, e))
+        file.for_reading().map(Some).map_err(io)
+    }
+
+    fn check(&self, range: &Range<u64>) -> Result<bool, CacheError> {
+        let range = self.layout.clip(range);
+        for first in self.layout.granules_of(&range).step_by(CHECK_GRANULES) {
+            let granules = first..first.saturating_add(CHECK_GRANULES as u64);
+            let bytes = self.layout.bytes_of(&granules);
+            let due = {
+                let key = read(&self.ground);
+                let pieces = self.pieces(*key, self.layout.granules_of(&bytes))?;
+                let file = self.shared.files.get(*key, self.id);
+                let file = file.map_err(|e| self.io("open", 0, e))?;
+                let due = file.is_none_or(|file| !checks_due(&pieces, &file).is_empty());
+                due || !absent(&pieces).is_empty()
+            };
+            if due && matches!(self.read(&bytes)?, Hit::Missing(_)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn fill(&self, at: u64, data: &[u8]) -> Result<(), CacheError> {
@@ -397,7 +425,15 @@ impl Inner {
 
     fn drop_granules(&self, range: &Range<u64>) -> Result<u64, CacheError> {
         let granules = self.layout.granules_of(&self.layout.clip(range));
-        let key = write(&self.ground);
+        let mut key = write(&self.ground);
+        if !granules.is_empty() && lock(&self.shared.proven).contains_key(&*key) {
+            // Somebody may read this file past us: it is left to them, whole, and the next fill begins another.
+            let dropped = lock(&self.shared.books).get(self.id).map_or(0, |s| s.resident);
+            let aside = self.shared.files.discard(self.id);
+            self.new_key(&mut key);
+            aside.iter().for_each(|path| files::delete(path));
+            return Ok(dropped);
+        }
         let pieces = self.pieces(*key, granules.clone())?;
         let present = |piece: &Piece| {
             piece.segment.read(|bits| {
@@ -489,6 +525,7 @@ impl Inner {
 
     fn new_key(&self, ground: &mut u64) {
         self.shared.files.forget(*ground);
+        lock(&self.shared.proven).remove(&*ground);
         let _forgotten = lock(&self.shared.books).remove(self.id);
         *ground = self.shared.new_key();
     }

@@ -335,6 +335,7 @@ impl Shared {
             return (0, None);
         };
         self.files.forget(summary.key);
+        lock(&self.proven).remove(&summary.key);
         (summary.resident, self.files.discard(id))
     }
 }

@@ -33,6 +33,16 @@ impl OpenFile {
         self.file.metadata().is_ok_and(|m| m.nlink() > 0)
     }
 
+    /// What would differ if somebody else had written to it since, or if another file lay there.
+    pub(crate) fn stamp(&self) -> io::Result<Stamp> {
+        let m = self.file.metadata()?;
+        Ok(Stamp {
+            file: (m.dev(), m.ino()),
+            size: m.size(),
+            written: (m.mtime(), m.mtime_nsec()),
+        })
+    }
+
     /// The same file opened once more, for reading only.
     pub(crate) fn for_reading(&self) -> io::Result<File> {
         File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
@@ -65,6 +75,14 @@ impl OpenFile {
             tracing::debug!(%error, "the cache's file system makes no holes; the space is freed with the whole content");
         }
     }
+}
+
+/// A data file and when it was last written to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    written: (i64, i64),
 }
 
 pub(crate) struct Files {
@@ -110,23 +128,23 @@ impl Files {
             return Ok(Some(Arc::clone(file)));
         }
         let path = self.path(id);
-        let opened = match open(&path, true, false) {
+        let opened = match open(&path, true) {
             Ok(file) => (file, true),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             // A disk that went read-only still has its bytes.
             Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::ROFS | Errno::ACCESS)) => {
-                (open(&path, false, false)?, false)
+                (open(&path, false)?, false)
             }
             Err(e) => return Err(e),
         };
         Ok(Some(self.remember(key, opened)))
     }
 
-    /// Creates the file with its final length, all hole. One that is there already is taken over: none of its bytes count
-    /// before they are filled again.
+    /// Creates the file with its final length, all hole. One that is there already goes: somebody may still read it through
+    /// a descriptor that was handed out.
     pub(crate) fn create(&self, key: u64, id: ContentId, len: u64) -> io::Result<()> {
         let path = self.path(id);
-        let file = match open(&path, true, true) {
+        let file = match create_new(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 // The shard only. If `objects` is gone too, the folder was deleted, and that is not for us to mend.
                 if let Some(shard) = path.parent()
@@ -135,7 +153,11 @@ impl Files {
                 {
                     return Err(e);
                 }
-                open(&path, true, true)?
+                create_new(&path)?
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(&path)?;
+                create_new(&path)?
             }
             other => other?,
         };
@@ -202,15 +224,21 @@ pub(crate) fn delete(path: &Path) {
     }
 }
 
-fn open(path: &Path, write: bool, create: bool) -> io::Result<File> {
+fn open(path: &Path, write: bool) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW.bits().cast_signed();
     OpenOptions::new()
         .read(true)
         .write(write)
-        .create(create)
-        .truncate(false)
-        .mode(0o600)
         .custom_flags(flags)
+        .open(path)
+}
+
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
         .open(path)
 }
 

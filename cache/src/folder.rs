@@ -163,6 +163,7 @@ impl Shared {
         }
         drop(lost);
         lock(&self.books).clear();
+        lock(&self.proven).clear();
         self.files.forget_all();
         let live: Vec<_> = lock(&self.live).values().filter_map(std::sync::Weak::upgrade).collect();
         for content in live {

@@ -16,7 +16,7 @@
 //! | `folder` | taking the folder, noticing its loss, sweeping |
 //!
 //! Lock order: `attaching` → `live` → a content's `ground` → a segment → `attached` → `books`; the descriptor list, the
-//! segment list and the index's connections are innermost and held for one call. `flushing` is outermost and meets only
+//! segment list, what is proven and the index's connections are innermost and held for one call. `flushing` is outermost and meets only
 //! `attached`, `books`, segments and the index. No lock is held while another content's `ground` is waited for, but `attaching`.
 
 mod content;
@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use content::Inner;
 use evict::Books;
-use files::Files;
+use files::{Files, Stamp};
 use flush::Bell;
 use folder::Attached;
 use segments::{Layout, Segments};
@@ -137,6 +137,9 @@ pub(crate) struct Shared {
     /// `None` while the folder is lost and could not be started anew, and after closing.
     attached: RwLock<Option<Attached>>,
     attaching: Mutex<()>,
+    /// Data files, by their incarnation's key, of which every byte was found right in this process: those that may have
+    /// been handed out. Their bytes never change again.
+    proven: Mutex<HashMap<u64, Stamp>>,
     flushing: Mutex<()>,
     index_damaged: AtomicBool,
     bell: Bell,
@@ -186,6 +189,7 @@ impl ContentCache {
             live: Mutex::default(),
             attached: RwLock::new(Some(attached)),
             attaching: Mutex::default(),
+            proven: Mutex::default(),
             flushing: Mutex::default(),
             index_damaged: AtomicBool::new(false),
             bell: Bell::default(),

@@ -462,6 +462,20 @@ pub struct Fuse {
     pub entry_ttl: Period,
     /// How far the kernel reads ahead in a file. Applied only when running as root.
     pub kernel_readahead: ByteSize,
+    /// Whether the kernel reads files that are here whole by itself: `"auto"`, where it can and the daemon runs as root, or
+    /// `"off"`.
+    pub passthrough: Passthrough,
+}
+
+/// Whether the kernel reads resident files past the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Passthrough {
+    /// Where kernel and rights allow.
+    #[default]
+    Auto,
+    /// Never: every read comes to the daemon, or out of the kernel's page cache.
+    Off,
 }
 
 impl Default for Fuse {
@@ -470,6 +484,7 @@ impl Default for Fuse {
             threads: Threads::Auto,
             entry_ttl: Period::from_secs(24 * 3600),
             kernel_readahead: ByteSize::mib(8),
+            passthrough: Passthrough::Auto,
         }
     }
 }

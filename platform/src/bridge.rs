@@ -188,6 +188,7 @@ impl Bridge {
             },
             K::NotFound
             | K::Exists
+            | K::Left
             | K::NotDir
             | K::IsDir
             | K::NotEmpty

@@ -36,6 +36,9 @@ pub enum FsErrorKind {
     RemoteQuota,
     /// The remote file is not the one that was opened any more.
     RemoteChanged,
+    /// The node's names lead to another node by now. Whoever came by a name finds that by looking it up again, as the kernel
+    /// does by itself.
+    Left,
     /// In use.
     Busy,
     /// The site can't be reached and the bytes are not here.
@@ -90,7 +93,7 @@ impl FsErrorKind {
             Self::NotEmpty => 39,                           // ENOTEMPTY
             Self::NoAttr => 61,                             // ENODATA
             Self::Unsupported => 95,                        // EOPNOTSUPP
-            Self::RemoteChanged => 116,                     // ESTALE
+            Self::RemoteChanged | Self::Left => 116,        // ESTALE
             Self::RemoteQuota => 122,                       // EDQUOT
             Self::Interrupted => 4,                         // EINTR
         }
@@ -114,6 +117,7 @@ impl fmt::Display for FsErrorKind {
             Self::TooManyLinks => "too many names for one file",
             Self::RemoteQuota => "the site's quota is used up",
             Self::RemoteChanged => "the file changed at the site since it was opened",
+            Self::Left => "its name leads to another file by now",
             Self::Busy => "in use",
             Self::Offline => "the site is offline and the bytes are not cached",
             Self::TimedOut => "the site sent no bytes within the deadline",

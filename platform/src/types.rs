@@ -3,6 +3,8 @@
 //! Invariant: nothing here depends on fuser or winfsp, so the drive's engine compiles and is tested without either.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// A file or folder of the drive, the same for as long as it exists and never reused: FUSE's inode number and
@@ -66,6 +68,8 @@ pub enum CaseMode {
 pub struct Attr {
     /// The node described.
     pub node: NodeId,
+    /// The number that programs are shown (`st_ino`): the node's own, unless the drive gave a file another node.
+    pub number: u64,
     /// What it is.
     pub kind: NodeKind,
     /// Length in bytes; of a link, the length of its target.
@@ -127,10 +131,25 @@ pub struct OpenOptions {
     pub truncate: bool,
     /// Asked for no caching in the kernel (O_DIRECT, FILE_NO_INTERMEDIATE_BUFFERING).
     pub direct: bool,
+    /// The host can read a [`Backing`] by itself.
+    pub takes_backing: bool,
 }
 
+/// All bytes of a file as a plain file of this machine, for a host to read by itself. They never change, and the file ends
+/// where they end.
+#[derive(Clone, Debug)]
+pub struct Backing(pub Arc<File>);
+
+impl PartialEq for Backing {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Backing {}
+
 /// A successful `open`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Opened {
     /// The handle for the calls that follow.
     pub handle: HandleId,
@@ -142,6 +161,20 @@ pub struct Opened {
     /// The attributes that the host remembers of the node may be those of earlier bytes: it must have dropped them when
     /// the open is answered, or else it would end these bytes where those ended.
     pub forget_attributes: bool,
+    /// The bytes that the host may read without asking [`read`](crate::vfs::VirtualFs::read); it may as well ask. While a
+    /// node has an open with a backing, every open of it has the same one.
+    pub backing: Option<Backing>,
+}
+
+/// What became of reads past the drive, for those who ask whether it is as fast as it could be.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NativeReads {
+    /// Why there are none; `None` where there are.
+    pub off: Option<String>,
+    /// Opens whose bytes the operating system reads by itself.
+    pub opens: u64,
+    /// Reads that the drive answered.
+    pub answered: u64,
 }
 
 /// Changes of attributes asked for; `None` leaves one as it is.

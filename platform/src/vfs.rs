@@ -55,6 +55,8 @@ pub trait VirtualFs: Send + Sync + 'static {
 
     /// Opens a file. Returns at once where it is only read: bytes are waited for by `read`.
     ///
+    /// `Left` where the node is not what its name leads to any more; so does `setattr` answer for a new length.
+    ///
     /// With [`OpenOptions::truncate`] it takes the file's privileges if [`OpCx::kill_privileges`].
     async fn open(&self, cx: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError>;
 

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::client::{Client, Listener};
 use super::error::{CliError, Exit};
 use super::mount::store_hint;
+use super::status::reads;
 use super::{Settings, local, text};
 use crate::api::types::Health;
 use crate::engine::drive::check_site;
@@ -219,15 +220,18 @@ async fn ask_daemon(config: &Config, found: &mut Vec<Finding>) -> Daemon {
         format!("pid {} answers, version {}{doing}", health.pid, health.version),
     ));
     match client.get::<Status>("status", &()).await {
-        Ok(status) => found.extend(status.sites.iter().filter(|s| s.link == "down").map(|site| {
-            let reason = site.reason.as_deref().unwrap_or("no reason given");
-            let says = format!("the daemon has lost {}: {reason}", site.name);
-            bad(
-                "link",
-                says,
-                "it tries again by itself; cached files stay readable meanwhile",
-            )
-        })),
+        Ok(status) => {
+            found.extend(status.native_reads.as_ref().map(|native| good("reads", reads(native))));
+            found.extend(status.sites.iter().filter(|s| s.link == "down").map(|site| {
+                let reason = site.reason.as_deref().unwrap_or("no reason given");
+                let says = format!("the daemon has lost {}: {reason}", site.name);
+                bad(
+                    "link",
+                    says,
+                    "it tries again by itself; cached files stay readable meanwhile",
+                )
+            }));
+        }
         Err(e) => found.push(bad("daemon", e.said(), e.advice())),
     }
     if health.mounted { Daemon::Mounts } else { Daemon::Scans }

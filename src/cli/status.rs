@@ -5,7 +5,7 @@ use backlot_config::Loaded;
 use super::client::Client;
 use super::error::{CliError, Exit};
 use super::{queue, text};
-use crate::engine::report::{PendingReport, ProjectReport, PublishingReport, SequencesReport, Status};
+use crate::engine::report::{NativeReport, PendingReport, ProjectReport, PublishingReport, SequencesReport, Status};
 
 /// Reasons for failures that are shown.
 const REASONS: usize = 3;
@@ -85,6 +85,9 @@ fn show(s: &Status) {
             text::bytes(f.size)
         );
     }
+    if let Some(native) = &s.native_reads {
+        outln!("  {}", reads(native));
+    }
     show_sequences(&s.sequences);
     show_publishing(&s.publishing);
 }
@@ -114,6 +117,18 @@ fn show_sequences(s: &SequencesReport) {
             text::count(sequence.hits),
             text::count(sequence.late)
         );
+    }
+}
+
+/// How resident files are read.
+pub(super) fn reads(native: &NativeReport) -> String {
+    match &native.reason {
+        None => format!(
+            "the kernel reads resident files by itself (passthrough): {} opens; {} reads came to the daemon",
+            text::count(native.opens),
+            text::count(native.daemon_reads)
+        ),
+        Some(reason) => format!("resident files are read through the daemon (no passthrough): {reason}"),
     }
 }
 

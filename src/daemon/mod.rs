@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backlot_config::{Config, LocalSite, ProviderSettings, Site};
+use backlot_config::{Config, LocalSite, Passthrough, ProviderSettings, Site};
 use backlot_platform::fuse::{self, Mount, MountError, MountOptions, Unmount};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -132,6 +132,8 @@ impl Daemon {
         let api = tokio::spawn(api::serve(listener, face, until.clone()));
         if let Some(mount) = &mounted {
             drive.notify(mount.change_sink());
+            let host = Arc::downgrade(mount);
+            drive.hosted(Arc::new(move || host.upgrade().map(|mount| mount.native_reads())));
             drive.start();
             if let Some(inhibitor) = inhibit::Inhibitor::find() {
                 tokio::spawn(inhibitor.keep(drive.clone(), until.clone()));
@@ -308,6 +310,7 @@ async fn mount_drive(config: &Config, drive: &Drive) -> Result<Arc<Mount>, Daemo
     // Folders are asked about again this often, which is how the drive knows what somebody looks at.
     options.dir_ttl = entry_ttl.min(config.scan.recheck_after.into());
     options.kernel_readahead = config.fuse.kernel_readahead.bytes();
+    options.native_reads = config.fuse.passthrough == Passthrough::Auto;
     options.request_deadline = deadline * 3 + REPLY_MARGIN;
     let fs = Arc::new(drive.filesystem());
     let rt = tokio::runtime::Handle::current();

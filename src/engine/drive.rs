@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use backlot_cache::{CacheError, CacheOptions, ContentCache, ContentId};
 use backlot_config::{Config, RemoteDelete};
-use backlot_platform::types::NodeId;
+use backlot_platform::types::{NativeReads, NodeId};
 use backlot_platform::vfs::ChangeSink;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -23,6 +23,7 @@ use super::filesystem::DriveFs;
 use super::handles::Handles;
 use super::hydrate::{HydrateStats, OpenContent};
 use super::local::Locals;
+use super::native::Checks;
 use super::objects::Objects;
 use super::places::Places;
 use super::publish::Sending;
@@ -124,6 +125,9 @@ impl Project {
     }
 }
 
+/// What a host reads by itself, told when asked; `None` once it has ended.
+pub type HostTells = dyn Fn() -> Option<NativeReads> + Send + Sync;
+
 /// A drive. Cheap to clone; the last one dropped closes it.
 #[derive(Clone, Debug)]
 pub struct Drive(Arc<Inner>);
@@ -159,6 +163,7 @@ pub struct Inner {
     pub(super) owner: (u32, u32),
     pub(super) handles: Handles,
     pub(super) doubts: Arc<Doubts>,
+    pub(super) checks: Checks,
     pub(super) scans: Scans,
     pub(super) stats: Arc<HydrateStats>,
     pub(super) sequences: Sequences,
@@ -167,6 +172,7 @@ pub struct Inner {
     /// Folders whose entries the kernel may have cached.
     shown: Mutex<HashSet<Ino>>,
     sink: OnceLock<Arc<dyn ChangeSink>>,
+    host: OnceLock<Arc<HostTells>>,
     started: Instant,
 }
 
@@ -267,6 +273,7 @@ impl Drive {
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             handles: Handles::default(),
             doubts: Arc::default(),
+            checks: Checks::default(),
             scans: Scans::default(),
             stats: Arc::default(),
             sequences,
@@ -274,6 +281,7 @@ impl Drive {
             contents: Mutex::default(),
             shown: Mutex::default(),
             sink: OnceLock::new(),
+            host: OnceLock::new(),
             started: Instant::now(),
         };
         let drive = Self(Arc::new(inner));
@@ -310,6 +318,11 @@ impl Drive {
     /// Tells the drive whom to tell of changes. Only the first call counts.
     pub fn notify(&self, sink: Arc<dyn ChangeSink>) {
         drop(self.sink.set(sink));
+    }
+
+    /// Tells the drive whom to ask what the host reads by itself. Only the first call counts.
+    pub fn hosted(&self, tells: Arc<HostTells>) {
+        drop(self.host.set(tells));
     }
 
     /// Scans a project, or a folder of it, in the background.
@@ -487,6 +500,13 @@ impl Inner {
         sink.content_changed(NodeId(dir.0));
     }
 
+    /// Tells the kernel that the attributes of a node changed.
+    pub(super) fn tell_attrs(&self, node: NodeId) {
+        if let Some(sink) = self.sink.get() {
+            sink.attr_changed(node);
+        }
+    }
+
     /// The name of a version of a file's bytes in the cache: it survives renames, and no two drives share one.
     pub(super) fn content_id(&self, ino: Ino, version: &Version) -> ContentId {
         let mut hash = blake3::Hasher::new();
@@ -594,6 +614,10 @@ impl Inner {
     /// Tells open handles and the kernel what changed. The change is in the store by now.
     pub(super) fn announce(&self, diff: &ListingDiff) {
         for (ino, content) in &diff.changed {
+            if *content {
+                // First: whoever comes by the name from now on gets the new bytes.
+                self.leave(*ino, |_| true);
+            }
             if *content && self.handles.mark_stale(*ino) {
                 info!(%ino, "an open file changed at its site; its handles answer ESTALE from now on");
             }
@@ -614,10 +638,11 @@ impl Inner {
             return;
         }
         for (ino, content) in &diff.changed {
+            let node = self.names_lead_to(*ino);
             if *content {
-                sink.content_changed(NodeId(ino.0));
+                sink.content_changed(node);
             } else {
-                sink.attr_changed(NodeId(ino.0));
+                sink.attr_changed(node);
             }
         }
         if diff.added.is_empty() && diff.removed.is_empty() {
@@ -669,6 +694,7 @@ impl Inner {
                 in_flight: self.in_flight(),
             },
             sequences: self.sequences.report(self)?,
+            native_reads: self.host.get().and_then(|tells| tells()).map(Into::into),
             publishing: self.publishing()?,
         })
     }

@@ -21,10 +21,11 @@ use backlot_platform::vfs::VirtualFs;
 use bytes::Bytes;
 use tracing::warn;
 
-use super::drive::{Inner, content_version, now_ns};
+use super::drive::{Inner, OpenError, content_version, now_ns};
 use super::handles::{OpenFile, Source};
 use super::hydrate::{HydrateError, OpenContent};
 use super::local::{LocalFile, Sized};
+use super::native::ino_of;
 use super::schedule::Priority;
 use super::writing::local_error;
 use super::xattr;
@@ -44,13 +45,19 @@ pub struct DriveFs {
 }
 
 impl DriveFs {
+    /// Returns what a node is of. One that is gone has been replaced or removed since its name was looked up.
     fn node(&self, node: NodeId) -> Result<Node, FsError> {
-        let node = self.drive.tree.node(Ino(node.0)).map_err(state_error)?;
+        let node = self.drive.tree.node(ino_of(node)).map_err(state_error)?;
         node.map(|node| self.drive.as_written(node))
-            .ok_or_else(|| FsErrorKind::NotFound.into())
+            .ok_or_else(|| FsErrorKind::Left.into())
     }
 
     fn attr(&self, node: &Node) -> Attr {
+        self.attr_at(self.drive.node_for(node), node)
+    }
+
+    /// Returns the attributes of a row, as those of a node.
+    pub(super) fn attr_at(&self, at: NodeId, node: &Node) -> Attr {
         let (kind, default_perm) = match node.kind {
             EntryKind::File => (NodeKind::File, 0o644),
             EntryKind::Dir => (NodeKind::Dir, 0o755),
@@ -62,7 +69,8 @@ impl DriveFs {
         };
         let mtime = time(node.mtime_ns);
         Attr {
-            node: NodeId(node.ino.0),
+            node: at,
+            number: node.ino.0,
             kind,
             size: node.size,
             allocated: node.size.next_multiple_of(BLOCK),
@@ -96,6 +104,9 @@ impl DriveFs {
 
     /// Says whether the version that a handle reads is not the file's any more.
     fn is_old(&self, file: &OpenFile, content: &OpenContent) -> bool {
+        if file.is_native() {
+            return false;
+        }
         // The store changes first, and handles are marked after it: who looks between the two has the doubt to go by.
         file.is_stale()
             || self.drive.doubts.has(file.ino)
@@ -217,20 +228,33 @@ impl DriveFs {
         }
     }
 
-    fn open_own(&self, node: &Node, own: &Arc<LocalFile>, options: OpenOptions) -> Opened {
+    fn open_own(&self, at: NodeId, node: &Node, own: &Arc<LocalFile>, options: OpenOptions) -> Result<Opened, FsError> {
         let source = Source::Own(Arc::clone(own));
         let file = OpenFile::new(node.ino, source, false, options.write, self.drive.limits.readahead_max);
-        Opened {
-            handle: self.drive.handles.insert(Arc::new(file)),
+        let (handle, backing) = self.insert(at, node, &Arc::new(file), options, None)?;
+        Ok(Opened {
+            handle,
             keep_cache: true,
             uncached: self.drive.handles.has_stale(node.ino),
             forget_attributes: self.drive.doubts.has(node.ino),
-        }
+            backing,
+        })
     }
 
     /// Opens what the site has, through the cache.
-    async fn open_site(&self, cx: &OpCx, node: &Node, options: OpenOptions) -> Result<Option<Opened>, FsError> {
-        let content = self.drive.open_content(node).map_err(|e| log_fs(node, e))?;
+    async fn open_site(
+        &self,
+        cx: &OpCx,
+        at: NodeId,
+        node: &Node,
+        options: OpenOptions,
+    ) -> Result<Option<Opened>, FsError> {
+        let content = match self.drive.open_content(node) {
+            Ok(content) => content,
+            // It was replaced or removed since its name was looked up.
+            Err(OpenError::NoProject(_)) => return Err(FsErrorKind::Left.into()),
+            Err(e) => return Err(log_fs(node, e)),
+        };
         // Pages that the kernel may hold were read under this version or never: an earlier version's were dropped when
         // its change was noticed. Where nothing is resident there can be none, and the kernel is told so.
         let keep_cache = content.content().resident_bytes() > 0;
@@ -241,7 +265,8 @@ impl DriveFs {
             options.write,
             self.drive.limits.readahead_max,
         ));
-        let handle = self.drive.handles.insert(Arc::clone(&file));
+        let offer = self.drive.offer(at, node, &content, options);
+        let (handle, backing) = self.insert(at, node, &file, options, offer)?;
         // A change noticed between the look at the node and the insertion did not mark this handle: look again.
         let now = self.drive.tree.node(node.ino).map_err(state_error)?;
         if !now.is_some_and(|now| is_same_content(&now, node)) {
@@ -251,7 +276,12 @@ impl DriveFs {
         let len = content.content().len();
         if !options.write {
             let resident = content.content().is_full();
-            file.set_followed(self.drive.sequences.opened(node.ino, len, cx.pid, resident));
+            let followed = self.drive.sequences.opened(node.ino, len, cx.pid, resident);
+            file.set_followed(followed);
+            // What the kernel reads by itself is not seen here: it counts as read.
+            if followed && file.is_native() {
+                self.drive.sequences.read(node.ino);
+            }
         }
         // Who writes wants none of it, if the next request cuts it, or has all of it copied at the first write.
         if !options.write && len > 0 && !content.content().is_full() {
@@ -266,6 +296,7 @@ impl DriveFs {
             keep_cache,
             uncached,
             forget_attributes: self.drive.doubts.has(node.ino),
+            backing,
         }))
     }
 }
@@ -303,11 +334,11 @@ impl VirtualFs for DriveFs {
         if name.len() > crate::model::NAME_MAX {
             return Err(FsErrorKind::NameTooLong.into());
         }
-        self.drive.looked_at(Ino(parent.0));
+        self.drive.looked_at(ino_of(parent));
         let found = self
             .drive
             .tree
-            .lookup(Ino(parent.0), name.as_bytes())
+            .lookup(ino_of(parent), name.as_bytes())
             .map_err(state_error)?;
         let node = self.drive.as_written(found.ok_or(FsErrorKind::NotFound)?);
         if node.kind == EntryKind::Dir {
@@ -322,26 +353,27 @@ impl VirtualFs for DriveFs {
     fn forget(&self, _node: NodeId, _times: u64) {}
 
     async fn getattr(&self, _cx: &OpCx, node: NodeId, handle: Option<HandleId>) -> Result<Attr, FsError> {
-        let node = self.node(node)?;
         if let Some(file) = handle.and_then(|handle| self.drive.handles.get(handle))
+            && !file.is_native()
             && let Source::Site(content) = file.source()
         {
+            let node = self.node(node)?;
             let may_switch = file.fresh && !file.has_served() && node.size == content.content().len();
             if !may_switch && self.is_old(&file, &content) {
                 return Err(changed_at_site(&content));
             }
         }
-        Ok(self.attr(&node))
+        self.attr_of(node)
     }
 
     async fn setattr(&self, cx: &OpCx, node: NodeId, handle: Option<HandleId>, set: SetAttr) -> Result<Attr, FsError> {
-        let ino = Ino(node.0);
+        let ino = ino_of(node);
         let before = self.node(node)?;
         if ino == Ino::ROOT || self.drive.projects.iter().any(|project| project.root == ino) {
             return Err(FsErrorKind::ReadOnly.into());
         }
         if set == SetAttr::default() {
-            return Ok(self.attr(&before));
+            return self.attr_of(node);
         }
         self.drive.check_writable(ino)?;
         if let Some(size) = set.size {
@@ -353,6 +385,7 @@ impl VirtualFs for DriveFs {
             {
                 return Err(FsErrorKind::RemoteChanged.into());
             }
+            self.drive.check_changeable(node)?;
             self.take_privileges(cx, ino).await?;
             self.drive.set_length(ino, size).await?;
         }
@@ -370,12 +403,13 @@ impl VirtualFs for DriveFs {
         }
         if attrs != NewAttrs::default() {
             self.drive.set_attrs(ino, attrs).await?;
+            self.drive.tell_attrs_past(node);
         }
-        Ok(self.attr(&self.node(node)?))
+        self.attr_of(node)
     }
 
     async fn readlink(&self, _cx: &OpCx, node: NodeId) -> Result<OsString, FsError> {
-        let target = self.drive.tree.link_target(Ino(node.0)).map_err(state_error)?;
+        let target = self.drive.tree.link_target(ino_of(node)).map_err(state_error)?;
         target
             .map(OsString::from_vec)
             .ok_or_else(|| FsErrorKind::Invalid.into())
@@ -383,9 +417,9 @@ impl VirtualFs for DriveFs {
 
     async fn readdir(&self, _cx: &OpCx, dir: NodeId, after: u64, max: usize) -> Result<Vec<DirEntry>, FsError> {
         if after == 0 {
-            self.drive.looked_at(Ino(dir.0));
+            self.drive.looked_at(ino_of(dir));
         }
-        let children = self.drive.tree.children(Ino(dir.0), after, max).map_err(state_error)?;
+        let children = self.drive.tree.children(ino_of(dir), after, max).map_err(state_error)?;
         Ok(children
             .into_iter()
             .map(|c| DirEntry {
@@ -400,17 +434,19 @@ impl VirtualFs for DriveFs {
         if dir == NodeId::ROOT {
             return Ok(NodeId::ROOT);
         }
-        let parent = self.drive.tree.parent_of(Ino(dir.0)).map_err(state_error)?;
+        let parent = self.drive.tree.parent_of(ino_of(dir)).map_err(state_error)?;
         Ok(NodeId(parent.ok_or(FsErrorKind::NotFound)?.0.0))
     }
 
     async fn open(&self, cx: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError> {
-        let ino = Ino(node.0);
+        let ino = ino_of(node);
         if options.write || options.truncate {
             self.drive.check_writable(ino)?;
+            self.drive.check_changeable(node)?;
         }
         for _ in 0..LOOKS {
-            let row = self.drive.row(ino)?;
+            let row = self.drive.tree.node(ino).map_err(state_error)?;
+            let row = row.ok_or(FsErrorKind::Left)?;
             match row.kind {
                 EntryKind::File => {}
                 EntryKind::Dir => return Err(FsErrorKind::IsDir.into()),
@@ -422,13 +458,13 @@ impl VirtualFs for DriveFs {
             }
             let opened = if row.own && row.origin.is_none() {
                 let own = self.drive.own_file_if_same(&row)?;
-                own.map(|own| self.open_own(&row, &own, options))
+                own.map(|own| self.open_own(node, &row, &own, options)).transpose()?
             } else if options.truncate {
                 // Nothing of what the site has is wanted.
                 let own = self.drive.writable(ino, 0).await?;
-                Some(self.open_own(&row, &own, options))
+                Some(self.open_own(node, &row, &own, options)?)
             } else {
-                self.open_site(cx, &row, options).await?
+                self.open_site(cx, node, &row, options).await?
             };
             let Some(opened) = opened else { continue };
             if options.truncate {
@@ -533,7 +569,7 @@ impl VirtualFs for DriveFs {
         if file.is_followed()
             && let Source::Site(content) = file.source()
         {
-            let was_read = file.was_read(content.content().len());
+            let was_read = file.is_native() || file.was_read(content.content().len());
             self.drive.sequences.closed(ino, was_read);
         }
         drop(file);
@@ -560,14 +596,14 @@ impl VirtualFs for DriveFs {
         options: OpenOptions,
     ) -> Result<(Entry, Option<Opened>), FsError> {
         let is_file = new == NewNode::File;
-        let place = self.drive.place_of(Ino(parent.0), name)?;
+        let place = self.drive.place_of(ino_of(parent), name)?;
         let (node, own) = self.drive.make(cx, &place, new, perm, options.write).await?;
         let opened = match own {
             _ if !is_file || !(options.read || options.write) => None,
-            Some(own) => Some(self.open_own(&node, &own, options)),
+            Some(own) => Some(self.open_own(self.drive.node_for(&node), &node, &own, options)?),
             None => {
                 let own = self.drive.own_file(&node)?;
-                Some(self.open_own(&node, &own, options))
+                Some(self.open_own(self.drive.node_for(&node), &node, &own, options)?)
             }
         };
         let entry = Entry {
@@ -578,12 +614,12 @@ impl VirtualFs for DriveFs {
     }
 
     async fn link(&self, _cx: &OpCx, node: NodeId, parent: NodeId, name: &OsStr) -> Result<Entry, FsError> {
-        let place = self.drive.place_of(Ino(parent.0), name)?;
-        let from = self.drive.place(Ino(node.0)).map_err(state_error)?;
+        let place = self.drive.place_of(ino_of(parent), name)?;
+        let from = self.drive.place(ino_of(node)).map_err(state_error)?;
         if from.is_some_and(|(project, _)| project.root != place.project.root) {
             return Err(FsErrorKind::CrossDevice.into());
         }
-        let node = self.drive.add_name(Ino(node.0), &place).await?;
+        let node = self.drive.add_name(ino_of(node), &place).await?;
         Ok(Entry {
             attr: self.attr(&self.drive.as_written(node)),
             stored_name: None,
@@ -591,11 +627,11 @@ impl VirtualFs for DriveFs {
     }
 
     async fn can_remove(&self, _cx: &OpCx, node: NodeId) -> Result<(), FsError> {
-        self.drive.check_writable(Ino(node.0))
+        self.drive.check_writable(ino_of(node))
     }
 
     async fn remove(&self, _cx: &OpCx, parent: NodeId, name: &OsStr, dir: bool) -> Result<(), FsError> {
-        let place = self.drive.place_of(Ino(parent.0), name)?;
+        let place = self.drive.place_of(ino_of(parent), name)?;
         self.drive.remove_name(&place, dir).await
     }
 
@@ -606,8 +642,8 @@ impl VirtualFs for DriveFs {
         to: (NodeId, &OsStr),
         options: RenameOptions,
     ) -> Result<(), FsError> {
-        let from = self.drive.place_of(Ino(from.0.0), from.1)?;
-        let to = self.drive.place_of(Ino(to.0.0), to.1)?;
+        let from = self.drive.place_of(ino_of(from.0), from.1)?;
+        let to = self.drive.place_of(ino_of(to.0), to.1)?;
         self.drive.move_name(&from, &to, options).await
     }
 
@@ -679,7 +715,7 @@ impl VirtualFs for DriveFs {
         if xattr::is_reserved(name) {
             return Err(FsErrorKind::NoAttr.into());
         }
-        let value = self.drive.store.read(|txn| txn.xattr(Ino(node.0), name.as_bytes()));
+        let value = self.drive.store.read(|txn| txn.xattr(ino_of(node), name.as_bytes()));
         let value = value.map_err(state_error)?.ok_or(FsErrorKind::NoAttr)?;
         Ok(Bytes::from(value))
     }
@@ -688,13 +724,13 @@ impl VirtualFs for DriveFs {
         let names = self
             .drive
             .store
-            .read(|txn| txn.xattrs(Ino(node.0)))
+            .read(|txn| txn.xattrs(ino_of(node)))
             .map_err(state_error)?;
         Ok(names.into_iter().map(OsString::from_vec).collect())
     }
 
     async fn setxattr(&self, _cx: &OpCx, node: NodeId, name: &OsStr, value: Bytes) -> Result<(), FsError> {
-        let ino = Ino(node.0);
+        let ino = ino_of(node);
         self.node(node)?;
         self.drive.check_writable(ino)?;
         xattr::check_settable(name, &value)?;
@@ -705,7 +741,7 @@ impl VirtualFs for DriveFs {
     }
 
     async fn removexattr(&self, _cx: &OpCx, node: NodeId, name: &OsStr) -> Result<(), FsError> {
-        let ino = Ino(node.0);
+        let ino = ino_of(node);
         self.drive.check_writable(ino)?;
         if xattr::is_reserved(name) {
             return Err(FsErrorKind::NotPermitted.into());
@@ -789,7 +825,7 @@ pub(super) fn state_error(e: StateError) -> FsError {
     FsError::new(kind, e)
 }
 
-fn log_fs(node: &Node, e: super::drive::OpenError) -> FsError {
+fn log_fs(node: &Node, e: OpenError) -> FsError {
     warn!(ino = %node.ino, error = %e, "open failed");
     FsError::new(FsErrorKind::Io, e)
 }

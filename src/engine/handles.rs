@@ -2,19 +2,24 @@
 //!
 //! Owns: handle ids, the pattern of reads per handle, which version a handle reads. Refuses to know: the store, sites.
 //! Invariant: a handle never gives out bytes of two versions that the site has; one whose file changed there is *stale* and
-//! says so. What is written here is seen by every handle of the file at once.
+//! says so. What is written here is seen by every handle of the file at once, but by those of a node that is read natively:
+//! they keep what they had, and the file has another node by then.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use backlot_platform::types::HandleId;
+use std::time::Instant;
+
+use backlot_platform::types::{Backing, HandleId, NodeId};
 
 use super::hydrate::{Interest, OpenContent};
 use super::local::LocalFile;
+use super::native::{Native, REST, has_another, node_of};
 use super::readahead::Pattern;
 use super::schedule::Priority;
 use crate::model::Ino;
+use crate::state::Node;
 
 /// One open of a file.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub(super) struct OpenFile {
     followed: AtomicBool,
     /// Bytes asked for through it.
     asked: AtomicU64,
+    /// The host reads its bytes by itself, or may.
+    native: AtomicBool,
     ahead: Mutex<AheadState>,
 }
 
@@ -61,6 +68,7 @@ impl OpenFile {
             stale: AtomicBool::new(false),
             followed: AtomicBool::new(false),
             asked: AtomicU64::new(0),
+            native: AtomicBool::new(false),
             ahead: Mutex::new(AheadState {
                 pattern: Pattern::new(max_window),
                 wanted: Vec::new(),
@@ -119,6 +127,11 @@ impl OpenFile {
         self.asked.load(Ordering::Relaxed) >= good_part(len)
     }
 
+    /// Says whether it keeps its bytes whatever becomes of the file.
+    pub(super) fn is_native(&self) -> bool {
+        self.native.load(Ordering::Acquire)
+    }
+
     /// Starts or keeps fetching what this reader will want next.
     pub(super) fn note_read(&self, content: &Arc<OpenContent>, range: std::ops::Range<u64>) {
         if content.content().is_full() {
@@ -155,9 +168,43 @@ fn good_part(len: u64) -> u64 {
 
 #[derive(Debug, Default)]
 struct Open {
-    files: HashMap<u64, Arc<OpenFile>>,
+    files: HashMap<u64, (NodeId, Arc<OpenFile>)>,
     /// Handles of each open file, and how many of them may write.
     counts: HashMap<Ino, (usize, usize)>,
+    /// Nodes that are open.
+    nodes: HashMap<NodeId, OpenNode>,
+    /// Files whose names have left a node since the start.
+    epochs: HashMap<Ino, Epoch>,
+}
+
+/// A node that is open: the first open decides how it is read until the last handle is gone.
+#[derive(Debug)]
+struct OpenNode {
+    handles: usize,
+    native: Option<Native>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Epoch {
+    number: u32,
+    since: Instant,
+}
+
+impl Open {
+    fn node(&self, ino: Ino) -> NodeId {
+        node_of(ino, self.epochs.get(&ino).map_or(0, |epoch| epoch.number))
+    }
+
+    fn native(&self, node: NodeId) -> Option<&Native> {
+        self.nodes.get(&node)?.native.as_ref()
+    }
+
+    /// Lets a file's names leave its node.
+    fn leave(&mut self, ino: Ino) {
+        let number = self.epochs.get(&ino).map_or(0, |epoch| epoch.number) + 1;
+        let since = Instant::now();
+        self.epochs.insert(ino, Epoch { number, since });
+    }
 }
 
 /// All open files of a drive.
@@ -178,23 +225,86 @@ impl Handles {
         self.open.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn insert(&self, file: Arc<OpenFile>) -> HandleId {
+    /// Takes in an open of a node for what `row` has, with what the host may read if this is its first. Returns what the host
+    /// is to read. An error if the names have left the node; `true` if they do so now, since it is read natively and this
+    /// open is about something else.
+    pub(super) fn insert(
+        &self,
+        node: NodeId,
+        row: &Node,
+        file: &Arc<OpenFile>,
+        may_share: bool,
+        offer: Option<Native>,
+    ) -> Result<(HandleId, Option<Backing>), bool> {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let mut open = self.write();
+        if open.node(row.ino) != node {
+            return Err(false);
+        }
+        if let Some(native) = open.native(node)
+            && (!may_share || !native.is_of(row))
+        {
+            open.leave(row.ino);
+            return Err(true);
+        }
+        let known = open.nodes.entry(node).or_insert(OpenNode {
+            handles: 0,
+            native: offer,
+        });
+        known.handles += 1;
+        let backing = known.native.as_ref().map(|native| native.backing.clone());
+        file.native.store(backing.is_some(), Ordering::Release);
         let counts = open.counts.entry(file.ino).or_default();
         counts.0 += 1;
         counts.1 += usize::from(file.may_write);
-        open.files.insert(id, file);
-        HandleId(id)
+        open.files.insert(id, (node, Arc::clone(file)));
+        Ok((HandleId(id), backing))
+    }
+
+    /// Returns the node that a file's names lead to, and whether what is read of it natively, if anything, `fits`.
+    pub(super) fn current(&self, ino: Ino, fits: impl FnOnce(&Native) -> bool) -> (NodeId, bool) {
+        let open = self.read();
+        let node = open.node(ino);
+        (node, open.native(node).is_none_or(fits))
+    }
+
+    /// Lets a file's names leave its node if that is read natively and `when` says so. Returns the node that they left.
+    pub(super) fn leave(&self, ino: Ino, when: impl FnOnce(&Native) -> bool) -> Option<NodeId> {
+        let mut open = self.write();
+        let node = open.node(ino);
+        open.native(node).filter(|native| when(native))?;
+        open.leave(ino);
+        Some(node)
+    }
+
+    /// Returns what is read of a node natively.
+    pub(super) fn native(&self, node: NodeId) -> Option<Native> {
+        self.read().native(node).cloned()
+    }
+
+    /// Says whether a node may be read natively from its next open on.
+    pub(super) fn may_begin_native(&self, node: NodeId) -> bool {
+        let (open, ino) = (self.read(), super::native::ino_of(node));
+        let epoch = open.epochs.get(&ino);
+        !open.nodes.contains_key(&node)
+            && epoch.is_none_or(|epoch| epoch.since.elapsed() >= REST)
+            && has_another(ino, epoch.map_or(0, |epoch| epoch.number))
+            && !self.has_stale(ino)
     }
 
     pub(super) fn get(&self, id: HandleId) -> Option<Arc<OpenFile>> {
-        self.read().files.get(&id.0).cloned()
+        self.read().files.get(&id.0).map(|(_, file)| Arc::clone(file))
     }
 
     pub(super) fn remove(&self, id: HandleId) -> Option<Arc<OpenFile>> {
         let mut open = self.write();
-        let file = open.files.remove(&id.0)?;
+        let (node, file) = open.files.remove(&id.0)?;
+        if let Some(known) = open.nodes.get_mut(&node) {
+            known.handles = known.handles.saturating_sub(1);
+            if known.handles == 0 {
+                open.nodes.remove(&node);
+            }
+        }
         if let Some(counts) = open.counts.get_mut(&file.ino) {
             counts.0 = counts.0.saturating_sub(1);
             counts.1 = counts.1.saturating_sub(usize::from(file.may_write));
@@ -206,7 +316,7 @@ impl Handles {
             && !open
                 .files
                 .values()
-                .any(|other| other.ino == file.ino && other.is_stale())
+                .any(|(_, other)| other.ino == file.ino && other.is_stale())
         {
             self.lock_stale().remove(&file.ino);
         }
@@ -231,10 +341,10 @@ impl Handles {
     }
 
     /// Turns all opens of a file to this machine's own bytes: as long as nothing is written to them they are the same.
-    /// Stale ones stay with the version they had.
+    /// Stale ones stay with the version they had, and so do those whose bytes the host reads.
     pub(super) fn switch_to_own(&self, ino: Ino, own: &Arc<LocalFile>) {
         for file in self.of(ino) {
-            if !file.is_stale() {
+            if !file.is_stale() && !file.is_native() {
                 file.set_source(Source::Own(Arc::clone(own)));
             }
         }
@@ -258,17 +368,20 @@ impl Handles {
         if !open.counts.contains_key(&ino) {
             return Vec::new();
         }
-        open.files.values().filter(|f| f.ino == ino).cloned().collect()
+        let files = open.files.values().map(|(_, file)| file);
+        files.filter(|file| file.ino == ino).cloned().collect()
     }
 
-    /// Marks the open handles of a file whose bytes changed, and says whether there were any.
+    /// Marks the open handles of a file whose bytes changed, but for those whose bytes the host reads. Says whether there were
+    /// any.
     pub(super) fn mark_stale(&self, ino: Ino) -> bool {
         let open = self.read();
         if !open.counts.contains_key(&ino) {
             return false;
         }
         let mut any = false;
-        for file in open.files.values().filter(|file| file.ino == ino) {
+        let files = open.files.values().map(|(_, file)| file);
+        for file in files.filter(|file| file.ino == ino && !file.is_native()) {
             file.stale.store(true, Ordering::Release);
             any = true;
         }
@@ -282,7 +395,7 @@ impl Handles {
     pub(super) fn contents(&self) -> Vec<(Ino, Arc<OpenContent>)> {
         let open = self.read();
         let mut seen: HashMap<Ino, Arc<OpenContent>> = HashMap::new();
-        for file in open.files.values() {
+        for (_, file) in open.files.values() {
             if let Source::Site(content) = file.source() {
                 seen.entry(file.ino).or_insert(content);
             }

@@ -8,7 +8,7 @@
 //! Lock order: `OpenContent::fetches` alone; no lock is held over an await.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::native::Checking;
 use super::schedule::Priority;
 use super::site::Site;
 use crate::model::{RelPath, Version};
@@ -84,6 +85,7 @@ pub struct OpenContent {
     deadline: Duration,
     stats: Arc<HydrateStats>,
     fetches: Mutex<Vec<Arc<Fetch>>>,
+    checking: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -159,6 +161,7 @@ impl OpenContent {
             deadline,
             stats,
             fetches: Mutex::default(),
+            checking: Arc::default(),
         })
     }
 
@@ -170,6 +173,11 @@ impl OpenContent {
     /// The bytes that are here.
     pub fn content(&self) -> &Content {
         &self.content
+    }
+
+    /// Begins a check of the bytes that are here, unless one is under way.
+    pub(super) fn begin_check(&self) -> Option<Checking> {
+        Checking::begin(&self.checking)
     }
 
     /// The site that they come from.
@@ -364,7 +372,7 @@ impl OpenContent {
         fetches.retain(|f| !Arc::ptr_eq(f, &fetch));
         drop(fetches);
         match outcome {
-            Ok(()) => {}
+            Ok(()) => self.whole(),
             Err(None) => {
                 self.stats.cancelled.fetch_add(1, Ordering::Relaxed);
                 fetch.progress.send_replace(Progress::Cancelled);
@@ -422,6 +430,19 @@ impl OpenContent {
             return Err(HydrateError::Provider(Arc::new(e)));
         }
         Ok(())
+    }
+
+    /// Has the cache take note, while it still knows that all bytes came through it, that they are right.
+    fn whole(&self) {
+        if self.content.len() < super::native::SMALLEST || !self.content.is_full() {
+            return;
+        }
+        let content = self.content.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(e) = content.whole_file() {
+                debug!(content = %content.id(), error = %e, "it is checked once more before it is given out");
+            }
+        });
     }
 
     /// Puts whole granules into the cache and tells those who wait.

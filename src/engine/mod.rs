@@ -12,6 +12,7 @@ pub mod hydrate;
 pub mod link;
 mod local;
 mod names;
+mod native;
 pub mod objects;
 mod pending;
 mod places;

@@ -444,6 +444,8 @@ impl Inner {
                 at += step as u64;
                 reserved.release(step as u64);
             }
+            // Takes note that they are right, for who gives them out.
+            drop(content.whole_file()?);
             Ok::<_, backlot_cache::CacheError>(true)
         });
         match adopted.await {

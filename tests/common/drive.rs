@@ -25,6 +25,10 @@ use tempfile::TempDir;
 
 /// The variable that turns missing FUSE from a skip into a failure.
 pub const REQUIRE_FUSE: &str = "BACKLOT_TEST_REQUIRE_FUSE";
+/// The variable that sets `fuse.passthrough` for all drives: `off` runs everything without.
+pub const PASSTHROUGH: &str = "BACKLOT_TEST_PASSTHROUGH";
+/// The variable that turns missing passthrough from a skip into a failure.
+pub const REQUIRE_PASSTHROUGH: &str = "BACKLOT_TEST_REQUIRE_PASSTHROUGH";
 /// The variable that names a folder to which a failed test's drive is copied.
 pub const KEEP: &str = "BACKLOT_TEST_KEEP";
 /// The read deadline of every drive here unless a test sets another.
@@ -348,7 +352,10 @@ impl Builder {
     }
 
     /// Writes the settings. Nothing runs yet.
-    pub fn build(self) -> Drive {
+    pub fn build(mut self) -> Drive {
+        if let Ok(passthrough) = std::env::var(PASSTHROUGH) {
+            self = self.set("fuse.passthrough", passthrough);
+        }
         let mut text = String::from("schema_version = 1\n");
         for (section, keys) in &self.settings {
             text += &format!("[{section}]\n");

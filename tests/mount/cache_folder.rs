@@ -60,9 +60,10 @@ fn it_may_be_removed_while_the_drive_is_mounted() {
         reads_right(&drive, "a", 1, len);
         let fetched = drive.fetched();
         // What arrived in the moment in which the folder was found gone is fetched once more.
+        // The kernel may still read the first one by itself, through the handle from before.
         assert!(
-            (3 * len..3 * len + (1 << 20)).contains(&fetched),
-            "the first one was fetched again: {fetched}"
+            (2 * len..2 * len + (1 << 20)).contains(&fetched) || (3 * len..3 * len + (1 << 20)).contains(&fetched),
+            "the second one was fetched, and the first again if need be: {fetched}"
         );
         let mut read = vec![0; 4096];
         std::os::unix::fs::FileExt::read_exact_at(&held, &mut read, 1 << 20).unwrap();

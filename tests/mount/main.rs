@@ -13,6 +13,8 @@ mod ending;
 mod holes;
 mod lookup;
 mod names;
+mod native;
+mod native_stress;
 mod read;
 mod readdir;
 mod server;

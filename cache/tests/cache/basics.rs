@@ -186,6 +186,13 @@ fn the_whole_file_is_handed_out_only_when_all_of_it_is_right() {
         hydrate(&content);
         let file = content.whole_file().unwrap().unwrap();
         assert_eq!(file.metadata().unwrap().len(), len);
+        assert_eq!(
+            content.drop_granules(0..G).unwrap(),
+            len,
+            "all of what was handed out goes"
+        );
+        hydrate(&content);
+        assert!(content.whole_file().unwrap().is_some());
     }
     let path = data_file(dir.path(), id(1));
     let mut bytes = fs::read(&path).unwrap();
@@ -194,10 +201,64 @@ fn the_whole_file_is_handed_out_only_when_all_of_it_is_right() {
     let cache = open(dir.path());
     let content = cache.content(id(1), len).unwrap();
     assert!(content.is_full());
+    assert!(content.whole_file().unwrap().is_none(), "nothing is checked yet");
+    assert!(content.check(6 * G..len).unwrap());
+    assert!(!content.check(0..len).unwrap());
     assert!(content.whole_file().unwrap().is_none());
     assert_eq!(content.missing(0..len).unwrap(), vec![5 * G..6 * G]);
     hydrate(&content);
     assert!(content.whole_file().unwrap().is_some());
+}
+
+#[test]
+fn what_was_handed_out_keeps_its_bytes_whatever_becomes_of_the_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let len = 20 * G + 3;
+    let all_are = |file: &fs::File, byte: u8| {
+        let mut all = vec![0; len as usize];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut all, 0).unwrap();
+        all.iter().all(|b| *b == byte)
+    };
+    let content = cache.content(id(1), len).unwrap();
+    content.fill(0, &vec![1; len as usize]).unwrap();
+    let file = content.whole_file().unwrap().unwrap();
+    // Another save that looks the same to the site.
+    content.drop_granules(0..len).unwrap();
+    content.fill(0, &vec![2; len as usize]).unwrap();
+    assert!(all_are(&file, 1));
+    let other = content.whole_file().unwrap().unwrap();
+    assert!(all_are(&other, 2));
+    drop(content);
+    assert_eq!(cache.evict(id(1)).unwrap(), len);
+    assert!(all_are(&other, 2));
+}
+
+#[test]
+fn what_is_proven_is_not_read_again_unless_it_was_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let len = 20 * G;
+    let content = cache.content(id(1), len).unwrap();
+    hydrate(&content);
+    assert!(content.whole_file().unwrap().is_some());
+    drop(content);
+    // More contents than descriptors are kept: this one is opened anew, and known by what it was.
+    for n in 2..40 {
+        hydrate(&cache.content(id(n), G).unwrap());
+    }
+    let content = cache.content(id(1), len).unwrap();
+    assert!(content.whole_file().unwrap().is_some());
+    let path = data_file(dir.path(), id(1));
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rot", 7 * G).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    for n in 2..40 {
+        assert!(read(&cache.content(id(n), G).unwrap(), 0..G).is_some());
+    }
+    assert!(content.whole_file().unwrap().is_none(), "it was written to");
+    assert!(!content.check(0..len).unwrap());
+    assert_eq!(content.missing(0..len).unwrap(), vec![7 * G..8 * G]);
 }
 
 #[test]

@@ -23,7 +23,7 @@ const MAX_BACKGROUND: u16 = 64;
 /// - POSIX_LOCKS and FLOCK_LOCKS: the kernel's local locks are right for one machine.
 /// - SETXATTR_EXT: fuser parses it wrong.
 ///
-/// PASSTHROUGH with a stack depth of 1 belongs here once the engine hands out backing files.
+/// PASSTHROUGH is asked for apart, since it takes a right as well.
 const CAPABILITIES: [(InitFlags, &str); 7] = [
     (InitFlags::FUSE_DO_READDIRPLUS, "listings bring no attributes"),
     (InitFlags::FUSE_PARALLEL_DIROPS, "look-ups in one folder go one by one"),
@@ -43,9 +43,16 @@ const CAPABILITIES: [(InitFlags, &str); 7] = [
     ),
 ];
 
-/// Asks for all of [`CAPABILITIES`], one by one, and sets the limits. Returns whether folders are listed without being
-/// opened.
-pub(super) fn negotiate(config: &mut KernelConfig) -> io::Result<bool> {
+/// What was agreed.
+pub(super) struct Agreed {
+    /// Folders are listed without being opened.
+    pub(super) no_opendir: bool,
+    /// The kernel reads files by itself; or why it does not.
+    pub(super) native: Result<(), String>,
+}
+
+/// Asks for all of [`CAPABILITIES`], one by one, and sets the limits; with `native`, for reading files past us as well.
+pub(super) fn negotiate(config: &mut KernelConfig, native: bool) -> io::Result<Agreed> {
     let mut no_opendir = false;
     for (flag, loss) in CAPABILITIES {
         if config.add_capabilities(flag).is_err() {
@@ -63,5 +70,30 @@ pub(super) fn negotiate(config: &mut KernelConfig) -> io::Result<bool> {
     if config.set_max_background(MAX_BACKGROUND).is_err() || config.set_congestion_threshold(MAX_BACKGROUND).is_err() {
         tracing::debug!("the kernel's limit of background requests stays as it is");
     }
-    Ok(no_opendir)
+    Ok(Agreed {
+        no_opendir,
+        native: negotiate_native(config, native),
+    })
+}
+
+fn negotiate_native(config: &mut KernelConfig, wanted: bool) -> Result<(), String> {
+    if !wanted {
+        return Err("it is turned off by the settings".to_owned());
+    }
+    if !may_lend_files() {
+        return Err("it takes the rights of root (CAP_SYS_ADMIN)".to_owned());
+    }
+    if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_err() || config.set_max_stack_depth(1).is_err() {
+        return Err("this kernel has no FUSE passthrough (Linux 6.9 brought it)".to_owned());
+    }
+    Ok(())
+}
+
+/// Bit of CAP_SYS_ADMIN, which the kernel wants of whoever gives it a file to read.
+const CAP_SYS_ADMIN: u32 = 21;
+
+fn may_lend_files() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.is_some_and(|hex| u64::from_str_radix(hex.trim(), 16).is_ok_and(|caps| caps >> CAP_SYS_ADMIN & 1 == 1))
 }

@@ -78,6 +78,15 @@ pub(super) fn file_type(kind: NodeKind) -> FileType {
     }
 }
 
+/// Attributes as programs see them.
+pub(super) fn shown_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.number),
+        ..file_attr(attr)
+    }
+}
+
+/// Attributes in an entry, where the number names the node.
 pub(super) fn file_attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.node.0),
@@ -140,6 +149,7 @@ pub(super) fn open_options(flags: i32) -> OpenOptions {
         write,
         truncate: flags & O_TRUNC != 0,
         direct: flags & O_DIRECT != 0,
+        takes_backing: false,
     }
 }
 
@@ -147,7 +157,7 @@ pub(super) fn is_exclusive(flags: i32) -> bool {
     flags & O_EXCL != 0
 }
 
-pub(super) fn fopen_flags(options: OpenOptions, opened: Opened, may_keep: bool) -> FopenFlags {
+pub(super) fn fopen_flags(options: OpenOptions, opened: &Opened, may_keep: bool) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache && may_keep);
     flags.set(FopenFlags::FOPEN_DIRECT_IO, options.direct || opened.uncached);
@@ -300,7 +310,8 @@ mod tests {
                 read: false,
                 write: true,
                 truncate: true,
-                direct: true
+                direct: true,
+                takes_backing: false,
             }
         );
         assert_eq!(
@@ -431,6 +442,7 @@ mod tests {
         assert_eq!((s.blocks, s.free, s.available, s.block), (1, 1, 0, 4096));
         let mut attr = Attr {
             node: NodeId(2),
+            number: 7,
             kind: NodeKind::File,
             size: 1,
             allocated: 1,
@@ -447,6 +459,7 @@ mod tests {
         };
         let shown = file_attr(&attr);
         assert_eq!((shown.blocks, shown.perm, shown.rdev), (1, 0o7755, 0x103));
+        assert_eq!((shown.ino, shown_attr(&attr).ino), (INodeNo(2), INodeNo(7)));
         attr.allocated = 513;
         assert_eq!(file_attr(&attr).blocks, 2);
     }

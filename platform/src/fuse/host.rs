@@ -33,6 +33,9 @@ use crate::vfs::VirtualFs;
 /// Node ids are never reused, so one generation does.
 const GENERATION: Generation = Generation(0);
 
+/// How a file is opened that the kernel reads by itself; of its closes we need not hear either.
+const NATIVE: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
+
 /// How long the kernel may remember names and attributes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ttls {
@@ -43,16 +46,22 @@ pub(super) struct Ttls {
 
 impl Ttls {
     fn of(&self, attr: &Attr) -> &Duration {
-        self.for_kind(attr.kind, attr.volatile)
-    }
-
-    fn for_kind(&self, kind: NodeKind, volatile: bool) -> &Duration {
-        if volatile {
+        if attr.volatile {
             &Duration::ZERO
-        } else if kind == NodeKind::Dir {
+        } else if attr.kind == NodeKind::Dir {
             &self.dir
         } else {
             &self.entry
+        }
+    }
+
+    /// How long the attributes in an entry may be remembered: not at all where they show the node's number as the file's.
+    /// The kernel asks for them apart then, and is told the right one.
+    fn of_attr_in_entry(&self, attr: &Attr) -> &Duration {
+        if attr.number == attr.node.0 {
+            self.of(attr)
+        } else {
+            &Duration::ZERO
         }
     }
 }
@@ -83,6 +92,7 @@ pub(super) struct FuseHost {
     shared: Arc<Shared>,
     ttls: Ttls,
     deadlines: Deadlines,
+    native_wanted: bool,
     no_opendir: bool,
     plain_page: Arc<PageHint>,
     plus_page: Arc<PageHint>,
@@ -95,6 +105,7 @@ impl FuseHost {
         shared: Arc<Shared>,
         ttls: Ttls,
         deadlines: Deadlines,
+        native_wanted: bool,
     ) -> Self {
         Self {
             fs,
@@ -102,6 +113,7 @@ impl FuseHost {
             shared,
             ttls,
             deadlines,
+            native_wanted,
             no_opendir: false,
             plain_page: Arc::new(PageHint::plain()),
             plus_page: Arc::new(PageHint::plus()),
@@ -142,7 +154,7 @@ impl FuseHost {
     ) {
         let ttls = self.ttls;
         self.answer(op, node, fut, move |out| match out {
-            Ok(entry) => reply.entry(ttls.of(&entry.attr), &file_attr(&entry.attr), GENERATION),
+            Ok(entry) => reply_entry(reply, &ttls, &entry.attr),
             Err(e) => reply.error(errno(&e)),
         });
     }
@@ -201,7 +213,9 @@ impl FuseHost {
 
 impl Filesystem for FuseHost {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.no_opendir = capabilities::negotiate(config)?;
+        let agreed = capabilities::negotiate(config, self.native_wanted)?;
+        self.no_opendir = agreed.no_opendir;
+        self.shared.native.agreed(agreed.native);
         Ok(())
     }
 
@@ -227,7 +241,7 @@ impl Filesystem for FuseHost {
         let can_forget_all = self.shared.can_forget_all.load(Ordering::Relaxed);
         let negative_ttl = convert::negative_ttl(NodeId(parent.0), self.ttls.negative, can_forget_all);
         self.answer("lookup", parent, fut, move |out| match out {
-            Ok(Some(entry)) => reply.entry(ttls.of(&entry.attr), &file_attr(&entry.attr), GENERATION),
+            Ok(Some(entry)) => reply_entry(reply, &ttls, &entry.attr),
             Ok(None) if negative_ttl.is_zero() => reply.error(Errno::ENOENT),
             Ok(None) => reply.entry(&negative_ttl, &convert::negative(), GENERATION),
             Err(e) => reply.error(errno(&e)),
@@ -249,7 +263,7 @@ impl Filesystem for FuseHost {
         let ttls = self.ttls;
         let fut = async move { fs.getattr(&cx, NodeId(ino.0), fh.map(handle_id)).await };
         self.answer("getattr", ino, fut, move |out| match out {
-            Ok(attr) => reply.attr(ttls.of(&attr), &file_attr(&attr)),
+            Ok(attr) => reply.attr(ttls.of(&attr), &convert::shown_attr(&attr)),
             Err(e) => reply.error(errno(&e)),
         });
     }
@@ -284,7 +298,7 @@ impl Filesystem for FuseHost {
         };
         let fut = async move { fs.setattr(&cx, NodeId(ino.0), fh.map(handle_id), set).await };
         self.answer("setattr", ino, fut, move |out| match out {
-            Ok(attr) => reply.attr(ttls.of(&attr), &file_attr(&attr)),
+            Ok(attr) => reply.attr(ttls.of(&attr), &convert::shown_attr(&attr)),
             Err(e) => reply.error(errno(&e)),
         });
     }
@@ -371,7 +385,8 @@ impl Filesystem for FuseHost {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, cx, shared) = (Arc::clone(&self.fs), op_cx(req), Arc::clone(&self.shared));
-        let options = convert::open_options(flags.0);
+        let mut options = convert::open_options(flags.0);
+        options.takes_backing = shared.native.is_on();
         let fut = async move { fs.open(&cx, NodeId(ino.0), options).await };
         self.answer("open", ino, fut, move |out| match out {
             Ok(opened) => {
@@ -379,10 +394,13 @@ impl Filesystem for FuseHost {
                 if opened.forget_attributes {
                     shared.forget_attributes(NodeId(ino.0));
                 }
-                reply.opened(
-                    FileHandle(opened.handle.0),
-                    convert::fopen_flags(options, opened, may_keep),
-                );
+                let native = &shared.native;
+                let lent = native.opened(NodeId(ino.0), opened.backing.as_ref(), |file| reply.open_backing(file));
+                let handle = FileHandle(opened.handle.0);
+                match lent {
+                    Some(lent) => reply.opened_passthrough(handle, NATIVE, &lent),
+                    None => reply.opened(handle, convert::fopen_flags(options, &opened, may_keep)),
+                }
             }
             Err(e) => reply.error(errno(&e)),
         });
@@ -400,7 +418,8 @@ impl Filesystem for FuseHost {
     ) {
         let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
         let shared = Arc::clone(&self.shared);
-        let (options, perm, ttls) = (convert::open_options(flags), convert::perm(mode), self.ttls);
+        let (mut options, perm, ttls) = (convert::open_options(flags), convert::perm(mode), self.ttls);
+        options.takes_backing = shared.native.is_on();
         let exclusive = convert::is_exclusive(flags);
         let fut = async move {
             convert::check_name(&name)?;
@@ -409,17 +428,17 @@ impl Filesystem for FuseHost {
         self.answer("create", parent, fut, move |out| match out {
             Ok(Some((entry, opened))) => {
                 let may_keep = shared.opened(entry.attr.node, opened.handle);
-                let flags = convert::fopen_flags(options, opened, may_keep);
+                let flags = convert::fopen_flags(options, &opened, may_keep);
                 if opened.forget_attributes {
                     shared.forget_attributes(entry.attr.node);
                 }
-                reply.created(
-                    ttls.of(&entry.attr),
-                    &file_attr(&entry.attr),
-                    GENERATION,
-                    FileHandle(opened.handle.0),
-                    flags,
-                );
+                let (native, handle) = (&shared.native, FileHandle(opened.handle.0));
+                let (ttl, attr) = (ttls.of_attr_in_entry(&entry.attr), file_attr(&entry.attr));
+                let node = entry.attr.node;
+                match native.opened(node, opened.backing.as_ref(), |file| reply.open_backing(file)) {
+                    Some(lent) => reply.created_passthrough(ttl, &attr, GENERATION, handle, NATIVE, &lent),
+                    None => reply.created(ttl, &attr, GENERATION, handle, flags),
+                }
             }
             // The kernel then looks the path up again, past its caches, and follows or refuses what it finds.
             Ok(None) => reply.error(Errno::ESTALE),
@@ -438,6 +457,7 @@ impl Filesystem for FuseHost {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.shared.native.answers();
         let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
         let range = offset..offset.saturating_add(u64::from(size));
         let fut = async move { fs.read(&cx, handle_id(fh), range).await };
@@ -565,7 +585,7 @@ impl Filesystem for FuseHost {
         let fut = async move {
             let failed = listing::fill(&*fs, &cx, NodeId(ino.0), offset, &hint, |row| {
                 reply.add(
-                    INodeNo(row.node().0),
+                    INodeNo(row.entry_attr().map_or(row.node().0, |attr| attr.number)),
                     row.offset(),
                     convert::file_type(row.kind()),
                     row.name(),
@@ -587,7 +607,7 @@ impl Filesystem for FuseHost {
         let ttls = self.ttls;
         let fut = async move {
             let failed = listing::fill(&*fs, &cx, NodeId(ino.0), offset, &hint, |row| {
-                let ttl = ttls.for_kind(row.kind(), row.is_volatile());
+                let ttl = row.entry_attr().map_or(&ttls.dir, |attr| ttls.of_attr_in_entry(attr));
                 reply.add(
                     INodeNo(row.node().0),
                     row.offset(),
@@ -707,6 +727,11 @@ impl Filesystem for FuseHost {
 
 fn handle_id(fh: FileHandle) -> HandleId {
     HandleId(fh.0)
+}
+
+fn reply_entry(reply: ReplyEntry, ttls: &Ttls, attr: &Attr) {
+    let (attr_ttl, entry_ttl) = (ttls.of_attr_in_entry(attr), ttls.of(attr));
+    reply.entry_with_ttls(attr_ttl, entry_ttl, &file_attr(attr), GENERATION);
 }
 
 /// Takes a half-done request back when dropped; the host drops a future wherever it waits at its deadline.

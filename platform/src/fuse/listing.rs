@@ -13,7 +13,7 @@ use fuser::FileAttr;
 
 use super::convert;
 use crate::error::FsError;
-use crate::types::{DirEntry, NodeId, NodeKind, OpCx};
+use crate::types::{Attr, DirEntry, NodeId, NodeKind, OpCx};
 use crate::vfs::VirtualFs;
 
 /// One line of a listing, the engine's or one of the two that we add.
@@ -54,8 +54,12 @@ impl Row<'_> {
         }
     }
 
-    pub(super) fn is_volatile(&self) -> bool {
-        matches!(self, Self::Entry(entry, _) if entry.attr.volatile)
+    /// The attributes that the engine gave, of all but `.` and `..`.
+    pub(super) fn entry_attr(&self) -> Option<&Attr> {
+        match self {
+            Self::Entry(entry, _) => Some(&entry.attr),
+            Self::Dot(_) | Self::DotDot(_) => None,
+        }
     }
 
     /// The kernel takes no attributes of `.` and `..` from a listing, so the engine is not asked for them.

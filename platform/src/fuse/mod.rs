@@ -11,6 +11,7 @@
 //! | `point` | what is checked and cleared before mounting |
 //! | `device` | mount(2), fusermount3, the connection |
 //! | `capabilities` | what is agreed with the kernel when a session begins |
+//! | `native` | which open files the kernel reads by itself |
 //! | `host`, `listing`, `convert` | each request as a call of the drive, and its reply |
 //! | `shared`, `notify` | what the kernel must forget |
 //! | `session`, `unmount`, `holders` | the life and the end of a mount |
@@ -26,6 +27,7 @@ mod holders;
 mod host;
 mod listing;
 mod mountinfo;
+mod native;
 mod notify;
 mod point;
 mod session;
@@ -78,6 +80,8 @@ pub struct MountOptions {
     /// The same for a request that changes a file's bytes or makes them durable, and may have to copy the file from a site
     /// first: as long as the drive might make progress with one.
     pub patient_deadline: Duration,
+    /// Files that are here whole are read by the kernel itself, where it and the rights of this process allow.
+    pub native_reads: bool,
     /// Changes that may wait to be told to the kernel, one by one; beyond it the kernel is told to doubt everything.
     pub change_backlog: usize,
 }
@@ -100,6 +104,7 @@ impl MountOptions {
             request_deadline: Duration::from_secs(60),
             // 180 GB at 50 MB/s, more than any one file that is changed in place.
             patient_deadline: Duration::from_secs(60 * 60),
+            native_reads: true,
             // A few seconds of notifying, and about 10 MB of names.
             change_backlog: 1 << 16,
         }

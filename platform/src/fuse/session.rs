@@ -22,6 +22,7 @@ use super::shared::Shared;
 use super::unmount::{self, Unmount};
 use super::{MountOptions, point};
 use crate::bridge::{Bridge, BridgeCounters};
+use crate::types::NativeReads;
 use crate::vfs::{ChangeSink, VirtualFs};
 
 /// A drive that is mounted. Dropping it unmounts lazily.
@@ -30,6 +31,7 @@ pub struct Mount {
     entry: MountEntry,
     queue: Arc<ChangeQueue>,
     bridge: Arc<Bridge>,
+    shared: Arc<Shared>,
     ended: watch::Receiver<bool>,
 }
 
@@ -56,6 +58,12 @@ impl Mount {
     #[must_use]
     pub fn counters(&self) -> BridgeCounters {
         self.bridge.counters()
+    }
+
+    /// Returns whether the kernel reads files by itself, and how often it did.
+    #[must_use]
+    pub fn native_reads(&self) -> NativeReads {
+        self.shared.native.report()
     }
 
     /// Unmounts; nothing to do is success. In use, [`Unmount::Normal`] changes nothing and says by whom. Blocks until the
@@ -140,6 +148,7 @@ pub(super) fn start(fs: Arc<dyn VirtualFs>, rt: Handle, options: MountOptions) -
         Arc::clone(&shared),
         ttls,
         deadlines,
+        options.native_reads,
     );
     let session = serve(host, device, &options).map_err(failed("the kernel and we do not agree on a protocol"))?;
 
@@ -153,12 +162,12 @@ pub(super) fn start(fs: Arc<dyn VirtualFs>, rt: Handle, options: MountOptions) -
     let queue = ChangeQueue::new(options.change_backlog.max(1));
     let (tell_ended, ended) = watch::channel(false);
 
-    let notifying = Arc::clone(&queue);
+    let (notifying, known) = (Arc::clone(&queue), Arc::clone(&shared));
     thread::Builder::new()
         .name("backlot-notify".into())
         .spawn(move || {
             let list_root = move || notify::list_root(&*fs, &rt);
-            notify::run(&notifying, &kernel, &list_root, &shared);
+            notify::run(&notifying, &kernel, &list_root, &known);
         })
         .map_err(failed("no thread for notifications"))?;
     let (serving, mounted) = (Arc::clone(&queue), entry.clone());
@@ -180,6 +189,7 @@ pub(super) fn start(fs: Arc<dyn VirtualFs>, rt: Handle, options: MountOptions) -
         entry,
         queue,
         bridge,
+        shared,
         ended,
     })
 }

@@ -9,6 +9,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use fuser::{INodeNo, Notifier};
 
+use super::native::Native;
+
 use crate::types::{HandleId, NodeId};
 
 /// Nodes opened since a distrust that are remembered as fresh again. Beyond it we start over, at the price of dropping
@@ -19,6 +21,7 @@ const FRESH_MAX: usize = 1 << 20;
 pub(super) struct Shared {
     /// The kernel can be told to doubt every name at once (FUSE_NOTIFY_INC_EPOCH, Linux 6.16).
     pub(super) can_forget_all: AtomicBool,
+    pub(super) native: Native,
     opens: Mutex<Opens>,
     notifier: OnceLock<Notifier>,
 }
@@ -48,11 +51,15 @@ impl Shared {
     }
 
     pub(super) fn released(&self, handle: HandleId) {
-        self.opens().handles.remove(&handle);
+        let node = self.opens().handles.remove(&handle);
+        if let Some(node) = node {
+            self.native.released(node);
+        }
     }
 
     /// Ends all handles, for a session that is over.
     pub(super) fn take_handles(&self) -> Vec<HandleId> {
+        self.native.end();
         std::mem::take(&mut self.opens().handles).into_keys().collect()
     }
 

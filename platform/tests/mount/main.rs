@@ -13,6 +13,7 @@ mod faults;
 mod files;
 mod listing;
 mod memfs;
+mod native;
 mod rig;
 mod served;
 mod user;

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use backlot_platform::error::{FsError, FsErrorKind};
 use backlot_platform::types::{
-    Allocate, Attr, CaseMode, DirEntry, Entry, HandleId, NewNode, NodeId, NodeKind, OpCx, OpenOptions, Opened,
+    Allocate, Attr, Backing, CaseMode, DirEntry, Entry, HandleId, NewNode, NodeId, NodeKind, OpCx, OpenOptions, Opened,
     RenameOptions, SeekTo, SetAttr, Space, without_set_id,
 };
 use backlot_platform::vfs::VirtualFs;
@@ -33,6 +33,10 @@ struct Node {
     entries: BTreeMap<u64, (OsString, NodeId)>,
     xattrs: HashMap<OsString, Bytes>,
     readonly: bool,
+    /// Whoever only reads gets this.
+    backing: Option<Backing>,
+    /// Its names lead to another node now.
+    left: bool,
 }
 
 #[derive(Default)]
@@ -104,6 +108,15 @@ impl Tree {
             .ok_or(FsErrorKind::NotFound.into())
     }
 
+    /// Refuses what came by a name that leads elsewhere by now.
+    fn named(&mut self, node: NodeId) -> Result<(), FsError> {
+        if self.node(node)?.left {
+            fail(FsErrorKind::Left)
+        } else {
+            Ok(())
+        }
+    }
+
     fn writable(&mut self, dir: NodeId) -> Result<(), FsError> {
         if self.node(dir)?.readonly {
             fail(FsErrorKind::ReadOnly)
@@ -118,6 +131,7 @@ impl Tree {
         let readonly = self.nodes.get(&dir).is_some_and(|d| d.readonly);
         let attr = Attr {
             node,
+            number: node.0,
             kind,
             size: data.len() as u64,
             allocated: (data.len() as u64).next_multiple_of(4096),
@@ -140,6 +154,8 @@ impl Tree {
             entries: BTreeMap::new(),
             xattrs: HashMap::new(),
             readonly,
+            backing: None,
+            left: false,
         };
         self.nodes.insert(node, new);
         if let Some(dir) = self.nodes.get_mut(&dir) {
@@ -149,8 +165,11 @@ impl Tree {
     }
 
     fn open(&mut self, cx: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError> {
+        self.named(node)?;
         let handle = HandleId(self.next());
         let file = self.node(node)?;
+        let lends = options.takes_backing && !options.write;
+        let backing = file.backing.clone().filter(|_| lends);
         if file.attr.kind == NodeKind::Dir {
             return fail(FsErrorKind::IsDir);
         }
@@ -167,6 +186,7 @@ impl Tree {
             keep_cache: true,
             uncached: false,
             forget_attributes: false,
+            backing,
         })
     }
 
@@ -272,6 +292,33 @@ impl MemFs {
         self.tree("-").add(dir, OsStr::new(name), NodeKind::File, b"", 0o644);
     }
 
+    /// Gives a file bytes that the kernel may read by itself; ones that it refuses to, if `fits` is not set.
+    pub(crate) fn lend(&self, dir: NodeId, name: &str, data: &[u8], fits: bool) {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        std::io::Write::write_all(&mut file, data).expect("written");
+        if !fits {
+            file = std::fs::File::open("/").expect("a folder");
+        }
+        self.put(dir, name, data);
+        let mut tree = self.tree("-");
+        let (_, node) = tree.find(dir, OsStr::new(name)).expect("just put");
+        tree.node(node).expect("found").backing = Some(Backing(Arc::new(file)));
+    }
+
+    /// Makes a name lead to a new node with other bytes, which the kernel is not told of; the old node stays for those who
+    /// have it open.
+    pub(crate) fn move_on(&self, dir: NodeId, name: &str, data: &[u8]) {
+        let mut tree = self.tree("-");
+        let (cookie, old) = tree.find(dir, OsStr::new(name)).expect("it is there");
+        let new = tree.add(dir, OsStr::new(name), NodeKind::File, data, 0o644);
+        let number = tree.node(old).expect("found").attr.number;
+        tree.node(new).expect("just made").attr.number = number;
+        tree.node(old).expect("found").left = true;
+        let dir = tree.dir(dir).expect("a folder");
+        dir.entries.retain(|_, (_, node)| *node != new);
+        dir.entries.insert(cookie, (name.into(), new));
+    }
+
     pub(crate) fn del(&self, dir: NodeId, name: &str) {
         let mut tree = self.tree("-");
         let (cookie, _) = tree.find(dir, OsStr::new(name)).expect("it is there");
@@ -316,6 +363,7 @@ impl VirtualFs for MemFs {
 
     async fn setattr(&self, cx: &OpCx, node: NodeId, _: Option<HandleId>, set: SetAttr) -> Result<Attr, FsError> {
         let mut tree = self.tree("setattr");
+        tree.named(node)?;
         tree.writable(node)?;
         let file = tree.node(node)?;
         if let Some(size) = set.size {
@@ -483,6 +531,7 @@ impl VirtualFs for MemFs {
 
     async fn link(&self, _: &OpCx, node: NodeId, parent: NodeId, name: &OsStr) -> Result<Entry, FsError> {
         let mut tree = self.tree("link");
+        tree.named(node)?;
         let cookie = tree.next_cookie();
         tree.dir(parent)?.entries.insert(cookie, (name.to_owned(), node));
         tree.node(node)?.attr.nlink += 1;
@@ -569,7 +618,9 @@ impl VirtualFs for MemFs {
     }
 
     async fn setxattr(&self, _: &OpCx, node: NodeId, name: &OsStr, value: Bytes) -> Result<(), FsError> {
-        self.tree("setxattr").node(node)?.xattrs.insert(name.to_owned(), value);
+        let mut tree = self.tree("setxattr");
+        tree.named(node)?;
+        tree.node(node)?.xattrs.insert(name.to_owned(), value);
         Ok(())
     }
 

@@ -11,6 +11,9 @@ use backlot_platform::vfs::ChangeSink;
 
 use crate::memfs::MemFs;
 
+/// Length of a file that the kernel may read by itself; of one that takes its name, half of it.
+pub(crate) const LENT: usize = 1 << 20;
+
 /// How the parent says where and how to mount: `mount point`, then options as `key=value`, one per line.
 pub(crate) const ENV: &str = "BACKLOT_TEST_MOUNT";
 
@@ -54,6 +57,7 @@ fn parse(text: &str) -> MountOptions {
             "deadline_ms" => options.request_deadline = Duration::from_millis(number()),
             "patient_ms" => options.patient_deadline = Duration::from_millis(number()),
             "backlog" => options.change_backlog = usize::try_from(number()).expect("small"),
+            "native" => options.native_reads = value == "true",
             "allow_other" => options.allow_other = value == "true",
             "fs_name" => options.fs_name = value.to_owned(),
             "readahead" => options.kernel_readahead = number(),
@@ -79,6 +83,14 @@ fn obey(line: &str, fs: &MemFs, mount: &Mount) -> String {
         ["put", dir, name, data] => fs.put(node(dir), name, data.as_bytes()),
         ["link", dir, name, target] => fs.put_link(node(dir), name, target),
         ["sneak", dir, name] => fs.sneak(node(dir), name),
+        ["lend", dir, name, letter] => fs.lend(node(dir), name, letter.repeat(LENT).as_bytes(), true),
+        ["lend-misfit", dir, name, letter] => fs.lend(node(dir), name, letter.repeat(LENT).as_bytes(), false),
+        ["move-on", dir, name, letter] => fs.move_on(node(dir), name, letter.repeat(LENT / 2).as_bytes()),
+        ["native"] => {
+            let native = mount.native_reads();
+            let off = native.off.unwrap_or_default();
+            return format!("{} {} {off}", native.opens, native.answered);
+        }
         ["del", dir, name] => fs.del(node(dir), name),
         ["entry", dir, name] => sink.entry_changed(node(dir), name.as_ref()),
         ["content", path] => sink.content_changed(node(path)),

@@ -59,6 +59,13 @@ fn an_ordinary_user_mounts_and_unmounts_and_keeps_root_out() {
     as_nobody(|point| {
         let rig = Rig::start(point, "fs_name=a,b\\c", Some(NOBODY)).expect("mounted");
         assert_eq!(nobody_reads(&rig.path("hello")), b"hello world\n");
+        rig.tell("lend / plate A");
+        assert_eq!(nobody_reads(&rig.path("plate")), [b'A'; crate::served::LENT]);
+        let native = rig.ask("native");
+        assert!(
+            native.starts_with("0 ") && native.contains("rights of root"),
+            "{native}"
+        );
         let root = std::fs::read(rig.path("hello")).expect_err("not for others");
         assert_eq!(root.kind(), std::io::ErrorKind::PermissionDenied);
         let table = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("a table");

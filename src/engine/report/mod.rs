@@ -7,6 +7,7 @@ mod queues;
 use std::path::{Path, PathBuf};
 
 use backlot_cache::Usage;
+use backlot_platform::types::NativeReads;
 use serde::{Deserialize, Serialize};
 
 use super::drive::Project;
@@ -53,8 +54,35 @@ pub struct Status {
     pub hydration: HydrationReport,
     /// Sequences that are played.
     pub sequences: SequencesReport,
+    /// What the kernel reads by itself; `None` without a mount.
+    #[serde(default)]
+    pub native_reads: Option<NativeReport>,
     /// What was made or changed here.
     pub publishing: PublishingReport,
+}
+
+/// Reads of resident files that the kernel answers by itself (FUSE passthrough).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NativeReport {
+    /// `on` or `off`.
+    pub state: String,
+    /// Why it is off.
+    pub reason: Option<String>,
+    /// Opens since the start whose reads the kernel answers.
+    pub opens: u64,
+    /// Reads since the start that the daemon answered.
+    pub daemon_reads: u64,
+}
+
+impl From<NativeReads> for NativeReport {
+    fn from(native: NativeReads) -> Self {
+        Self {
+            state: if native.off.is_none() { "on" } else { "off" }.to_owned(),
+            reason: native.off,
+            opens: native.opens,
+            daemon_reads: native.answered,
+        }
+    }
 }
 
 /// What was made or changed here, and what became of it.
