@@ -2,7 +2,8 @@
 //! granules while the rest is under way.
 //!
 //! Owns: the fetches in flight of each open content, their interest and priority. Refuses to know: paths of the drive,
-//! handles, the kernel. Invariants: the spans in flight of one content never overlap; a granule is in the cache before
+//! handles, the kernel. Invariants: the spans in flight of one content never overlap (but for one that nobody
+//! wants any more and that is being stopped); a granule is in the cache before
 //! anyone is told that it landed; nobody left interested in a fetch means that it stops.
 //!
 //! Lock order: `OpenContent::fetches` alone; no lock is held over an await.
@@ -529,3 +530,6 @@ impl OpenContent {
         self.fetches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;
