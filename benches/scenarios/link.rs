@@ -12,10 +12,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Bench;
 use crate::figures::{Report, Row, Samples, Target, Unit};
-use crate::peers::mounted;
+use crate::peers::{Who, mounted};
 use crate::process::{interrupted, pause};
 use crate::relay::{Relay, round_trip};
 use crate::sftp::{Site, Table, empty_row, quiesce, write_noise};
+use crate::{tree, writing};
 
 /// One way: a round trip of 20 ms.
 const DELAY: Duration = Duration::from_millis(10);
@@ -68,7 +69,7 @@ pub(crate) fn sequential(bench: &Bench, report: &mut Report) -> Result<()> {
     let wanted = bench.scale.big_bytes / 4;
     let mut wire = Samples::default();
     let table = Table::take(bench, report, "link", 2, |who| {
-        if who == crate::peers::Who::Backlot {
+        if who == Who::Backlot {
             wire.push(carried(wanted)?, crate::figures::Round::default());
         }
         mounted(who, bench, &site.at(relay.port), |dir, _| {
@@ -102,7 +103,7 @@ pub(crate) fn sequential(bench: &Bench, report: &mut Report) -> Result<()> {
     })?;
     let link = format!("{:.0} ms, 1 Gbit/s", trip.as_secs_f64() * 1e3);
     let what = format!("{} MiB from start to end, cold, {link}", wanted >> 20);
-    if let Some(ours) = table.of(crate::peers::Who::Backlot, 0) {
+    if let Some(ours) = table.of(Who::Backlot, 0) {
         report.add(Row {
             scenario: "link",
             what: what.clone(),
@@ -226,6 +227,82 @@ pub(crate) fn playback(bench: &Bench, report: &mut Report) -> Result<()> {
     let what = format!("late among the first {START}");
     let start = empty_row("playback", &what, Unit::Count);
     table.report(report, 1, start, Target::None);
+    Ok(())
+}
+
+/// Writes small files where they are sent, over the wire; how long until the server has them all.
+pub(crate) fn upload(bench: &Bench, report: &mut Report) -> Result<()> {
+    let site = Site::start(bench)?;
+    let relay = Relay::with_rate(site.server.address, DELAY, Some(RATE))?;
+    let mut round = 0;
+    let small: Vec<_> = (0..bench.scale.small_files)
+        .map(|number| (writing::small_name(number), writing::SMALL as u64))
+        .collect();
+    let table = Table::take(bench, report, "upload", 1, |who| {
+        round += 1;
+        let folder = format!("up-{round}/publish");
+        mounted(who, bench, &site.at(relay.port), |dir, _| {
+            std::fs::create_dir_all(dir.join(&folder))?;
+            let bytes = vec![7_u8; writing::SMALL];
+            let begin = Instant::now();
+            for (name, _) in &small {
+                File::create(dir.join(&folder).join(name))?.write_all(&bytes)?;
+            }
+            Ok(vec![vec![writing::arrived(
+                bench,
+                &site.root.join(&folder),
+                begin,
+                &small,
+            )?]])
+        })
+    })?;
+    let what = format!(
+        "{} files of 10 KiB written, until the server has them, 20 ms, 1 Gbit/s",
+        small.len()
+    );
+    report_alone(&table, report, "upload", &what, Unit::Seconds, Target::AtMost(8.0));
+    Ok(())
+}
+
+/// Walks a tree with attributes over the wire, and for Backlot without it: names need no wire.
+pub(crate) fn walk(bench: &Bench, report: &mut Report) -> Result<()> {
+    let site = Site::start(bench)?;
+    let relay = Relay::with_rate(site.server.address, DELAY, Some(RATE))?;
+    let folders = bench.scale.tree_folders / 10;
+    tree::make(&site.root.join("tree"), folders)?;
+    let expected = folders * tree::FILES_PER_FOLDER / 2;
+    let mut near = Samples::default();
+    let table = Table::take(bench, report, "walk", 1, |who| {
+        let walked = |port: u16| {
+            mounted(who, bench, &site.at(port), |dir, _| {
+                let begin = Instant::now();
+                tree::count(&dir.join("tree"), expected)?;
+                Ok(begin.elapsed().as_secs_f64())
+            })
+        };
+        if who == Who::Backlot {
+            near.push(walked(site.server.address.port())?, crate::figures::Round::default());
+        }
+        Ok(vec![vec![walked(relay.port)?]])
+    })?;
+    let files = folders * tree::FILES_PER_FOLDER;
+    let what = format!("`find -size` over {files} files, first walk of a fresh mount, 20 ms");
+    if let Some(ours) = table.of(Who::Backlot, 0) {
+        report.add(Row {
+            scenario: "walk",
+            what: what.clone(),
+            unit: Unit::Seconds,
+            ours,
+            beside: Some(("without delay".to_owned(), near)),
+            target: Target::RatioAtMost(1.1),
+        });
+    }
+    table.report(
+        report,
+        0,
+        empty_row("walk", &what, Unit::Seconds),
+        Target::RatioAtMost(0.2),
+    );
     Ok(())
 }
 

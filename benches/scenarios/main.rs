@@ -36,13 +36,13 @@ use machine::Quiet;
 
 /// Measures Backlot beside sshfs, rclone and a local disk, and prints ratios.
 ///
-/// Sets everything up on loopback in a temporary folder and cleans up. Takes about ten minutes; on a busy machine longer,
+/// Sets everything up on loopback in a temporary folder and cleans up. Takes about an hour; on a busy machine longer,
 /// because rounds in which others used the machine are repeated.
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench scenarios --")]
 struct Args {
-    /// Which to run: ready, memory, find, stream, first-byte, random, link, small, playback, resident,
-    /// metadata, write. Default: all.
+    /// Which to run: ready, memory, find, stream, first-byte, random, link, small, playback, upload, walk,
+    /// resident, metadata, write. Default: all.
     scenarios: Vec<String>,
     /// Small data and few rounds: to see that everything works, not to quote.
     #[arg(long)]
@@ -106,7 +106,7 @@ pub(crate) struct Bench {
 
 type Scenario = fn(&Bench, &mut Report) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 12] = [
+const SCENARIOS: [(&str, Scenario); 14] = [
     ("ready", store::ready),
     ("memory", store::memory),
     ("find", tree::find),
@@ -116,6 +116,8 @@ const SCENARIOS: [(&str, Scenario); 12] = [
     ("link", link::sequential),
     ("small", link::small_files),
     ("playback", link::playback),
+    ("upload", link::upload),
+    ("walk", link::walk),
     ("resident", resident::reads),
     ("metadata", resident::metadata),
     ("write", writing::write),

@@ -12,7 +12,7 @@ use crate::figures::{Report, Row, Samples, Target, Unit};
 use crate::machine::{Quiet, disk_kind, drop_names};
 use crate::process::{interrupted, output};
 
-const FILES_PER_FOLDER: usize = 100;
+pub(crate) const FILES_PER_FOLDER: usize = 100;
 const FOLDERS_PER_SEQUENCE: usize = 50;
 /// Every second file is of more than one block of 512 bytes, so that `-size +1` has something to tell apart.
 const SIZES: [usize; 2] = [100, 700];
@@ -101,7 +101,7 @@ impl Pair {
 }
 
 /// Returns how long `find -size +1 | wc -l` takes, and fails if it finds something else than is there.
-fn count(dir: &Path, expected: usize) -> Result<f64> {
+pub(crate) fn count(dir: &Path, expected: usize) -> Result<f64> {
     ensure!(!interrupted(), "interrupted");
     let begin = Instant::now();
     // Folders are 4096 bytes on the disk and 0 in the drive, so only files are counted.
@@ -120,7 +120,7 @@ fn count(dir: &Path, expected: usize) -> Result<f64> {
     Ok(took)
 }
 
-fn make(root: &Path, folders: usize) -> Result<()> {
+pub(crate) fn make(root: &Path, folders: usize) -> Result<()> {
     let text = vec![b'x'; SIZES.into_iter().max().unwrap_or(0)];
     for folder in 0..folders {
         ensure!(!interrupted(), "interrupted");

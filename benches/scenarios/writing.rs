@@ -17,7 +17,7 @@ use crate::sftp::{Site, Table, empty_row};
 /// How much is written at once.
 const WRITE: usize = 1 << 20;
 /// A small file's length.
-const SMALL: usize = 10 * 1024;
+pub(crate) const SMALL: usize = 10 * 1024;
 /// Longer than any of them takes to bring its files to the server.
 const ARRIVED: Duration = Duration::from_secs(300);
 
@@ -81,12 +81,12 @@ fn write_all(bench: &Bench, dir: &Path, sync: bool) -> Result<Times> {
     })
 }
 
-fn small_name(number: usize) -> String {
+pub(crate) fn small_name(number: usize) -> String {
     format!("small.{number:04}.exr")
 }
 
 /// Waits until the server has all files whole, under their names.
-fn arrived(bench: &Bench, at: &Path, begin: Instant, wanted: &[(String, u64)]) -> Result<f64> {
+pub(crate) fn arrived(bench: &Bench, at: &Path, begin: Instant, wanted: &[(String, u64)]) -> Result<f64> {
     loop {
         let missing = wanted
             .iter()
