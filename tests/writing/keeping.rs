@@ -408,13 +408,25 @@ fn a_save_in_place_that_a_crash_cut_short_is_held_back_and_a_finished_one_is_sen
             .build()
             .mounted();
         let (half, synced) = (drive.path("publish/half"), drive.path("publish/synced"));
-        let mut writer = OpenOptions::new().write(true).open(&half).unwrap();
-        writer.write_all(b"half").unwrap();
+        // In a process of its own: what other tests start inherits this one's open files and closes them, and a close is a
+        // close, whoever it comes from.
+        let mut writer = std::process::Command::new("dd")
+            .arg(format!("of={}", half.display()))
+            .args(["bs=4", "conv=notrunc", "status=none"])
+            .stdin(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        writer.stdin.as_mut().unwrap().write_all(b"half").unwrap();
+        eventually("half is written", || {
+            fs::read(&half).is_ok_and(|bytes| bytes.starts_with(b"half"))
+        });
         let mut durable = File::create(&synced).unwrap();
         durable.write_all(b"all of it").unwrap();
         durable.sync_all().unwrap();
         drive.kill9();
-        drop((writer, durable));
+        drop((writer.stdin.take(), durable));
+        writer.wait().unwrap();
         drive.mount();
         eventually("what was synced arrives", || {
             fs::read(site.path().join("publish/synced")).is_ok_and(|bytes| bytes == b"all of it")
