@@ -87,6 +87,7 @@ fn number(value: f64) -> String {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub(crate) enum Unit {
     Seconds,
+    Microseconds,
     Mebibytes,
     MegabytesPerSecond,
     RoundTrips,
@@ -102,6 +103,7 @@ impl Unit {
     fn name(self) -> &'static str {
         match self {
             Self::Seconds => "s",
+            Self::Microseconds => "µs",
             Self::Mebibytes => "MiB",
             Self::MegabytesPerSecond => "MB/s",
             Self::RoundTrips => "RTT",

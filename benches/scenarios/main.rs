@@ -41,7 +41,7 @@ use machine::Quiet;
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench scenarios --")]
 struct Args {
-    /// Which to run: ready, memory, find, stream, first-byte, random, link, small, playback, upload, walk,
+    /// Which to run: ready, memory, growth, find, stream, first-byte, random, link, small, playback, upload, walk,
     /// resident, metadata, write. Default: all.
     scenarios: Vec<String>,
     /// Small data and few rounds: to see that everything works, not to quote.
@@ -106,9 +106,10 @@ pub(crate) struct Bench {
 
 type Scenario = fn(&Bench, &mut Report) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 14] = [
+const SCENARIOS: [(&str, Scenario); 15] = [
     ("ready", store::ready),
     ("memory", store::memory),
+    ("growth", store::growth),
     ("find", tree::find),
     ("stream", sftp::stream),
     ("first-byte", sftp::first_byte),

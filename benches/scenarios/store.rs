@@ -5,10 +5,11 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use backlot::model::{EntryKind, Ino, Name, ProjectName, RelPath, SiteName, Version};
-use backlot::state::{Moment, NewProject, Remote, StateStore};
+use backlot::state::{Claim, Moment, NewProject, NewSend, Remote, StateError, StateStore};
 
 use crate::Bench;
 use crate::daemon::{DriveSetup, PROJECT, SITE};
@@ -18,6 +19,10 @@ use crate::process::{interrupted, output};
 
 const FILES_PER_FOLDER: usize = 99;
 const FOLDERS_PER_SEQUENCE: usize = 100;
+/// How often each question of `growth` is asked.
+const QUESTIONS: usize = 20_000;
+const LISTINGS: usize = 1_000;
+const CLAIMS: usize = 200;
 /// The fixed day of all entries: 1 November 2026.
 const MTIME_NS: i64 = 1_793_491_200_000_000_000;
 
@@ -74,7 +79,7 @@ pub(crate) fn memory(bench: &Bench, report: &mut Report) -> Result<()> {
     for _ in 0..bench.scale.rounds.min(3) {
         let ((drive, took), round) = bench.quiet.round(|| {
             let (drive, _) = setup.mount()?;
-            let begin = std::time::Instant::now();
+            let begin = Instant::now();
             let found = output(
                 Command::new("find")
                     .arg(setup.project())
@@ -170,6 +175,129 @@ fn fill(data_dir: &Path, folders: usize) -> Result<u64> {
     let entries = store.read(|txn| txn.counts())?.entries;
     store.close();
     Ok(entries)
+}
+
+/// What single questions cost a store, and its queue, of 10,000, 100,000 and 1,000,000 entries.
+pub(crate) fn growth(bench: &Bench, report: &mut Report) -> Result<()> {
+    let mut first: Option<Vec<Samples>> = None;
+    for folders in [100, 10, 1].map(|part| bench.scale.store_folders / part) {
+        let dir = bench.dir.join(format!("growth-{folders}"));
+        let entries = fill(&dir, folders)?;
+        let store = StateStore::open(&dir)?;
+        let rt = tokio::runtime::Builder::new_current_thread().build()?;
+        let root = store.read(|txn| txn.children(Ino::ROOT, 0, 1))?;
+        let root = root.first().context("the project's folder")?.node.ino;
+        let queued = queue(&rt, &store, root, entries)?;
+        let shots = shots(&store, root)?;
+        let mut samples = vec![Samples::default(); 3];
+        for round in 0..bench.scale.rounds {
+            let (values, seen) = bench.quiet.round(|| {
+                let (mut noise, begin) = (crate::sftp::Noise(round as u64), Instant::now());
+                for _ in 0..QUESTIONS {
+                    let shot = shots[usize::try_from(noise.next())? % shots.len()];
+                    let name = format!("plate_v001.{}.exr", 1001 + noise.next() % FILES_PER_FOLDER as u64);
+                    ensure!(
+                        store.read(|txn| txn.lookup(shot, name.as_bytes()))?.is_some(),
+                        "no {name}"
+                    );
+                }
+                let lookup = begin.elapsed();
+                let begin = Instant::now();
+                for n in 0..LISTINGS {
+                    let found = store.read(|txn| txn.children(shots[n * 7919 % shots.len()], 0, 1000))?;
+                    ensure!(found.len() == FILES_PER_FOLDER, "{} entries", found.len());
+                }
+                let listing = begin.elapsed();
+                let begin = Instant::now();
+                for _ in 0..CLAIMS {
+                    let claim = Claim {
+                        root,
+                        now_ms: 1,
+                        lease_ms: 2,
+                        limit: 16,
+                        horizon_ms: i64::MAX / 4,
+                        max_size: None,
+                        under_way: Vec::new(),
+                    };
+                    let claimed = rt.block_on(store.write(move |txn| {
+                        let claimed = txn.claim(&claim)?;
+                        claimed.iter().try_for_each(|task| txn.give_back(task.id))?;
+                        Ok(claimed.len())
+                    }))?;
+                    ensure!(claimed == 16, "{claimed} claimed");
+                }
+                let micros = |took: Duration, times: usize| {
+                    took.as_secs_f64() * 1e6 / f64::from(u32::try_from(times).unwrap_or(1))
+                };
+                Ok([
+                    micros(lookup, QUESTIONS),
+                    micros(listing, LISTINGS),
+                    micros(begin.elapsed(), CLAIMS),
+                ])
+            })?;
+            samples
+                .iter_mut()
+                .zip(values)
+                .for_each(|(samples, value)| samples.push(value, seen));
+        }
+        store.close();
+        let what = [
+            format!("a name looked up, past every cache of ours, among {entries}"),
+            format!("a folder of {FILES_PER_FOLDER} listed, among {entries} entries"),
+            format!("16 tasks claimed and given back, of {queued}"),
+        ];
+        for (column, what) in what.into_iter().enumerate() {
+            report.add(Row {
+                scenario: "growth",
+                what,
+                unit: Unit::Microseconds,
+                ours: samples[column].clone(),
+                beside: first
+                    .as_ref()
+                    .map(|first| ("the smallest".to_owned(), first[column].clone())),
+                target: if first.is_some() {
+                    Target::RatioAtMost(3.0)
+                } else {
+                    Target::None
+                },
+            });
+        }
+        first.get_or_insert(samples);
+    }
+    Ok(())
+}
+
+/// The folders that hold files.
+fn shots(store: &StateStore, root: Ino) -> Result<Vec<Ino>> {
+    let mut shots = Vec::new();
+    for sequence in store.read(|txn| txn.children(root, 0, 10_000))? {
+        let found = store.read(|txn| txn.children(sequence.node.ino, 0, 10_000))?;
+        shots.extend(found.into_iter().map(|shot| shot.node.ino));
+    }
+    ensure!(!shots.is_empty(), "no folders");
+    Ok(shots)
+}
+
+/// Fills the queue with a task for every entry.
+fn queue(rt: &tokio::runtime::Runtime, store: &StateStore, root: Ino, tasks: u64) -> Result<u64> {
+    let there = rt.block_on(store.write(move |txn| {
+        for number in 0..tasks {
+            let send = NewSend {
+                root,
+                parent: root,
+                name: Name::new(format!("q{number:07}").as_bytes()).map_err(|e| StateError::Invalid(e.to_string()))?,
+                ino: Ino((1 << 39) + number),
+                generation: 1,
+                size: 1000,
+                due_ms: 0,
+                source: SiteName("here".to_owned()),
+                target: SiteName(SITE.to_owned()),
+            };
+            txn.queue_send(&send, 0)?;
+        }
+        Ok(tasks)
+    }))?;
+    Ok(there)
 }
 
 fn name(text: &str) -> Result<Name> {
