@@ -125,7 +125,9 @@ impl Slots {
             if inner.parts + parts > slots * PARTS || inner.running >= self.limit * MOST {
                 return;
             }
-            let Some((_, tx)) = inner.waiting.remove(&key) else { return };
+            let Some((_, tx)) = inner.waiting.remove(&key) else {
+                return;
+            };
             inner.running += 1;
             inner.parts += parts;
             drop(inner);
