@@ -414,19 +414,12 @@ fn small_files_of_a_folder_that_are_read_in_order_come_before_they_are_opened() 
 }
 
 #[test]
-fn small_files_come_in_the_order_of_the_listing_as_well_and_little_is_wasted_by_a_stop() {
+fn a_copy_of_small_files_that_stops_wastes_little() {
     drive_test(|| {
         let names = small_names();
         let Some(far) = Far::with_small(&names) else { return };
         let drive = far.drive(true);
-        // Files that come later are listed last, wherever their names stand.
-        let listed = || -> Vec<String> {
-            let entries = fs::read_dir(drive.path("thumbs")).unwrap();
-            let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
-            entries.map(|entry| format!("thumbs/{}", name(entry))).collect()
-        };
-        let order = listed();
-        copy(&drive, &order[..100]);
+        copy(&drive, &names[..100]);
         eventually("the last open is counted", || {
             count(&drive, "hits") + count(&drive, "late") >= 80
         });
@@ -437,6 +430,32 @@ fn small_files_come_in_the_order_of_the_listing_as_well_and_little_is_wasted_by_
             "a copy that stops after 100 small files: {wasted} bytes in vain"
         ));
         assert!(wasted <= 64 * 10240, "{wasted}");
+        copy(&drive, &names[100..]);
+        eventually("it was not in vain after all", || count(&drive, "wasted_bytes") == 0);
+    });
+}
+
+#[test]
+fn a_small_file_costs_two_round_trips() {
+    drive_test(|| {
+        let names = small_names();
+        let Some(far) = Far::with_small(&names) else { return };
+        let drive = far.drive(false);
+        // The connection is made with the first one.
+        copy(&drive, &names[..1]);
+        let one_way = Duration::from_millis(100);
+        far.relay.set_delay(one_way);
+        let mut took: Vec<_> = names[1..6]
+            .iter()
+            .map(|name| {
+                let begun = Instant::now();
+                fs::read(drive.path(name)).unwrap();
+                begun.elapsed()
+            })
+            .collect();
+        took.sort();
+        say(&format!("a small file over 200 ms: {:.0?}", took[2]));
+        assert!(took[2] < one_way * 5, "{took:?}");
     });
 }
 

@@ -2,9 +2,9 @@
 //! [`follow`](super::follow) is, and in its words.
 //!
 //! Owns: who reads which folder ("run"), in the order of names or of the listing, and what is asked for ahead. Refuses to
-//! know: frame numbers, how bytes come. Invariants: runs, and files known of folders, are bounded; never more is asked for
-//! ahead than the run has read; a jump or silence takes all of it back. Neither order is known before three files were
-//! read in it.
+//! know: frame numbers, how bytes come. Invariants: runs, and files known of folders, are bounded; nothing is asked for
+//! before three files were opened in an order, and then no more ahead than the run has read, but for what is next to
+//! nothing; a jump or silence takes all of it back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ const FLOOR: usize = 4;
 const MOST: usize = 64;
 /// Bytes ahead at most: more than a link of 1 Gbit/s and 50 ms holds.
 const MOST_BYTES: u64 = 8 << 20;
+/// Bytes ahead that a reader need not have read as many for.
+const FEW_BYTES: u64 = 256 << 10;
 /// Files opened in a row until the next ones are asked for.
 const ORDERED: u32 = 3;
 /// The most that orders which turned out to be none can cost: so many more files in a row.
@@ -154,6 +156,8 @@ struct Run {
     last: Option<Ino>,
     /// Files in a row, by order.
     in_a_row: [u32; 2],
+    /// Bytes of those files.
+    bytes_in_a_row: u64,
     /// Orders that turned out to be none.
     doubt: u32,
     kinds: VecDeque<u32>,
@@ -230,7 +234,7 @@ impl Run {
         let Some(place) = self.files.place(ino, Order::Listed) else {
             return;
         };
-        let kind = self.files.at(place, Order::Listed).kind;
+        let File { kind, bytes, .. } = self.files.at(place, Order::Listed);
         let (was_sure, order) = (self.is_sure(), self.order());
         match self.last {
             Some(last) if last == ino || was_sure && self.comes_back(last, ino) => return,
@@ -255,6 +259,7 @@ impl Run {
             None => self.in_a_row = [1; 2],
         }
         self.last = Some(ino);
+        self.bytes_in_a_row = bytes + if self.read() > 1 { self.bytes_in_a_row } else { 0 };
         if self.kinds.len() >= KINDS {
             self.kinds.pop_front();
         }
@@ -291,7 +296,7 @@ impl Run {
             return;
         }
         let mut bytes = self.bytes();
-        let room = bytes + room;
+        let most = MOST_BYTES.min(self.bytes_in_a_row.max(FEW_BYTES)).min(bytes + room);
         let next = self.files.range(last + 1..last + 1 + SCAN, order);
         let next: Vec<_> = next
             .filter(|file| self.kinds.contains(&file.kind))
@@ -302,7 +307,7 @@ impl Run {
                 continue;
             }
             bytes += file.bytes;
-            if bytes > MOST_BYTES.min(room) {
+            if bytes > most {
                 return;
             }
             self.ahead.push(Ahead {
@@ -426,6 +431,7 @@ impl Folders {
             waiting: VecDeque::new(),
             last: None,
             in_a_row: [0; 2],
+            bytes_in_a_row: 0,
             doubt: 0,
             kinds: VecDeque::new(),
             uses: Uses::default(),

@@ -341,7 +341,9 @@ fn bytes_ahead_are_bounded() {
     for (_, _, size) in &mut stage.files {
         *size = 1 << 20;
     }
-    stage.reads(&names[..100]);
+    stage.reads(&names[..3]);
+    assert_eq!(stage.ahead.len(), 3, "as many as were read");
+    stage.reads(&names[3..100]);
     assert_eq!(stage.ahead.len() as u64, MOST_BYTES >> 20);
 }
 
