@@ -490,6 +490,11 @@ fn small_files_pace() {
             for _ in 0..3 {
                 far.relay.set_delay(Duration::ZERO);
                 let drive = far.drive(sequences);
+                // Connected before, as a drive that is in use is; that alone takes nine round trips.
+                far.relay.set_delay(Duration::ZERO);
+                assert_eq!(fs::read_dir(drive.path("thumbs")).unwrap().count(), SMALL);
+                thread::park_timeout(Duration::from_secs(1));
+                far.relay.set_delay(ONE_WAY);
                 far.relay.set_rate(Some(125_000_000));
                 let rate = copy(&drive, &names);
                 say(&format!(
