@@ -1,8 +1,9 @@
 //! Which sequences are read, and which of their frames are worth having. Pure: what happens is told, what to do is returned.
 //!
 //! Owns: the sequences ("layers") of a drive that are being read, who reads in the same rhythm as whom, what is asked for
-//! ahead, and the folders that are read file by file. Refuses to know: how bytes come. Invariants: layers, opens and frames held in memory are bounded; what is asked
-//! for ahead is within the byte bound, the nearest frame first, across layers; a jump or silence takes all of it back.
+//! ahead, and the folders that are read file by file. Refuses to know: how bytes come. Invariants: layers, opens and
+//! frames held in memory are bounded; what is asked for ahead is within the byte bound, the nearest frame first, across
+//! layers; a jump or silence takes all of it back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
