@@ -381,9 +381,9 @@ pub struct Hydration {
     pub readahead_max: ByteSize,
     /// Files up to this size are fetched whole, in one request.
     pub small_file: ByteSize,
-    /// Fetches under way at once, over all sites, 1 to 64.
+    /// Fetches under way at once, per site, 1 to 64; four of up to 128 KiB count as one.
     pub parallel_fetches: u32,
-    /// Fetch the next frames of an image sequence that is played.
+    /// Fetch the next frames of an image sequence that is played, and the next small files of a folder that is read in order.
     pub sequences: bool,
     /// How far ahead of a player to fetch at most, in time of play.
     pub sequence_window: Period,

@@ -479,7 +479,7 @@ impl OpenContent {
     async fn slot(&self, fetch: &Fetch) -> Option<super::schedule::Slot> {
         let mut urgency = fetch.priority.subscribe();
         let now = *urgency.borrow_and_update();
-        let mut ticket = self.site.slots().queue(now);
+        let mut ticket = self.site.slots().queue(now, fetch.span.end - fetch.span.start);
         loop {
             tokio::select! {
                 slot = ticket.granted() => return slot,

@@ -1,7 +1,9 @@
-//! Who may fetch from a site next: a bounded number of slots, given to the highest priority first.
+//! Who may fetch from a site next: a bounded number of slots, given to the highest priority first. What is small takes a
+//! part of a slot: it costs the link a round trip and hardly anything else.
 //!
 //! Owns: the order of waiting. Refuses to know: what is fetched. Invariants: a demand never waits behind background work;
-//! pins and frames ahead never take every slot; a priority may rise while waiting, never fall.
+//! pins and frames ahead never take every slot; a priority may rise while waiting, never fall; requests are bounded in
+//! number whatever they ask for.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -35,18 +37,28 @@ pub struct Slots {
 const DEMAND_FACTOR: usize = 4;
 /// One slot in so many is kept free of what nobody reads yet: a file that is opened begins at once, beside a sequence.
 const KEPT_FREE: usize = 4;
+/// Fetches of little that share a slot.
+const PARTS: usize = 4;
+/// What one part of a slot is for.
+const PART: u64 = 128 << 10;
+/// Requests that there are at most for each slot, however small: all that background work may make, and as many demands as
+/// there may be of large ones.
+const MOST: usize = PARTS + DEMAND_FACTOR;
 
 #[derive(Debug, Default)]
 struct Inner {
     running: usize,
+    /// Parts of slots that those take.
+    parts: usize,
     next_ticket: u64,
-    waiting: BTreeMap<(Reverse<Priority>, u64), oneshot::Sender<Slot>>,
+    waiting: BTreeMap<(Reverse<Priority>, u64), (usize, oneshot::Sender<Slot>)>,
 }
 
 /// A slot in use; dropping it lets the next one in.
 #[derive(Debug)]
 pub struct Slot {
     of: Arc<Slots>,
+    parts: usize,
 }
 
 /// A place in the queue.
@@ -65,13 +77,14 @@ impl Slots {
         })
     }
 
-    /// Queues for a slot.
-    pub fn queue(self: &Arc<Self>, priority: Priority) -> Ticket {
+    /// Queues for a slot to fetch so many bytes.
+    pub fn queue(self: &Arc<Self>, priority: Priority, bytes: u64) -> Ticket {
         let (tx, rx) = oneshot::channel();
+        let parts = usize::try_from(bytes.div_ceil(PART)).unwrap_or(PARTS).clamp(1, PARTS);
         let mut inner = self.lock();
         let key = (Reverse(priority), inner.next_ticket);
         inner.next_ticket += 1;
-        inner.waiting.insert(key, tx);
+        inner.waiting.insert(key, (parts, tx));
         drop(inner);
         self.let_in();
         Ticket { key, granted: rx }
@@ -83,15 +96,15 @@ impl Slots {
             return;
         }
         let mut inner = self.lock();
-        if let Some(tx) = inner.waiting.remove(&ticket.key) {
+        if let Some(waiting) = inner.waiting.remove(&ticket.key) {
             ticket.key.0 = Reverse(priority);
-            inner.waiting.insert(ticket.key, tx);
+            inner.waiting.insert(ticket.key, waiting);
         }
         drop(inner);
         self.let_in();
     }
 
-    /// Returns how many slots are in use and how many tickets wait.
+    /// Returns how many fetches run and how many tickets wait.
     pub fn load(&self) -> (usize, usize) {
         let inner = self.lock();
         (inner.running, inner.waiting.len())
@@ -100,23 +113,27 @@ impl Slots {
     fn let_in(self: &Arc<Self>) {
         loop {
             let mut inner = self.lock();
-            let Some((key, _)) = inner.waiting.first_key_value() else {
+            let Some((key, (parts, _))) = inner.waiting.first_key_value() else {
                 return;
             };
-            let key = *key;
-            let limit = match key.0.0 {
+            let (key, parts) = (*key, *parts);
+            let slots = match key.0.0 {
                 Priority::Demand => self.limit * DEMAND_FACTOR,
                 Priority::ReadAhead => self.limit,
                 Priority::Sequence | Priority::Pin => self.limit - self.limit / KEPT_FREE,
             };
-            if inner.running >= limit {
+            if inner.parts + parts > slots * PARTS || inner.running >= self.limit * MOST {
                 return;
             }
-            let Some(tx) = inner.waiting.remove(&key) else { return };
+            let Some((_, tx)) = inner.waiting.remove(&key) else {
+                return;
+            };
             inner.running += 1;
+            inner.parts += parts;
             drop(inner);
+            let of = Arc::clone(self);
             // A ticket dropped meanwhile gives its slot back here, through Slot's Drop.
-            drop(tx.send(Slot { of: Arc::clone(self) }));
+            drop(tx.send(Slot { of, parts }));
         }
     }
 
@@ -134,7 +151,10 @@ impl Ticket {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.of.lock().running -= 1;
+        let mut inner = self.of.lock();
+        inner.running -= 1;
+        inner.parts -= self.parts;
+        drop(inner);
         self.of.let_in();
     }
 }
@@ -144,6 +164,8 @@ mod tests {
     use super::*;
     use futures::FutureExt;
 
+    const LARGE: u64 = 2 << 20;
+
     fn now(ticket: &mut Ticket) -> Option<Slot> {
         ticket.granted().now_or_never().flatten()
     }
@@ -151,11 +173,11 @@ mod tests {
     #[test]
     fn a_demand_never_waits_behind_background_work() {
         let slots = Slots::new(1);
-        let mut first = slots.queue(Priority::ReadAhead);
+        let mut first = slots.queue(Priority::ReadAhead, LARGE);
         let running = now(&mut first).expect("a free slot");
-        let mut second = slots.queue(Priority::ReadAhead);
+        let mut second = slots.queue(Priority::ReadAhead, LARGE);
         assert!(now(&mut second).is_none());
-        let mut demand = slots.queue(Priority::Demand);
+        let mut demand = slots.queue(Priority::Demand, LARGE);
         let demand_slot = now(&mut demand).expect("demands come in over the limit");
         drop(running);
         assert!(now(&mut second).is_none(), "the demand's slot counts");
@@ -166,11 +188,11 @@ mod tests {
     #[test]
     fn frames_ahead_leave_slots_to_readers_and_go_before_pins() {
         let slots = Slots::new(4);
-        let mut ahead: Vec<_> = (0..4).map(|_| slots.queue(Priority::Sequence)).collect();
+        let mut ahead: Vec<_> = (0..4).map(|_| slots.queue(Priority::Sequence, LARGE)).collect();
         let mut running: Vec<_> = ahead.iter_mut().take(3).map(|t| now(t).expect("free")).collect();
         assert!(now(&mut ahead[3]).is_none(), "the last one is a reader's");
-        let mut pin = slots.queue(Priority::Pin);
-        let mut read = slots.queue(Priority::ReadAhead);
+        let mut pin = slots.queue(Priority::Pin, LARGE);
+        let mut read = slots.queue(Priority::ReadAhead, LARGE);
         let slot = now(&mut read).expect("kept free");
         drop(slot);
         running.pop();
@@ -181,10 +203,10 @@ mod tests {
     #[test]
     fn a_raised_ticket_overtakes() {
         let slots = Slots::new(1);
-        let mut holder = slots.queue(Priority::Pin);
+        let mut holder = slots.queue(Priority::Pin, LARGE);
         let slot = now(&mut holder).expect("a free slot");
-        let mut older = slots.queue(Priority::Pin);
-        let mut younger = slots.queue(Priority::Pin);
+        let mut older = slots.queue(Priority::Pin, LARGE);
+        let mut younger = slots.queue(Priority::Pin, LARGE);
         slots.raise(&mut younger, Priority::ReadAhead);
         drop(slot);
         assert!(now(&mut older).is_none());
@@ -194,9 +216,25 @@ mod tests {
     #[test]
     fn a_dropped_ticket_gives_its_slot_back() {
         let slots = Slots::new(1);
-        drop(slots.queue(Priority::Pin));
-        let mut next = slots.queue(Priority::Pin);
+        drop(slots.queue(Priority::Pin, LARGE));
+        let mut next = slots.queue(Priority::Pin, LARGE);
         assert!(now(&mut next).is_some());
+        assert_eq!(slots.load(), (0, 0));
+    }
+
+    #[test]
+    fn small_fetches_share_slots_and_are_bounded_in_number() {
+        let slots = Slots::new(4);
+        let mut small: Vec<_> = (0..20).map(|_| slots.queue(Priority::Sequence, 8 << 10)).collect();
+        let mut running: Vec<_> = small.iter_mut().filter_map(now).collect();
+        assert_eq!(running.len(), 12, "three slots of four, four of them in each");
+        let mut large = slots.queue(Priority::ReadAhead, LARGE);
+        let slot = now(&mut large).expect("the slot that was kept free");
+        drop((slot, large));
+        let mut demands: Vec<_> = (0..40).map(|_| slots.queue(Priority::Demand, 1)).collect();
+        running.extend(demands.iter_mut().filter_map(now));
+        assert_eq!(running.len(), 32, "demands never wait behind those, but are bounded");
+        drop((running, small, demands));
         assert_eq!(slots.load(), (0, 0));
     }
 }

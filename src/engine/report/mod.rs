@@ -261,13 +261,14 @@ pub struct SequencesReport {
 /// A sequence that is played.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SequenceReport {
-    /// Its folder in the drive and its name, as in `demo/plates/comp.####.exr`.
+    /// Its folder in the drive and its name, as in `demo/plates/comp.####.exr`; `demo/thumbs/*` for a folder whose small files
+    /// are read one after another.
     pub path: String,
-    /// The frame opened last.
+    /// The frame opened last; of a folder, how many files were read in a row.
     pub frame: u64,
     /// Places to the next one among the frames there are; negative backwards.
     pub step: i64,
-    /// `supposed`, `playing`, or `paused`.
+    /// `supposed`, `playing`, or `paused`; `reading` or `paused` for a folder.
     pub state: String,
     /// The usual time from one frame to the next, in milliseconds.
     pub frame_ms: u64,

@@ -1,15 +1,18 @@
 //! Which sequences are read, and which of their frames are worth having. Pure: what happens is told, what to do is returned.
 //!
 //! Owns: the sequences ("layers") of a drive that are being read, who reads in the same rhythm as whom, what is asked for
-//! ahead. Refuses to know: how bytes come. Invariants: layers, opens and frames held in memory are bounded; what is asked
-//! for ahead is within the byte bound, the nearest frame first, across layers; a jump or silence takes all of it back.
+//! ahead, and the folders that are read file by file. Refuses to know: how bytes come. Invariants: layers, opens and
+//! frames held in memory are bounded; what is asked for ahead is within the byte bound, the nearest frame first, across
+//! layers; a jump or silence takes all of it back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::folder::{Files, Folders};
 use super::names::{self, Digits, Numbered, Pattern};
 use super::play::{Confidence, Frames, Noted, Play};
+use super::uses::{Use, Uses};
 use super::window::Window;
 use crate::model::{Ino, Name};
 
@@ -23,14 +26,12 @@ pub(crate) const MAX_FRAMES: usize = 1 << 16;
 const MAX_NAMES: usize = 64;
 /// Opens of one sequence that wait for its list.
 const MAX_WAITING: usize = 32;
-/// The last opens that tell whether frames are read or only looked into.
-const USES: usize = 6;
 /// A frame that was passed over is kept for so many more opens: readers with several threads come back to it.
 const PASSED: u64 = 4;
 /// Nobody changes his mind faster than this.
-const SILENCE: Duration = Duration::from_millis(500);
+pub(super) const SILENCE: Duration = Duration::from_millis(500);
 /// A list is not made again sooner than this.
-const RELIST: Duration = Duration::from_secs(1);
+pub(super) const RELIST: Duration = Duration::from_secs(1);
 
 /// A followed sequence.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -43,6 +44,8 @@ pub(crate) struct Bounds {
     pub(crate) window: Duration,
     /// Bytes ahead of all readers together.
     pub(crate) bytes: u64,
+    /// Files up to this length are small ones.
+    pub(crate) small: u64,
 }
 
 /// Where a file is.
@@ -71,10 +74,26 @@ pub(crate) struct Open {
     pub(crate) at: Instant,
 }
 
+/// What is to be listed.
+#[derive(Clone, Debug)]
+pub(crate) enum Sought {
+    /// The frames of a sequence: its folder, its pattern, and the number that was opened.
+    Frames(Ino, Pattern, Digits),
+    /// The small files of a folder.
+    Files(Ino),
+}
+
+/// What was listed.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Frames(Frames),
+    Files(Files),
+}
+
 /// What is to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Effect {
-    /// Find the frames of this sequence that exist and tell [`Follower::listed`].
+    /// Find what [`Follower::describe`] says and tell [`Follower::listed`].
     List(LayerId),
     /// Fetch the rest of a frame that was opened.
     Whole(LayerId, Ino),
@@ -82,19 +101,6 @@ pub(crate) enum Effect {
     Ahead(LayerId, Ino),
     /// Lose interest in a frame.
     Drop(LayerId, Ino),
-}
-
-/// What became of an open.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Use {
-    /// It was here, so the kernel may have had its pages: nobody knows whether it was read.
-    Unseen,
-    /// Nothing is known yet.
-    Open,
-    /// A good part of it was asked for.
-    Read,
-    /// It was closed and little of it had been asked for.
-    Skimmed,
 }
 
 #[derive(Debug)]
@@ -107,7 +113,7 @@ struct Ahead {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Listing {
+pub(super) enum Listing {
     None,
     Asked,
     Known(Instant),
@@ -131,7 +137,7 @@ struct Layer {
     beside: Option<LayerId>,
     play: Play,
     window: Window,
-    uses: VecDeque<(Ino, Use)>,
+    uses: Uses,
     ahead: Vec<Ahead>,
     /// Interest was taken back; the next open that fits wakes it.
     paused: bool,
@@ -141,24 +147,6 @@ struct Layer {
 }
 
 impl Layer {
-    /// Says whether its frames are read, not only looked into.
-    fn is_read(&self) -> bool {
-        let count = |what| self.uses.iter().filter(|(_, used)| *used == what).count();
-        let (read, skimmed) = (count(Use::Read), count(Use::Skimmed));
-        read > skimmed || (skimmed == 0 && count(Use::Unseen) > 0)
-    }
-
-    fn mark(&mut self, ino: Ino, what: Use) {
-        if let Some((_, used)) = self
-            .uses
-            .iter_mut()
-            .rev()
-            .find(|(of, used)| *of == ino && *used == Use::Open)
-        {
-            *used = what;
-        }
-    }
-
     fn drop_all(&mut self, effects: &mut Vec<Effect>) {
         effects.extend(self.ahead.drain(..).map(|ahead| Effect::Drop(self.id, ahead.ino)));
     }
@@ -214,6 +202,7 @@ pub(crate) struct Follower {
     next_id: u64,
     layers: Vec<Layer>,
     names: VecDeque<(Ino, Name, Instant)>,
+    folders: Folders,
 }
 
 impl Follower {
@@ -223,6 +212,7 @@ impl Follower {
             next_id: 0,
             layers: Vec::new(),
             names: VecDeque::new(),
+            folders: Folders::default(),
         }
     }
 
@@ -230,10 +220,13 @@ impl Follower {
         self.layers.iter().position(|layer| layer.id == id)
     }
 
-    /// Says which frames belong to a sequence: its folder, its pattern, and the number that was opened.
-    pub(crate) fn describe(&self, id: LayerId) -> Option<(Ino, Pattern, Digits)> {
-        let layer = &self.layers[self.position(id)?];
-        Some((layer.folder, layer.pattern.clone(), layer.anchor))
+    /// Says what is to be listed.
+    pub(crate) fn describe(&self, id: LayerId) -> Option<Sought> {
+        let Some(at) = self.position(id) else {
+            return self.folders.describe(id).map(Sought::Files);
+        };
+        let layer = &self.layers[at];
+        Some(Sought::Frames(layer.folder, layer.pattern.clone(), layer.anchor))
     }
 
     /// A file was opened for reading that is the next frame of a sequence that is played: `None` if it is not. Spares
@@ -244,7 +237,10 @@ impl Follower {
             let next = *layer.play.ahead(&layer.frames, 1).first()?;
             (layer.frames.file(next) == Some(open.ino)).then_some((at, next))
         })?;
-        Some(self.enter(at, value, open, Vec::new()))
+        let mut effects = Vec::new();
+        self.enter(at, value, open, &mut effects);
+        self.in_folder(None, true, open, &mut effects);
+        Some(effects)
     }
 
     /// A file was opened for reading.
@@ -252,13 +248,44 @@ impl Follower {
         let mut effects = Vec::new();
         let found = self.layer_of(spot, open, &mut effects);
         self.remember(spot, open.at);
-        match found {
-            Some((at, value)) => self.enter(at, value, open, effects),
-            None => effects,
+        let mut is_played = false;
+        if let Some((at, value)) = found {
+            let expected = self.layers[at].play.expects(&self.layers[at].frames, value);
+            self.enter(at, value, open, &mut effects);
+            let layer = &self.layers[at];
+            is_played = expected && layer.is_active() && layer.play.confidence() == Confidence::Confident;
+        }
+        self.in_folder(Some(spot.folder), is_played, open, &mut effects);
+        effects
+    }
+
+    /// A small file may be one of a folder that is read file by file. What is played comes as fast as it is played: nothing
+    /// more is asked for then.
+    fn in_folder(&mut self, folder: Option<Ino>, is_played: bool, open: Open, effects: &mut Vec<Effect>) {
+        if open.size == 0 || open.size > self.bounds.small {
+            return;
+        }
+        self.next_id += 1;
+        let run = self.folders.opened(folder, open, LayerId(self.next_id), effects);
+        if let Some(run) = run.filter(|_| !is_played) {
+            self.plan_folder(run, effects);
         }
     }
 
-    fn enter(&mut self, at: usize, value: u64, open: Open, mut effects: Vec<Effect>) -> Vec<Effect> {
+    fn plan_folder(&mut self, run: LayerId, effects: &mut Vec<Effect>) {
+        let room = self.bounds.bytes.saturating_sub(self.bytes_ahead());
+        let layers = &self.layers;
+        let taken = |ino| layers.iter().any(|l| l.ahead.iter().any(|ahead| ahead.ino == ino));
+        self.folders.plan(run, room, taken, effects);
+    }
+
+    /// Bytes that are asked for ahead, for all readers.
+    fn bytes_ahead(&self) -> u64 {
+        let frames = self.layers.iter().flat_map(|layer| &layer.ahead);
+        frames.map(|ahead| ahead.bytes).sum::<u64>() + self.folders.bytes()
+    }
+
+    fn enter(&mut self, at: usize, value: u64, open: Open, effects: &mut Vec<Effect>) {
         let beside = self.beside(at, value);
         let layer = &mut self.layers[at];
         layer.used_at = open.at;
@@ -270,14 +297,8 @@ impl Follower {
         if asked.is_some() {
             layer.window.opened(layer.play.played(), open.resident);
         }
-        if layer.uses.len() >= USES {
-            layer.uses.pop_front();
-        }
         // What came ahead has no pages in the kernel yet: its reads are seen.
-        let seen = !open.resident || asked.is_some();
-        layer
-            .uses
-            .push_back((open.ino, if seen { Use::Open } else { Use::Unseen }));
+        layer.uses.opened(open.ino, !open.resident || asked.is_some());
 
         if layer.waiting.len() < MAX_WAITING {
             layer.waiting.push((value, open.at));
@@ -298,15 +319,14 @@ impl Follower {
             effects.push(Effect::List(layer.id));
         }
         if matches!(layer.listing, Listing::Known(_)) || layer.frames.has(value) {
-            self.play_waiting(at, &mut effects);
+            self.play_waiting(at, effects);
         }
         let layer = &self.layers[at];
         let known = layer.is_active() || layer.play.is_proven();
-        if !open.resident && known && layer.is_read() {
+        if !open.resident && known && layer.uses.are_reads() {
             effects.push(Effect::Whole(layer.id, open.ino));
         }
-        self.plan(&mut effects);
-        effects
+        self.plan(effects);
     }
 
     /// A good part of an open file was asked for.
@@ -322,18 +342,27 @@ impl Follower {
     fn mark(&mut self, ino: Ino, what: Use) -> Vec<Effect> {
         let mut effects = Vec::new();
         for layer in &mut self.layers {
-            layer.mark(ino, what);
-            if !layer.is_read() {
+            layer.uses.mark(ino, what);
+            if !layer.uses.are_reads() {
                 layer.drop_all(&mut effects);
             }
         }
+        self.folders.mark(ino, what, &mut effects);
         self.plan(&mut effects);
         effects
     }
 
-    /// The frames of a sequence that exist.
-    pub(crate) fn listed(&mut self, id: LayerId, frames: Frames, now: Instant) -> Vec<Effect> {
+    /// What was asked for was listed.
+    pub(crate) fn listed(&mut self, id: LayerId, found: Found, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
+        let frames = match found {
+            Found::Frames(frames) => frames,
+            Found::Files(files) => {
+                self.folders.listed(id, files, now, &mut effects);
+                self.plan_folder(id, &mut effects);
+                return effects;
+            }
+        };
         let Some(at) = self.position(id) else { return effects };
         let layer = &mut self.layers[at];
         layer.frames = Arc::new(frames);
@@ -363,6 +392,7 @@ impl Follower {
         {
             ahead.bytes = 0;
         }
+        self.folders.costs_nothing(id, ino);
     }
 
     /// Its site is out of reach: nothing is asked for until the next open.
@@ -372,6 +402,7 @@ impl Follower {
             self.layers[at].paused = true;
             self.layers[at].drop_all(&mut effects);
         }
+        self.folders.pause(id, &mut effects);
         effects
     }
 
@@ -380,6 +411,7 @@ impl Follower {
         for layer in self.layers.iter_mut().filter(|layer| layer.folder == folder) {
             layer.stale = true;
         }
+        self.folders.changed(folder);
     }
 
     /// Takes back what is asked for ahead of readers that have fallen silent.
@@ -391,16 +423,14 @@ impl Follower {
                 layer.drop_all(&mut effects);
             }
         }
+        self.folders.tick(now, &mut effects);
         effects
     }
 
     /// When [`tick`](Self::tick) has something to do next.
     pub(crate) fn next_tick(&self) -> Option<Instant> {
-        self.layers
-            .iter()
-            .filter(|layer| layer.is_active())
-            .filter_map(deadline)
-            .min()
+        let active = self.layers.iter().filter(|layer| layer.is_active());
+        active.filter_map(deadline).chain(self.folders.next_tick()).min()
     }
 
     /// Returns the sequences in which something is predicted.
@@ -420,6 +450,7 @@ impl Follower {
                 ahead: layer.ahead.len(),
                 idle: now.saturating_duration_since(layer.used_at),
             })
+            .chain(self.folders.shown(now))
             .collect()
     }
 
@@ -475,7 +506,7 @@ impl Follower {
             beside: None,
             play: Play::default(),
             window: Window::default(),
-            uses: VecDeque::new(),
+            uses: Uses::default(),
             ahead: Vec::new(),
             paused: false,
             size: open.size,
@@ -581,10 +612,9 @@ impl Follower {
     /// Asks for what is not asked for yet, the nearest frames first.
     fn plan(&mut self, effects: &mut Vec<Effect>) {
         let mut missing = Vec::new();
-        let mut ahead = 0;
+        let mut ahead = self.bytes_ahead();
         for (at, layer) in self.layers.iter().enumerate() {
-            ahead += layer.ahead.iter().map(|ahead| ahead.bytes).sum::<u64>();
-            if !layer.is_active() || !layer.is_read() {
+            if !layer.is_active() || !layer.uses.are_reads() {
                 continue;
             }
             let most = layer.window.frames(&layer.play, self.bounds.window);

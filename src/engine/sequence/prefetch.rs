@@ -17,14 +17,15 @@ use lru::LruCache;
 use tokio::sync::mpsc;
 use tracing::{debug, trace};
 
-use super::follow::{Bounds, Effect, Follower, LayerId, MAX_FRAMES, Open, Spot};
+use super::folder::{Files, MAX_FILES};
+use super::follow::{Bounds, Effect, Follower, Found, LayerId, MAX_FRAMES, Open, Sought, Spot};
 use super::play::{Confidence, Frames};
 use crate::engine::drive::{Inner, content_version};
 use crate::engine::hydrate::{Interest, OpenContent};
 use crate::engine::report::{SequenceReport, SequencesReport};
 use crate::engine::schedule::Priority;
 use crate::model::{EntryKind, Ino};
-use crate::state::StateError;
+use crate::state::{Child, StateError, Tree};
 
 /// Notes that wait to be looked at; what comes beyond them is not followed.
 const NOTES: usize = 1024;
@@ -46,7 +47,7 @@ enum Note {
     Read(Ino),
     Closed { ino: Ino, was_read: bool },
     Changed(Ino),
-    Listed(LayerId, Frames),
+    Listed(LayerId, Found),
     Landed { layer: LayerId, ino: Ino, took: Duration },
 }
 
@@ -152,6 +153,7 @@ impl Sequences {
         let bounds = Bounds {
             window: settings.sequence_window.into(),
             bytes: settings.sequence_max.bytes().min(cache_bytes / 4),
+            small: settings.small_file.bytes(),
         };
         let (sender, receiver) = mpsc::channel(NOTES);
         let state = State {
@@ -239,6 +241,7 @@ impl Sequences {
                 step: i64::try_from(shown.step).unwrap_or_default(),
                 state: match (shown.paused, shown.confidence) {
                     (true, _) => "paused",
+                    (false, Confidence::Confident) if shown.pattern == "*" => "reading",
                     (false, Confidence::Confident) => "playing",
                     (false, Confidence::Tentative | Confidence::None) => "supposed",
                 }
@@ -297,7 +300,7 @@ impl Sequences {
                 state.follower.changed(folder);
                 Vec::new()
             }
-            Note::Listed(layer, frames) => state.follower.listed(layer, frames, Instant::now()),
+            Note::Listed(layer, found) => state.follower.listed(layer, found, Instant::now()),
             Note::Landed { layer, ino, took } => {
                 let here = state
                     .held
@@ -415,29 +418,36 @@ impl Sequences {
         })
     }
 
-    /// Finds the frames of a sequence that exist, aside.
+    /// Finds the frames of a sequence that exist, or the small files of a folder, aside.
     fn list(&self, drive: &Arc<Inner>, state: &State, layer: LayerId) {
-        let (Some((folder, pattern, anchor)), Some(notes)) = (state.follower.describe(layer), self.notes.clone())
-        else {
+        let (Some(sought), Some(notes)) = (state.follower.describe(layer), self.notes.clone()) else {
             return;
         };
-        let tree = drive.tree.clone();
+        let (tree, small) = (drive.tree.clone(), self.bounds.small);
         tokio::task::spawn_blocking(move || {
-            let (mut found, mut after) = (Vec::new(), 0);
-            loop {
-                let page = tree.children(folder, after, PAGE);
-                let page = page.unwrap_or_else(|e| {
-                    debug!(%folder, error = %e, "a sequence's folder can't be listed");
-                    Vec::new()
-                });
-                let Some(last) = page.last() else { break };
-                after = last.cookie;
-                let files = page.iter().filter(|child| child.node.kind == EntryKind::File);
-                found.extend(files.filter_map(|file| Some((pattern.frame_of(&file.name)?, file.node.ino))));
-            }
-            let frames = Frames::new(found, anchor, MAX_FRAMES);
+            let found = match sought {
+                Sought::Frames(folder, pattern, anchor) => {
+                    let mut found = Vec::new();
+                    each_file(&tree, folder, |file| {
+                        found.extend(pattern.frame_of(&file.name).map(|digits| (digits, file.node.ino)));
+                        true
+                    });
+                    Found::Frames(Frames::new(found, anchor, MAX_FRAMES))
+                }
+                Sought::Files(folder) => {
+                    let mut found = Vec::new();
+                    each_file(&tree, folder, |file| {
+                        // What was made here is here; what is empty needs no fetch.
+                        if !file.node.own && (1..=small).contains(&file.node.size) {
+                            found.push((file.name, file.node.ino, file.node.size));
+                        }
+                        found.len() < MAX_FILES
+                    });
+                    Found::Files(Files::new(&found))
+                }
+            };
             // Nobody listens any more when the drive is closed.
-            drop(notes.blocking_send(Note::Listed(layer, frames)));
+            drop(notes.blocking_send(Note::Listed(layer, found)));
         });
     }
 
@@ -456,6 +466,25 @@ impl Sequences {
         self.holds.store(state.held.len(), Ordering::Relaxed);
         let settles = state.ending.first().map(|(_, _, since)| *since + SETTLE);
         state.follower.next_tick().into_iter().chain(settles).min()
+    }
+}
+
+/// Shows the files of a folder in the order of its listing, until `show` has seen enough.
+fn each_file(tree: &Tree, folder: Ino, mut show: impl FnMut(Child) -> bool) {
+    let mut after = 0;
+    loop {
+        let page = tree.children(folder, after, PAGE);
+        let page = page.unwrap_or_else(|e| {
+            debug!(%folder, error = %e, "a folder that is read can't be listed");
+            Vec::new()
+        });
+        let Some(last) = page.last() else { return };
+        after = last.cookie;
+        for child in page {
+            if child.node.kind == EntryKind::File && !show(child) {
+                return;
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ const SIZE: u64 = 2_000_000;
 const BOUNDS: Bounds = Bounds {
     window: Duration::from_secs(2),
     bytes: 256 << 20,
+    small: 1 << 20,
 };
 
 /// A folder of files, and what a follower asked for of it.
@@ -74,13 +75,15 @@ impl Stage {
             match effect {
                 Effect::List(id) => {
                     self.lists += 1;
-                    let (_, pattern, anchor) = self.follower.describe(id).unwrap();
+                    let Some(Sought::Frames(_, pattern, anchor)) = self.follower.describe(id) else {
+                        panic!("no sequence")
+                    };
                     let found = self
                         .files
                         .iter()
                         .filter_map(|(name, ino)| Some((pattern.frame_of(name.as_bytes())?, *ino)));
                     let frames = Frames::new(found.collect::<Vec<_>>(), anchor, MAX_FRAMES);
-                    todo.extend(self.follower.listed(id, frames, self.at));
+                    todo.extend(self.follower.listed(id, Found::Frames(frames), self.at));
                 }
                 Effect::Whole(_, ino) => self.whole.push(ino),
                 Effect::Ahead(id, ino) if self.resident.contains(&ino) => self.follower.costs_nothing(id, ino),
