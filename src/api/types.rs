@@ -100,6 +100,14 @@ pub struct TaskPriorityRequest {
     pub priority: Option<u16>,
 }
 
+/// `POST /v1/pins/remove`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnpinRequest {
+    /// Numbers, paths or patterns of pins.
+    pub what: Vec<String>,
+}
+
 /// `POST /v1/conflicts/resolve`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

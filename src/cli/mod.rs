@@ -36,12 +36,14 @@ mod local;
 mod ls;
 mod mount;
 mod paths;
+mod pin;
 mod queue;
 mod recover;
 mod scan;
 mod status;
 mod text;
 mod unmount;
+mod unpin;
 mod wait;
 
 use std::ffi::OsString;
@@ -95,6 +97,8 @@ enum Verb {
     Ls(ls::Args),
     Queue(queue::Args),
     Wait(wait::Args),
+    Pin(pin::Args),
+    Unpin(unpin::Args),
     Conflict(conflict::Args),
     Recover(recover::Args),
     Config(config::Args),
@@ -125,6 +129,8 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Ls(args) => block_on(ls::run(args, &settings.load()?)),
         Verb::Queue(args) => block_on(queue::run(args, &settings.load()?)),
         Verb::Wait(args) => block_on(wait::run(args, &settings.load()?)),
+        Verb::Pin(args) => block_on(pin::run(args, &settings.load()?)),
+        Verb::Unpin(args) => block_on(unpin::run(args, &settings.load()?)),
         Verb::Conflict(args) => block_on(conflict::run(args, &settings.load()?)),
         Verb::Recover(args) => recover::run(&args, settings),
         Verb::Config(args) => config::run(&args, settings),

@@ -15,6 +15,7 @@ mod names;
 mod native;
 pub mod objects;
 mod pending;
+pub mod pins;
 mod places;
 mod publish;
 pub mod queues;
