@@ -225,7 +225,7 @@ fn pressure_evicts_all_else_and_no_pinned_byte() {
 
         // Unpinned, they go like all else.
         drive.tell(["unpin", "show/plates"]);
-        eventually("nothing is pinned", || drive.status()["cache"]["pinned_bytes"] == 0);
+        assert_eq!(drive.status()["cache"]["pinned_bytes"], 0);
         assert_eq!(pins(&drive)["total"]["files"], 0);
         eventually("the site is up", || {
             for name in &names {
@@ -468,6 +468,208 @@ fn what_is_no_path_and_no_pin_is_refused_in_words() {
         assert_eq!(drive.tell(["pin", "ls"]), "no pins\n");
         // A pattern may match nothing yet.
         drive.tell(["pin", "show/**/*.usd"]);
+        drive.unmount();
+    });
+}
+
+/// Runs a verb that prints JSON; returns its exit code and what it printed.
+fn ran(drive: &Drive, args: &[&str]) -> (Option<i32>, Value) {
+    let out = drive.run(args);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let value = serde_json::from_str(&said);
+    let value = value.unwrap_or_else(|e| panic!("{e}: {said}{}", String::from_utf8_lossy(&out.stderr)));
+    (out.status.code(), value)
+}
+
+#[test]
+fn hydrating_returns_when_all_is_here_and_says_when_it_is_not() {
+    drive_test(|| {
+        let site = with(
+            &plates(10),
+            &[
+                ("plates/sub/deep.exr", 5 * MIB),
+                ("other/o.mov", 7 * MIB),
+                ("lut/a.cube", 300),
+            ],
+        );
+        let mut drive = site.drive("20MiB");
+        let (code, told) = ran(&drive, &["hydrate", "show/plates", "show/*/*.cube", "--json"]);
+        assert_eq!(code, Some(0), "{told}");
+        let progress = &told["progress"];
+        assert_eq!(
+            (&progress["files"], &progress["resident_files"]),
+            (&12.into(), &12.into())
+        );
+        assert_eq!(progress["resident_bytes"], 15 * MIB + 300);
+        assert_eq!(drive.fetched(), 15 * MIB + 300, "each byte once");
+        assert_eq!(word(&drive, "plates/sub/deep.exr"), "cached");
+        assert_eq!(word(&drive, "other/o.mov"), "online");
+
+        let refused = drive.refused(["hydrate", "show"]);
+        assert!(refused.code == Some(1), "{refused:?}");
+        assert!(
+            refused.said.contains("22.0 MiB are to be here at once"),
+            "{}",
+            refused.said
+        );
+        assert_eq!(
+            word(&drive, "plates/p.0000.exr"),
+            "cached",
+            "nothing was evicted for it"
+        );
+
+        site.gone();
+        let (code, told) = ran(&drive, &["hydrate", "show/lut", "--json"]);
+        assert_eq!(code, Some(0), "what is here needs no site: {told}");
+        let (code, told) = ran(&drive, &["hydrate", "show/other", "--json"]);
+        assert_eq!(code, Some(4), "{told}");
+        assert_eq!(
+            (&told["progress"]["failed"], &told["progress"]["resident_files"]),
+            (&1.into(), &0.into())
+        );
+        assert_eq!(told["progress"]["failures"][0]["path"], "show/other/o.mov");
+        drive.unmount();
+    });
+}
+
+#[test]
+fn evicting_keeps_what_is_pinned_open_or_made_here() {
+    drive_test(|| {
+        let site = with(&plates(6), &[("keep/k.exr", MIB)]);
+        let mut drive = site.builder("1GiB").zones(&[]).build().mounted();
+        fs::write(drive.path("plates/own.txt"), b"made here").unwrap();
+        drive.tell(["pin", "show/keep", "show/plates/p.0001.*"]);
+        drive.tell(["hydrate", "show"]);
+        let open = fs::File::open(drive.path("plates/p.0002.exr")).unwrap();
+        all_here(&drive, 2);
+        let (code, told) = ran(&drive, &["evict", "show/plates", "--json"]);
+        assert_eq!(code, Some(4), "{told}");
+        assert_eq!(
+            (&told["evicted_files"], &told["evicted_bytes"]),
+            (&4.into(), &(4 * MIB).into()),
+            "{told}"
+        );
+        for (counter, count) in [
+            ("kept_pinned", 1),
+            ("kept_in_use", 1),
+            ("kept_own", 1),
+            ("kept_files", 3),
+        ] {
+            assert_eq!(told[counter], count, "{counter}: {told}");
+        }
+        let why = |path: &str| {
+            let kept = told["kept"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|kept| kept["path"] == path);
+            kept.unwrap()["why"].clone()
+        };
+        assert_eq!(why("show/plates/p.0001.exr"), "pinned");
+        assert_eq!(why("show/plates/p.0002.exr"), "in-use");
+        assert_eq!(why("show/plates/own.txt"), "own");
+        assert_eq!(word(&drive, "plates/p.0000.exr"), "online");
+        assert_eq!(word(&drive, "plates/p.0001.exr"), "pinned");
+        assert_eq!(fs::read(drive.path("plates/own.txt")).unwrap(), b"made here");
+        drop(open);
+        eventually("it is closed", || {
+            ran(&drive, &["evict", "show/plates/p.0002.exr", "--json"]).0 == Some(0)
+        });
+        assert_eq!(word(&drive, "plates/p.0002.exr"), "online");
+        reads(&drive, "plates/p.0000.exr");
+        drive.unmount();
+    });
+}
+
+fn data_files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(data_files(&entry.path()));
+        } else if entry.path().extension().is_some_and(|e| e == "data") {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+#[test]
+fn the_cache_says_who_fills_it_and_finds_its_damage() {
+    drive_test(|| {
+        let site = with(&plates(4), &[("other/a/o.mov", 3 * MIB), ("other/b/o.mov", 2 * MIB)]);
+        let mut drive = site.drive("1GiB");
+        drive.tell(["pin", "show/plates"]);
+        drive.tell(["hydrate", "show"]);
+        all_here(&drive, 4);
+        let stat = json(&drive, ["cache", "stat", "--json"]);
+        assert_eq!(
+            (&stat["bytes"], &stat["pinned_bytes"]),
+            (&(9 * MIB).into(), &(4 * MIB).into()),
+            "{stat}"
+        );
+        assert_eq!((&stat["contents"], &stat["granules"]), (&6.into(), &(9 * 16).into()));
+        let top = json(&drive, ["cache", "top", "--json"]);
+        let rows: Vec<_> = top["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| (row["path"].clone(), row["bytes"].clone()))
+            .collect();
+        let row = |path: &str, mib: u64| (Value::from(path), Value::from(mib * MIB));
+        assert_eq!(
+            rows,
+            [row("show/plates", 4), row("show/other/a", 3), row("show/other/b", 2)]
+        );
+        assert_eq!(top["rows"][0]["pinned_bytes"], 4 * MIB);
+        let top = json(&drive, ["cache", "top", "--depth", "2", "--limit", "1", "--json"]);
+        assert_eq!(
+            (&top["rows"][0]["path"], &top["rows"][0]["bytes"]),
+            (&"show/other".into(), &(5 * MIB).into())
+        );
+        assert_eq!((&top["bytes"], &top["other_bytes"]), (&(9 * MIB).into(), &0.into()));
+
+        let (code, whole) = ran(&drive, &["cache", "verify", "--json"]);
+        assert_eq!(
+            (code, &whole["bytes"], &whole["bad_granules"]),
+            (Some(0), &(9 * MIB).into(), &0.into()),
+            "{whole}"
+        );
+        let files = data_files(drive.cache_dir());
+        assert_eq!(files.len(), 6);
+        for path in &files {
+            let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+            let (mut byte, at) = ([0], 3 * 65536 + 5);
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, at).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &[!byte[0]], at).unwrap();
+        }
+        let fetched = drive.fetched();
+        let (code, told) = ran(&drive, &["cache", "verify", "--json"]);
+        assert_eq!((code, &told["bad_granules"]), (Some(4), &6.into()), "{told}");
+        // Pinned ones come by themselves, the others when they are read.
+        all_here(&drive, 4);
+        assert_eq!(drive.fetched(), fetched + 4 * 65536);
+        for name in [
+            "plates/p.0000.exr",
+            "plates/p.0003.exr",
+            "other/a/o.mov",
+            "other/b/o.mov",
+        ] {
+            reads(&drive, name);
+        }
+        assert_eq!(ran(&drive, &["cache", "verify", "--json"]).0, Some(0));
+        assert_eq!(drive.status()["cache"]["bad_granules"], 6);
+
+        let refused = drive.refused(["cache", "clear"]);
+        assert!(refused.code == Some(2) && refused.said.contains("--yes"), "{refused:?}");
+        let (code, told) = ran(&drive, &["cache", "clear", "--yes", "--json"]);
+        assert_eq!(code, Some(0), "{told}");
+        assert_eq!(
+            (&told["evicted_bytes"], &told["kept_pinned"]),
+            (&(5 * MIB).into(), &4.into()),
+            "{told}"
+        );
+        assert_eq!(json(&drive, ["cache", "stat", "--json"])["bytes"], 4 * MIB);
+        assert_eq!(word(&drive, "other/a/o.mov"), "online");
         drive.unmount();
     });
 }

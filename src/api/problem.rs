@@ -95,6 +95,8 @@ impl From<PinError> for Problem {
                 .hint("take it out of `pins` in the section of the project, and mount again"),
             PinError::TooMany => Self::new(StatusCode::CONFLICT, "too-many", title)
                 .hint("pin a folder, or use a pattern, in place of many single files"),
+            PinError::NoRoom { .. } => Self::new(StatusCode::INSUFFICIENT_STORAGE, "does-not-fit", title)
+                .hint("nothing was fetched; ask for less, unpin something (`backlot pin ls`), or raise cache.max-size"),
             PinError::TooMuch(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "does-not-fit", title)
                 .hint("nothing changed; pin less, unpin something (`backlot pin ls`), or raise cache.max-size"),
         }

@@ -26,12 +26,15 @@ macro_rules! errln {
     ($($text:tt)*) => { err!("{}\n", format_args!($($text)*)) };
 }
 
+mod cache;
 mod client;
 mod config;
 mod conflict;
 mod demo;
 mod doctor;
 mod error;
+mod evict;
+mod hydrate;
 mod local;
 mod ls;
 mod mount;
@@ -99,6 +102,9 @@ enum Verb {
     Wait(wait::Args),
     Pin(pin::Args),
     Unpin(unpin::Args),
+    Hydrate(hydrate::Args),
+    Evict(evict::Args),
+    Cache(cache::Args),
     Conflict(conflict::Args),
     Recover(recover::Args),
     Config(config::Args),
@@ -131,6 +137,9 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Wait(args) => block_on(wait::run(args, &settings.load()?)),
         Verb::Pin(args) => block_on(pin::run(args, &settings.load()?)),
         Verb::Unpin(args) => block_on(unpin::run(args, &settings.load()?)),
+        Verb::Hydrate(args) => block_on(hydrate::run(args, &settings.load()?)),
+        Verb::Evict(args) => block_on(evict::run(args, &settings.load()?)),
+        Verb::Cache(args) => block_on(cache::run(args, &settings.load()?)),
         Verb::Conflict(args) => block_on(conflict::run(args, &settings.load()?)),
         Verb::Recover(args) => recover::run(&args, settings),
         Verb::Config(args) => config::run(&args, settings),

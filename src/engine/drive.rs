@@ -18,10 +18,12 @@ use backlot_platform::vfs::ChangeSink;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::cached::Verification;
 use super::doubt::Doubts;
 use super::filesystem::DriveFs;
 use super::handles::Handles;
 use super::hydrate::{HydrateStats, OpenContent};
+use super::hydrations::Hydrations;
 use super::local::Locals;
 use super::native::Checks;
 use super::objects::Objects;
@@ -162,6 +164,8 @@ pub struct Inner {
     budget: AtomicI64,
     pub(super) cache_dir: PathBuf,
     pub(super) pins: Pins,
+    pub(super) hydrations: Hydrations,
+    pub(super) verification: Verification,
     pub(super) sites: BTreeMap<SiteName, Arc<Site>>,
     pub(super) projects: Vec<Arc<Project>>,
     pub(super) limits: Limits,
@@ -267,6 +271,8 @@ impl Drive {
             budget: AtomicI64::new(0),
             cache_dir: config.drive.cache_dir.clone(),
             pins: Pins::default(),
+            hydrations: Hydrations::default(),
+            verification: Verification::default(),
             sites,
             projects,
             limits: Limits {

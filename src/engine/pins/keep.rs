@@ -64,11 +64,6 @@ impl FetchError {
         }
     }
 
-    /// There is no room for it.
-    pub(in crate::engine) fn is_full(&self) -> bool {
-        matches!(self, Self::Hydrate(HydrateError::Cache(e)) if matches!(**e, backlot_cache::CacheError::Full { .. }))
-    }
-
     /// The site has something else there by now.
     fn is_stale(&self) -> bool {
         matches!(self, Self::Hydrate(HydrateError::Provider(e))
@@ -177,15 +172,7 @@ pub(super) async fn keep(drive: Weak<Inner>, stop: CancellationToken) {
 impl Keeper {
     /// Marks and counts all that is pinned.
     async fn look(&mut self, drive: &Arc<Inner>) -> Result<(), StateError> {
-        let rules = drive.pins.rules();
-        let looking = Arc::clone(drive);
-        let looked = tokio::task::spawn_blocking(move || {
-            let round = looking.next_round();
-            let wanted = looking.survey(&rules, |_, look| looking.cache.pin(look.id, round))?;
-            looking.cache.unpin_before(round);
-            Ok::<_, StateError>(wanted)
-        });
-        let wanted = looked.await.unwrap_or(Err(StateError::Closed))?;
+        drive.mark_pins().await?;
         let rules = drive.pins.rules();
         self.running.retain(|_, running| {
             let is_wanted = rules.cover(&running.project, &running.below);
@@ -197,9 +184,7 @@ impl Keeper {
         if rules.is_empty() {
             self.failures.clear();
         }
-        let mut known = drive.pins.known();
-        known.wanted = wanted;
-        known.fetching = self.running.len();
+        drive.pins.known().fetching = self.running.len();
         Ok(())
     }
 

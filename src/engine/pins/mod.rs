@@ -22,6 +22,8 @@ use super::drive::{Drive, Inner, LookupError, Project, content_version, disk_spa
 use super::report::{PinFailure, PinReport, PinRequest, PinTotals, PinsReport};
 use crate::model::{Ino, PathError, RelPath};
 use crate::state::{NewPin, Node, Pin, StateError};
+pub(super) use keep::{FetchError, fetch_file};
+
 use rules::{Pattern, Patterns, is_pattern};
 use walk::{Found, Scope, Walk};
 
@@ -57,6 +59,14 @@ pub enum PinError {
     /// More than there is room for.
     #[error("{0}")]
     TooMuch(TooMuch),
+    /// More at once than there is room for.
+    #[error("it does not fit: {} are to be here at once, and the pins leave room for {}", shown(*.needed), shown(*.room))]
+    NoRoom {
+        /// What is to be here, but for what is pinned.
+        needed: u64,
+        /// What the pins leave.
+        room: u64,
+    },
     /// The store.
     #[error(transparent)]
     State(#[from] StateError),
@@ -279,6 +289,8 @@ pub(super) struct Pins {
     /// One change of the rules at a time.
     changing: tokio::sync::Mutex<()>,
     wake: Arc<Notify>,
+    /// One round of marks at a time, with the rules as they are then.
+    marking: Mutex<()>,
     round: AtomicU64,
     known: Mutex<Known>,
 }
@@ -504,7 +516,8 @@ impl Inner {
         };
         let wanted = known.wanted;
         let resident = self.cache.usage().pinned_bytes.min(wanted.bytes);
-        totals.set(wanted.files, wanted.bytes, wanted.resident_files, resident);
+        let files = wanted.resident_files.min(wanted.files);
+        totals.set(wanted.files, wanted.bytes, files, resident);
         totals
     }
 }
@@ -567,7 +580,9 @@ impl Drive {
                 (true, true) => return Err(PinError::NoPin(text.clone())),
             }
         }
-        self.remove_pins(gone.iter().map(|(id, _)| *id).collect()).await?;
+        self.inner()
+            .remove_pins(gone.iter().map(|(id, _)| *id).collect())
+            .await?;
         Ok(gone.into_iter().map(|(_, report)| report).collect())
     }
 }
@@ -604,6 +619,8 @@ impl Inner {
             })
             .await?;
         self.load_pins()?;
+        // Before it is said that they are pinned: nothing of what is here goes from now on.
+        self.mark_pins().await?;
         info!(rules = ids.len(), who, "pinned");
         let rules = self.pins.rules();
         let given = rules
@@ -615,12 +632,14 @@ impl Inner {
     }
 
     /// Removes rules by their numbers.
-    pub(super) async fn remove_pins(&self, ids: Vec<u64>) -> Result<(), StateError> {
+    pub(super) async fn remove_pins(self: &Arc<Self>, ids: Vec<u64>) -> Result<(), StateError> {
         let count = ids.len();
         self.store
             .write_durable(move |txn| ids.iter().try_for_each(|id| txn.remove_pin(*id).map(drop)))
             .await?;
         self.load_pins()?;
+        // Before it is said that they are unpinned: it can be evicted from now on.
+        self.mark_pins().await?;
         info!(rules = count, "unpinned");
         Ok(())
     }
@@ -692,9 +711,18 @@ impl Inner {
         tokio::spawn(keep::keep(Arc::downgrade(self), self.stop.clone()));
     }
 
-    /// Begins a round of marks.
-    fn next_round(&self) -> u64 {
-        self.pins.round.fetch_add(1, Ordering::Relaxed) + 1
+    /// Marks in the cache and counts all that is pinned, and takes the marks off all else.
+    async fn mark_pins(self: &Arc<Self>) -> Result<(), StateError> {
+        let drive = Arc::clone(self);
+        let marked = tokio::task::spawn_blocking(move || {
+            let _turn = drive.pins.marking.lock().unwrap_or_else(PoisonError::into_inner);
+            let round = drive.pins.round.fetch_add(1, Ordering::Relaxed) + 1;
+            let wanted = drive.survey(&drive.pins.rules(), |_, look| drive.cache.pin(look.id, round))?;
+            drive.cache.unpin_before(round);
+            drive.pins.known().wanted = wanted;
+            Ok(())
+        });
+        marked.await.unwrap_or(Err(StateError::Closed))
     }
 }
 

@@ -19,7 +19,10 @@ use super::site::Site;
 use crate::model::{EntryKind, FileState};
 use crate::state::ScanRecord;
 
-pub use pins::{PinFailure, PinReport, PinRequest, PinTotals, PinsReport};
+pub use pins::{
+    CacheStat, CacheTop, EvictReport, HydrationProgress, Kept, KeptWhy, PinFailure, PinReport, PinRequest, PinTotals,
+    PinsReport, TopRow, VerifyProgress,
+};
 pub use queues::{
     Changed, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport, QueueReport, Selection,
     TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
