@@ -163,13 +163,13 @@ fn times_set_right_after_a_close_stay_as_they_were_set() {
                             let path = dir.join(format!("f{n}"));
                             fs::write(&path, bytes(n)).unwrap();
                             // What was closed is written down some 50 ms later: times are set before, in the middle, after.
-                            std::thread::sleep(Duration::from_micros(n * 191 % 70_000));
+                            std::thread::park_timeout(Duration::from_micros(n * 191 % 70_000));
                             File::open(&path).unwrap().set_modified(at(n)).unwrap();
                         }
                     });
                 }
             });
-            std::thread::sleep(Duration::from_millis(300));
+            std::thread::park_timeout(Duration::from_millis(300));
             for n in 0..600 {
                 let seen = fs::metadata(dir.join(format!("f{n}"))).unwrap().modified().unwrap();
                 assert_eq!(seen, at(n), "{folder}/f{n}");
