@@ -255,7 +255,7 @@ fn pins_that_do_not_fit_are_refused_with_figures() {
         assert_eq!(pins(&drive)["rules"].as_array().unwrap().len(), 1, "it is not set");
         assert_eq!(word(&drive, "other/o.mov"), "cached", "nothing was thrown out for it");
         let xattr = rustix::fs::setxattr(
-            &drive.path("big"),
+            drive.path("big"),
             "user.backlot.pin",
             b"1",
             rustix::fs::XattrFlags::empty(),
@@ -334,7 +334,7 @@ fn a_kill_in_the_middle_only_delays() {
             here >= 4
         });
         // What is known of the cache is written twice a second.
-        std::thread::sleep(std::time::Duration::from_millis(700));
+        std::thread::park_timeout(std::time::Duration::from_millis(700));
         drive.kill9();
         drive.mount();
         all_here(&drive, 24);
@@ -358,7 +358,7 @@ fn a_site_that_is_down_is_waited_for() {
         drive.tell(["pin", "show/plates"]);
         eventually("it waits", || drive.status()["pins"]["waiting_for"][0] == "site");
         let failed = drive.counter("failed");
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        std::thread::park_timeout(std::time::Duration::from_secs(1));
         assert_eq!(drive.counter("failed"), failed, "nothing is asked of it");
         site.back();
         all_here(&drive, 6);

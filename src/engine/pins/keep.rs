@@ -147,10 +147,10 @@ pub(super) async fn keep(drive: Weak<Inner>, stop: CancellationToken) {
     let mut keeper = Keeper::default();
     while let Some(drive) = drive.upgrade().filter(|_| !stop.is_cancelled()) {
         let began = Instant::now();
-        if let Err(e) = keeper.look(&drive).await {
-            if !stop.is_cancelled() {
-                warn!(error = %e, "pins can't be looked through; tried again");
-            }
+        if let Err(e) = keeper.look(&drive).await
+            && !stop.is_cancelled()
+        {
+            warn!(error = %e, "pins can't be looked through; tried again");
         }
         let next = Instant::now() + LOOK_AFTER.max(began.elapsed() * LOOK_FACTOR);
         let until = match keeper.fetch(&drive, next).await {
