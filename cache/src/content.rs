@@ -30,6 +30,15 @@ pub enum Hit {
     Missing(Vec<Range<u64>>),
 }
 
+/// What a verification found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Verified {
+    /// Bytes that were looked at.
+    pub bytes: u64,
+    /// Granules that were wrong or gone, and are dropped.
+    pub bad_granules: u64,
+}
+
 /// A handle on one content. Cheap to clone; while one is alive, the content is not evicted.
 #[derive(Clone)]
 pub struct Content(pub(crate) Arc<Inner>);
@@ -148,6 +157,15 @@ impl Content {
     /// As [`Content::read`].
     pub fn check(&self, range: Range<u64>) -> Result<bool, CacheError> {
         self.0.mending(|| self.0.check(&range))
+    }
+
+    /// Reads what of `range` is here and holds it against its checksums, whether that was done before or not; drops and
+    /// counts what does not match. Returns the bytes looked at and the granules dropped.
+    ///
+    /// # Errors
+    /// As [`Content::read`].
+    pub fn verify(&self, range: Range<u64>) -> Result<Verified, CacheError> {
+        self.0.mending(|| self.0.verify(&range))
     }
 
     /// Drops every granule that `range` touches and gives its space back; all granules, if the data file may have been
@@ -306,6 +324,52 @@ impl Inner {
             }
         }
         Ok(true)
+    }
+
+    fn verify(&self, range: &Range<u64>) -> Result<Verified, CacheError> {
+        let range = self.layout.clip(range);
+        let mut verified = Verified::default();
+        for first in self.layout.granules_of(&range).step_by(CHECK_GRANULES) {
+            let all = self.layout.granules();
+            let granules = first..first.saturating_add(CHECK_GRANULES as u64).min(all);
+            let ground = read(&self.ground);
+            let key = *ground;
+            let pieces = self.pieces(key, granules.clone())?;
+            let due = present(&pieces);
+            if due.is_empty() {
+                continue;
+            }
+            let Some(file) = self.shared.files.get(key, self.id).map_err(|e| self.io("open", 0, e))? else {
+                drop(ground);
+                self.lost(key);
+                verified.bad_granules += due.len() as u64;
+                self.shared
+                    .counters
+                    .bad_granules
+                    .fetch_add(due.len() as u64, Ordering::Relaxed);
+                break;
+            };
+            let span = self.layout.bytes_of(&granules);
+            // What can't be read is as bad as what is wrong.
+            let buf = file
+                .read_at(span.start, small(span.end - span.start))
+                .unwrap_or_default();
+            let bad: Vec<u64> = due
+                .iter()
+                .filter(|(granule, checksum)| self.checksum_in(&buf, &span, *granule) != Some(*checksum))
+                .map(|(granule, _)| *granule)
+                .collect();
+            verified.bytes += due
+                .iter()
+                .map(|(granule, _)| self.layout.size_of(&(*granule..granule + 1)))
+                .sum::<u64>();
+            if !bad.is_empty() {
+                verified.bad_granules += bad.len() as u64;
+                lock(&self.shared.proven).remove(&key);
+                self.drop_bad(key, &pieces, &bad);
+            }
+        }
+        Ok(verified)
     }
 
     fn fill(&self, at: u64, data: &[u8]) -> Result<(), CacheError> {
@@ -610,6 +674,22 @@ fn absent(pieces: &[Piece]) -> Vec<u64> {
         });
     }
     absent
+}
+
+/// Granules that are here, with their checksums.
+fn present(pieces: &[Piece]) -> Vec<(u64, u64)> {
+    let mut here = Vec::new();
+    for piece in pieces {
+        piece.segment.read(|bits| {
+            here.extend(
+                piece
+                    .granules()
+                    .filter(|(i, _)| bits.has(*i))
+                    .filter_map(|(i, granule)| Some((granule, *bits.checksums().get(i)?))),
+            );
+        });
+    }
+    here
 }
 
 /// Granules that were neither written nor checked through this descriptor yet, with their checksums.

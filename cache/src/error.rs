@@ -24,6 +24,9 @@ pub enum CacheError {
     /// The content has a live handle.
     #[error("the content is in use")]
     Busy,
+    /// The content is pinned.
+    #[error("the content is pinned")]
+    Pinned,
     /// A fill that does not consist of whole granules within the content.
     #[error("a fill of {len} bytes at {at} is not made of whole granules of this content")]
     Misaligned { at: u64, len: u64 },

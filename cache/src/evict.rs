@@ -1,7 +1,8 @@
 //! The books: what every content takes, what is promised, what the index does not know yet; and who has to go when it is full.
 //!
 //! Owns: [`Books`] (all contents, about 80 bytes each), [`Reservation`], the choice of victims. Refuses to know: bits, file
-//! descriptors. Invariant: `bytes` is the sum of `resident` over all contents; a content with a live handle is never a victim.
+//! descriptors. Invariants: `bytes` is the sum of `resident` over all contents, `pinned_bytes` that over the pinned ones; a
+//! content that is pinned or has a live handle is never a victim.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ pub(crate) struct Summary {
     pub(crate) resident: u64,
     /// Microseconds since 1970, made strictly increasing.
     pub(crate) last_use: u64,
+    /// It is among [`Books::pins`]. Kept with the content, so that a restart evicts none before the pins are told again.
+    pub(crate) pinned: bool,
 }
 
 #[derive(Default)]
@@ -40,6 +43,9 @@ pub(crate) struct Books {
     pub(crate) bytes: u64,
     pub(crate) granules: u64,
     pub(crate) reserved: u64,
+    pub(crate) pinned_bytes: u64,
+    /// Pinned contents, whether anything of them is here or not, with the round in which that was said last.
+    pins: HashMap<ContentId, u64>,
     last_use: u64,
     dirty_rows: HashSet<ContentId>,
     dirty_segments: HashMap<SegmentKey, (Layout, Arc<Segment>)>,
@@ -53,15 +59,20 @@ impl Books {
             books.bytes += summary.resident;
             books.granules += summary.resident.div_ceil(GRANULE);
             books.last_use = books.last_use.max(summary.last_use);
+            if summary.pinned {
+                books.pinned_bytes += summary.resident;
+                books.pins.insert(id, 0);
+            }
             books.contents.insert(id, summary);
         }
         books
     }
 
-    /// Forgets all contents and all that was to be written; promises stay.
+    /// Forgets all contents and all that was to be written; promises and pins stay.
     pub(crate) fn clear(&mut self) {
         *self = Self {
             reserved: self.reserved,
+            pins: std::mem::take(&mut self.pins),
             last_use: self.last_use,
             ..Self::default()
         };
@@ -73,6 +84,51 @@ impl Books {
 
     pub(crate) fn len(&self) -> usize {
         self.contents.len()
+    }
+
+    /// Returns all contents with anything here, the least recently used first.
+    pub(crate) fn all(&self) -> Vec<(ContentId, u64)> {
+        let mut all: Vec<_> = self.contents.iter().map(|(id, s)| (s.last_use, *id, s.len)).collect();
+        all.sort_unstable_by_key(|(last_use, ..)| *last_use);
+        all.into_iter().map(|(_, id, len)| (id, len)).collect()
+    }
+
+    pub(crate) fn is_pinned(&self, id: ContentId) -> bool {
+        self.pins.contains_key(&id)
+    }
+
+    pub(crate) fn pins(&self) -> usize {
+        self.pins.len()
+    }
+
+    pub(crate) fn pin(&mut self, id: ContentId, round: u64) {
+        self.pins.insert(id, round);
+        self.mark(id, true);
+    }
+
+    /// Unpins what was not pinned again in this round or later.
+    pub(crate) fn unpin_before(&mut self, round: u64) {
+        let stale: Vec<_> = self
+            .pins
+            .extract_if(|_, last| *last < round)
+            .map(|(id, _)| id)
+            .collect();
+        for id in stale {
+            self.mark(id, false);
+        }
+    }
+
+    fn mark(&mut self, id: ContentId, pinned: bool) {
+        let Some(summary) = self.contents.get_mut(&id).filter(|s| s.pinned != pinned) else {
+            return;
+        };
+        summary.pinned = pinned;
+        if pinned {
+            self.pinned_bytes += summary.resident;
+        } else {
+            self.pinned_bytes = self.pinned_bytes.saturating_sub(summary.resident);
+        }
+        self.dirty_rows.insert(id);
     }
 
     fn now(&mut self) -> u64 {
@@ -100,6 +156,7 @@ impl Books {
             len: layout.len,
             resident: 0,
             last_use,
+            pinned: self.pins.contains_key(&id),
         };
         let summary = self.contents.entry(id).or_insert(new);
         if summary.key != key {
@@ -107,6 +164,9 @@ impl Books {
         }
         summary.resident = (summary.resident + bytes).min(layout.len);
         summary.last_use = last_use;
+        if summary.pinned {
+            self.pinned_bytes += bytes;
+        }
         self.bytes += bytes;
         self.granules += granules;
         self.dirty_rows.insert(id);
@@ -118,6 +178,9 @@ impl Books {
             return;
         };
         summary.resident = summary.resident.saturating_sub(bytes);
+        if summary.pinned {
+            self.pinned_bytes = self.pinned_bytes.saturating_sub(bytes);
+        }
         self.bytes = self.bytes.saturating_sub(bytes);
         self.granules = self.granules.saturating_sub(granules);
         self.dirty_rows.insert(id);
@@ -125,6 +188,9 @@ impl Books {
 
     pub(crate) fn remove(&mut self, id: ContentId) -> Option<Summary> {
         let summary = self.contents.remove(&id)?;
+        if summary.pinned {
+            self.pinned_bytes = self.pinned_bytes.saturating_sub(summary.resident);
+        }
         self.bytes = self.bytes.saturating_sub(summary.resident);
         self.granules = self.granules.saturating_sub(summary.resident.div_ceil(GRANULE));
         self.dirty_rows.insert(id);
@@ -175,7 +241,7 @@ impl Books {
         let mut all: Vec<_> = self
             .contents
             .iter()
-            .filter(|(id, _)| may_go(id))
+            .filter(|(id, s)| !s.pinned && may_go(id))
             .map(|(id, s)| (s.last_use, *id, s.resident))
             .collect();
         all.sort_unstable_by_key(|(last_use, ..)| *last_use);
@@ -278,7 +344,9 @@ impl Shared {
         let (victims, evictable) = {
             let live = lock(&self.live);
             let books = lock(&self.books);
-            let low_water = self.options.max_bytes / 100 * LOW_WATER_PERCENT;
+            // Pins don't go; of what they leave, so much.
+            let rest = self.options.max_bytes.saturating_sub(books.pinned_bytes);
+            let low_water = books.pinned_bytes + rest / 100 * LOW_WATER_PERCENT;
             let to_low_water = (books.bytes + books.reserved).saturating_sub(low_water);
             let too_many = books.len().saturating_sub(MAX_CONTENTS);
             let count = if too_many > 0 { too_many + MAX_CONTENTS / 20 } else { 0 };
@@ -311,13 +379,16 @@ impl Shared {
     /// Evicts one content. Returns the bytes freed; 0 if there was nothing.
     ///
     /// # Errors
-    /// `Busy` while a handle is alive.
+    /// `Busy` while a handle is alive, `Pinned` while it is pinned.
     pub(crate) fn evict_one(&self, id: ContentId) -> Result<u64, CacheError> {
         let (freed, path) = {
             // Held to the end: nobody may open the content between the look and the renaming of its file.
             let live = lock(&self.live);
             if live.get(&id).is_some_and(|c| c.strong_count() > 0) {
                 return Err(CacheError::Busy);
+            }
+            if lock(&self.books).is_pinned(id) {
+                return Err(CacheError::Pinned);
             }
             self.drop_content(id)
         };
@@ -353,6 +424,7 @@ mod tests {
                     len: 100,
                     resident,
                     last_use: u64::from(n),
+                    pinned: false,
                 },
             )
         };
@@ -368,6 +440,29 @@ mod tests {
         assert_eq!(books.victims(0, 0, |_| true), (vec![], 100));
         assert_eq!(books.victims(0, 3, |_| true).0, vec![id(1), id(2), id(3)]);
         assert_eq!(books.victims(1000, 0, |_| true).0.len(), 4);
+    }
+
+    #[test]
+    fn pinned_contents_are_no_victims_until_a_round_passes_without_them() {
+        let mut books = books();
+        let id = |n| ContentId([n; 16]);
+        books.pin(id(1), 1);
+        books.pin(id(3), 1);
+        books.pin(id(9), 1);
+        assert_eq!(books.victims(1000, 0, |_| true), (vec![id(2), id(4)], 60));
+        assert_eq!((books.pinned_bytes, books.pins()), (40, 3));
+        // What arrives of a pinned content is pinned as it lands, and so is what comes after the books were cleared.
+        books.add(id(9), 9, Layout { len: 100 }, 1, 7);
+        assert_eq!(books.pinned_bytes, 47);
+        books.sub(id(9), 9, 1, 7);
+        assert!(books.remove(id(3)).is_some());
+        assert_eq!(books.pinned_bytes, 10);
+        books.pin(id(1), 2);
+        books.unpin_before(2);
+        assert_eq!((books.pinned_bytes, books.pins()), (10, 1));
+        assert_eq!(books.victims(1000, 0, |_| true), (vec![id(2), id(4), id(9)], 60));
+        books.clear();
+        assert!(books.is_pinned(id(1)) && books.pinned_bytes == 0);
     }
 
     #[test]

@@ -23,14 +23,16 @@ use crate::{CacheError, ContentId};
 
 /// "bklc": tells our file from any other SQLite file.
 const APPLICATION_ID: i64 = 0x626b_6c63;
-/// Any other number is another layout: the cache starts empty rather than guess.
-const SCHEMA_VERSION: i64 = 1;
+/// Any other number is another layout, but for those of [`UPGRADES`]: the cache starts empty rather than guess.
+const SCHEMA_VERSION: i64 = 2;
+/// What makes the next version of version 1, and so on.
+const UPGRADES: &[&str] = &["ALTER TABLE contents ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0"];
 const SCHEMA: &str = "
     CREATE TABLE meta (clean INTEGER NOT NULL);
     INSERT INTO meta VALUES (1);
     CREATE TABLE contents (
         id BLOB PRIMARY KEY, key INTEGER NOT NULL, len INTEGER NOT NULL,
-        resident_bytes INTEGER NOT NULL, last_use INTEGER NOT NULL
+        resident_bytes INTEGER NOT NULL, last_use INTEGER NOT NULL, pinned INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID;
     CREATE TABLE segments (
         key INTEGER NOT NULL, no INTEGER NOT NULL, resident_bytes INTEGER NOT NULL,
@@ -144,8 +146,20 @@ impl Index {
             tx.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(fail)?;
             tx.commit().map_err(fail)?;
         }
-        let version = pragma(&writer, "user_version").map_err(fail)?;
-        if version != SCHEMA_VERSION || pragma(&writer, "application_id").map_err(fail)? != APPLICATION_ID {
+        let is_ours = pragma(&writer, "application_id").map_err(fail)? == APPLICATION_ID;
+        let mut version = pragma(&writer, "user_version").map_err(fail)?;
+        for (upgrade, next) in UPGRADES.iter().zip(2..).filter(|_| is_ours) {
+            if version == next - 1 {
+                let tx = writer
+                    .transaction_with_behavior(TransactionBehavior::Immediate)
+                    .map_err(fail)?;
+                tx.execute_batch(upgrade).map_err(fail)?;
+                tx.pragma_update(None, "user_version", next).map_err(fail)?;
+                tx.commit().map_err(fail)?;
+                version = next;
+            }
+        }
+        if version != SCHEMA_VERSION || !is_ours {
             return Err(IndexError::damaged(
                 "open",
                 format!("not an index of version {SCHEMA_VERSION} (it says {version})"),
@@ -250,7 +264,7 @@ fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
 }
 
 fn read_contents(connection: &Connection) -> rusqlite::Result<Vec<(ContentId, Summary)>> {
-    let mut query = connection.prepare("SELECT id, key, len, resident_bytes, last_use FROM contents")?;
+    let mut query = connection.prepare("SELECT id, key, len, resident_bytes, last_use, pinned FROM contents")?;
     let rows = query.query_map([], |row| {
         let number = |column| row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0));
         let (key, len, last_use) = (number(1)?, number(2)?, number(4)?);
@@ -259,6 +273,7 @@ fn read_contents(connection: &Connection) -> rusqlite::Result<Vec<(ContentId, Su
             len,
             resident: number(3)?.min(len),
             last_use,
+            pinned: row.get(5)?,
         };
         Ok((ContentId(row.get(0)?), summary))
     })?;
@@ -279,7 +294,7 @@ fn write_batch(tx: &Connection, batch: &Batch) -> rusqlite::Result<()> {
     for &key in &batch.dead {
         void.execute([signed(key)])?;
     }
-    let mut name = tx.prepare_cached("INSERT OR REPLACE INTO contents VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let mut name = tx.prepare_cached("INSERT OR REPLACE INTO contents VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
     let mut forget = tx.prepare_cached("DELETE FROM contents WHERE id = ?1")?;
     for (id, summary) in &batch.rows {
         match summary {
@@ -288,7 +303,8 @@ fn write_batch(tx: &Connection, batch: &Batch) -> rusqlite::Result<()> {
                 signed(s.key),
                 signed(s.len),
                 signed(s.resident),
-                signed(s.last_use)
+                signed(s.last_use),
+                s.pinned
             ])?,
             None => forget.execute([id.0])?,
         };
@@ -341,6 +357,7 @@ mod tests {
                     len: 5 * G,
                     resident: claimed,
                     last_use: 3,
+                    pinned: true,
                 }),
             )],
             segments: vec![(at(10), layout, Arc::clone(&segment)), (at(99), layout, segment)],
@@ -381,6 +398,24 @@ mod tests {
         assert!(found.was_clean);
         assert_eq!(resident(&found), vec![G]);
         assert_eq!(segments_in(&index), 1);
+    }
+
+    #[test]
+    fn an_index_of_the_first_version_keeps_what_it_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        let (index, _) = open(dir.path());
+        index.commit(&batch(2 * G)).map_err(|e| e.error).unwrap();
+        lock(&index.writer)
+            .execute_batch("ALTER TABLE contents DROP COLUMN pinned; PRAGMA user_version = 1")
+            .unwrap();
+        drop(index);
+        let (index, found) = open(dir.path());
+        assert_eq!(resident(&found), vec![2 * G]);
+        assert!(!found.contents[0].1.pinned);
+        index.commit(&batch(2 * G)).map_err(|e| e.error).unwrap();
+        drop(index);
+        let (_index, found) = open(dir.path());
+        assert!(found.contents[0].1.pinned, "the mark comes back");
     }
 
     #[test]

@@ -45,7 +45,7 @@ use folder::Attached;
 use segments::{Layout, Segments};
 use sync::{lock, read, write};
 
-pub use content::{Content, Hit};
+pub use content::{Content, Hit, Verified};
 pub use error::CacheError;
 pub use evict::Reservation;
 
@@ -106,6 +106,9 @@ pub struct Usage {
     pub max_bytes: u64,
     /// Bytes promised by reservations.
     pub reserved_bytes: u64,
+    /// Resident bytes of pinned contents, and the number of those, resident or not.
+    pub pinned_bytes: u64,
+    pub pinned_contents: u64,
     pub granules: u64,
     /// Contents with anything here, and contents with a live handle.
     pub contents: u64,
@@ -266,10 +269,27 @@ impl ContentCache {
     /// Drops a content. Returns the bytes freed, 0 if nothing of it was here.
     ///
     /// # Errors
-    /// [`CacheError::Busy`] while a handle is alive.
+    /// [`CacheError::Busy`] while a handle is alive, [`CacheError::Pinned`] while it is pinned.
     pub fn evict(&self, id: ContentId) -> Result<u64, CacheError> {
         self.shared.check_open()?;
         self.shared.evict_one(id)
+    }
+
+    /// Pins a content, whether anything of it is here or not: it is not evicted until [`ContentCache::unpin_before`] is
+    /// called with a later round than this. The mark is kept with the content, so it survives a restart.
+    pub fn pin(&self, id: ContentId, round: u64) {
+        lock(&self.shared.books).pin(id, round);
+    }
+
+    /// Unpins every content that was last pinned in an earlier round; those known from before a restart are of round 0.
+    pub fn unpin_before(&self, round: u64) {
+        lock(&self.shared.books).unpin_before(round);
+    }
+
+    /// Returns the contents with anything here and their lengths, the least recently used first.
+    #[must_use]
+    pub fn contents(&self) -> Vec<(ContentId, u64)> {
+        lock(&self.shared.books).all()
     }
 
     /// Returns the figures of the cache.
@@ -283,6 +303,8 @@ impl ContentCache {
             bytes: books.bytes,
             max_bytes: self.shared.options.max_bytes,
             reserved_bytes: books.reserved,
+            pinned_bytes: books.pinned_bytes,
+            pinned_contents: books.pins() as u64,
             granules: books.granules,
             contents: books.len() as u64,
             live_contents,
@@ -294,7 +316,7 @@ impl ContentCache {
     }
 
     /// Promises room for `bytes` that are about to be fetched, evicting whole contents, the least recently used first,
-    /// never one with a live handle.
+    /// never one that is pinned or has a live handle.
     ///
     /// # Errors
     /// [`CacheError::Full`] if that can't be had within the limit and the reserve of free space; nothing is evicted then.

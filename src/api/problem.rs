@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::drive::LookupError;
+use crate::engine::pins::PinError;
 use crate::engine::queues::QueueError;
 use crate::model::PathError;
 use crate::state::StateError;
@@ -71,6 +72,33 @@ impl From<LookupError> for Problem {
                 .hint("`backlot ls` shows what is there; `backlot scan` looks at the site again"),
             LookupError::NotDir(_) => Self::new(StatusCode::CONFLICT, "not-a-folder", e.to_string()),
             LookupError::State(e) => e.into(),
+        }
+    }
+}
+
+impl From<PinError> for Problem {
+    fn from(e: PinError) -> Self {
+        let title = e.to_string();
+        match e {
+            PinError::Lookup(e) => e.into(),
+            PinError::Path(e) => e.into(),
+            PinError::State(e) => e.into(),
+            PinError::Pattern(..) => Self::new(StatusCode::BAD_REQUEST, "bad-pattern", title)
+                .hint("`*` and `?` stay within a name, `**` spans folders, {a,b} and [a-z] are alternatives"),
+            PinError::NoProject(_) => {
+                Self::new(StatusCode::NOT_FOUND, "not-found", title).hint("`backlot status` shows the projects")
+            }
+            PinError::NoPin(_) => {
+                Self::new(StatusCode::NOT_FOUND, "not-found", title).hint("`backlot pin ls` shows them")
+            }
+            PinError::FromSettings(_) => Self::new(StatusCode::CONFLICT, "from-settings", title)
+                .hint("take it out of `pins` in the section of the project, and mount again"),
+            PinError::TooMany => Self::new(StatusCode::CONFLICT, "too-many", title)
+                .hint("pin a folder, or use a pattern, in place of many single files"),
+            PinError::NoRoom { .. } => Self::new(StatusCode::INSUFFICIENT_STORAGE, "does-not-fit", title)
+                .hint("nothing was fetched; ask for less, unpin something (`backlot pin ls`), or raise cache.max-size"),
+            PinError::TooMuch(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "does-not-fit", title)
+                .hint("nothing changed; pin less, unpin something (`backlot pin ls`), or raise cache.max-size"),
         }
     }
 }

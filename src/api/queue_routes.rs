@@ -13,8 +13,8 @@ use crate::engine::report::{
     Changed, ConflictReport, QueueReport, Selection, TaskPage, TaskQuery, WaitReport, WaitRequest,
 };
 
-type Asked<T> = Result<Json<T>, JsonRejection>;
-type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Asked<T> = Result<Json<T>, JsonRejection>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 pub(super) fn routes() -> Router<Face> {
     Router::new()
@@ -33,7 +33,7 @@ pub(super) fn routes() -> Router<Face> {
         .route("/v1/wait", post(wait))
 }
 
-fn body<T>(asked: Asked<T>) -> Result<T, Problem> {
+pub(super) fn body<T>(asked: Asked<T>) -> Result<T, Problem> {
     let Json(request) = asked.map_err(|e| bad_request(&e))?;
     Ok(request)
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::report::{Keep, LsEntry, PendingReport, Selection, WaitReport};
+use crate::engine::report::{HydrationProgress, Keep, LsEntry, PendingReport, Selection, WaitReport};
 use crate::engine::scan::ScanProgress;
 
 /// `GET /v1/health`: answered without touching the store or the mount.
@@ -98,6 +98,40 @@ pub struct TaskPriorityRequest {
     pub of: Selection,
     /// 0 to 1000; that of a new task if left out.
     pub priority: Option<u16>,
+}
+
+/// `POST /v1/pins/remove`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnpinRequest {
+    /// Numbers, paths or patterns of pins.
+    pub what: Vec<String>,
+}
+
+/// `POST /v1/hydrations` and `POST /v1/cache/evict`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PathsRequest {
+    /// Paths and patterns of the drive.
+    pub paths: Vec<String>,
+}
+
+/// A hydration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HydrationState {
+    /// Its number, for `GET /v1/hydrations/{id}`.
+    pub id: u64,
+    /// How far it is.
+    pub progress: HydrationProgress,
+}
+
+/// Query of `GET /v1/cache/top`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct TopQuery {
+    /// Put together what has the same first names, so many of them.
+    pub depth: Option<usize>,
+    /// Rows wanted, 20 if left out.
+    pub limit: Option<usize>,
 }
 
 /// `POST /v1/conflicts/resolve`.

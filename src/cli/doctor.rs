@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::client::{Client, Listener};
 use super::error::{CliError, Exit};
 use super::mount::store_hint;
-use super::status::reads;
+use super::status::{pinned, pins_trouble, reads};
 use super::{Settings, local, text};
 use crate::api::types::Health;
 use crate::engine::drive::check_site;
@@ -222,6 +222,7 @@ async fn ask_daemon(config: &Config, found: &mut Vec<Finding>) -> Daemon {
     match client.get::<Status>("status", &()).await {
         Ok(status) => {
             found.extend(status.native_reads.as_ref().map(|native| good("reads", reads(native))));
+            found.extend(pins(&status));
             found.extend(status.sites.iter().filter(|s| s.link == "down").map(|site| {
                 let reason = site.reason.as_deref().unwrap_or("no reason given");
                 let says = format!("the daemon has lost {}: {reason}", site.name);
@@ -235,6 +236,29 @@ async fn ask_daemon(config: &Config, found: &mut Vec<Finding>) -> Daemon {
         Err(e) => found.push(bad("daemon", e.said(), e.advice())),
     }
     if health.mounted { Daemon::Mounts } else { Daemon::Scans }
+}
+
+/// How far the pins are, and whether they fit; nothing where there are none.
+fn pins(status: &Status) -> Option<Finding> {
+    let p = &status.pins;
+    if p.rules == 0 {
+        return None;
+    }
+    let says = std::iter::once(pinned(p))
+        .chain(pins_trouble(p))
+        .collect::<Vec<_>>()
+        .join("\n");
+    Some(if !p.fits {
+        bad(
+            "pins",
+            says,
+            "unpin something (`backlot pin ls`), or raise cache.max-size",
+        )
+    } else if p.failed > 0 {
+        bad("pins", says, "see `backlot pin ls`; they are tried again by themselves")
+    } else {
+        good("pins", says)
+    })
 }
 
 /// Runs what may hang, on a disk that is gone, where it can't hold up anything else.

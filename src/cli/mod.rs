@@ -26,22 +26,27 @@ macro_rules! errln {
     ($($text:tt)*) => { err!("{}\n", format_args!($($text)*)) };
 }
 
+mod cache;
 mod client;
 mod config;
 mod conflict;
 mod demo;
 mod doctor;
 mod error;
+mod evict;
+mod hydrate;
 mod local;
 mod ls;
 mod mount;
 mod paths;
+mod pin;
 mod queue;
 mod recover;
 mod scan;
 mod status;
 mod text;
 mod unmount;
+mod unpin;
 mod wait;
 
 use std::ffi::OsString;
@@ -95,6 +100,11 @@ enum Verb {
     Ls(ls::Args),
     Queue(queue::Args),
     Wait(wait::Args),
+    Pin(pin::Args),
+    Unpin(unpin::Args),
+    Hydrate(hydrate::Args),
+    Evict(evict::Args),
+    Cache(cache::Args),
     Conflict(conflict::Args),
     Recover(recover::Args),
     Config(config::Args),
@@ -125,6 +135,11 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Ls(args) => block_on(ls::run(args, &settings.load()?)),
         Verb::Queue(args) => block_on(queue::run(args, &settings.load()?)),
         Verb::Wait(args) => block_on(wait::run(args, &settings.load()?)),
+        Verb::Pin(args) => block_on(pin::run(args, &settings.load()?)),
+        Verb::Unpin(args) => block_on(unpin::run(args, &settings.load()?)),
+        Verb::Hydrate(args) => block_on(hydrate::run(args, &settings.load()?)),
+        Verb::Evict(args) => block_on(evict::run(args, &settings.load()?)),
+        Verb::Cache(args) => block_on(cache::run(args, &settings.load()?)),
         Verb::Conflict(args) => block_on(conflict::run(args, &settings.load()?)),
         Verb::Recover(args) => recover::run(&args, settings),
         Verb::Config(args) => config::run(&args, settings),

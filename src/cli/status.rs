@@ -5,7 +5,9 @@ use backlot_config::Loaded;
 use super::client::Client;
 use super::error::{CliError, Exit};
 use super::{queue, text};
-use crate::engine::report::{NativeReport, PendingReport, ProjectReport, PublishingReport, SequencesReport, Status};
+use crate::engine::report::{
+    NativeReport, PendingReport, PinTotals, ProjectReport, PublishingReport, SequencesReport, Status,
+};
 
 /// Reasons for failures that are shown.
 const REASONS: usize = 3;
@@ -69,6 +71,7 @@ fn show(s: &Status) {
             text::count(c.bad_granules)
         );
     }
+    show_pins(&s.pins);
     let h = &s.hydration;
     outln!("hydration");
     outln!(
@@ -90,6 +93,57 @@ fn show(s: &Status) {
     }
     show_sequences(&s.sequences);
     show_publishing(&s.publishing);
+}
+
+fn show_pins(p: &PinTotals) {
+    if p.rules == 0 {
+        return;
+    }
+    outln!("pins");
+    outln!("  {}: {}", text::counted_u64(p.rules, "rule"), pinned(p));
+    for line in pins_trouble(p) {
+        outln!("  {line}");
+    }
+}
+
+/// How far the pins are.
+pub(super) fn pinned(p: &PinTotals) -> String {
+    format!(
+        "{} of {} with {} of {} are here",
+        text::count(p.resident_files),
+        text::counted_u64(p.files, "file"),
+        text::bytes(p.resident_bytes),
+        text::bytes(p.bytes)
+    )
+}
+
+/// What is in the way of the pins.
+pub(super) fn pins_trouble(p: &PinTotals) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !p.fits {
+        lines.push(format!(
+            "they do not fit: {} are wanted, and there is room for {}; {} not fetched for that",
+            text::bytes(p.bytes),
+            text::bytes(p.room_bytes),
+            text::counted_u64(p.unfitting_files, "file")
+        ));
+    }
+    for site in &p.waiting_for {
+        lines.push(format!("waiting for the site {} to answer", text::printable(site)));
+    }
+    if p.failed > 0 {
+        let why = p.failures.first();
+        let why = why.map(|f| format!(", such as {}: {}", text::printable(&f.path), text::printable(&f.why)));
+        lines.push(format!(
+            "{} could not be fetched and will be tried again{}",
+            text::counted_u64(p.failed, "file"),
+            why.unwrap_or_default()
+        ));
+    }
+    if p.fetching > 0 {
+        lines.push(format!("{} being fetched now", text::counted(p.fetching, "file")));
+    }
+    lines
 }
 
 fn show_sequences(s: &SequencesReport) {

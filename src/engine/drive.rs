@@ -18,13 +18,16 @@ use backlot_platform::vfs::ChangeSink;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::cached::Verification;
 use super::doubt::Doubts;
 use super::filesystem::DriveFs;
 use super::handles::Handles;
 use super::hydrate::{HydrateStats, OpenContent};
+use super::hydrations::Hydrations;
 use super::local::Locals;
 use super::native::Checks;
 use super::objects::Objects;
+use super::pins::Pins;
 use super::places::Places;
 use super::publish::Sending;
 use super::refusals::Refusals;
@@ -93,6 +96,8 @@ pub(super) struct Limits {
     pub(super) scan_parallel: usize,
     /// How long a closed file must stay unwritten before it is sent.
     pub(super) settle: Duration,
+    /// Bytes that the cache leaves free on its disk.
+    pub(super) cache_min_free: u64,
 }
 
 /// A project of the drive.
@@ -116,6 +121,8 @@ pub struct Project {
     pub(super) remote_delete: RemoteDelete,
     /// Priority of its queue, unless one was set for it.
     pub(super) priority: u16,
+    /// Patterns of what the settings keep resident.
+    pub(super) pins: Vec<String>,
 }
 
 impl Project {
@@ -155,7 +162,10 @@ pub struct Inner {
     pub(super) publish: backlot_config::Publish,
     /// Bytes that may be written before the disk is asked again whether there is room.
     budget: AtomicI64,
-    cache_dir: PathBuf,
+    pub(super) cache_dir: PathBuf,
+    pub(super) pins: Pins,
+    pub(super) hydrations: Hydrations,
+    pub(super) verification: Verification,
     pub(super) sites: BTreeMap<SiteName, Arc<Site>>,
     pub(super) projects: Vec<Arc<Project>>,
     pub(super) limits: Limits,
@@ -260,6 +270,9 @@ impl Drive {
             publish: config.publish.clone(),
             budget: AtomicI64::new(0),
             cache_dir: config.drive.cache_dir.clone(),
+            pins: Pins::default(),
+            hydrations: Hydrations::default(),
+            verification: Verification::default(),
             sites,
             projects,
             limits: Limits {
@@ -269,6 +282,7 @@ impl Drive {
                 recheck_after: config.scan.recheck_after.into(),
                 scan_parallel: config.scan.parallel as usize,
                 settle: config.publish.settle.into(),
+                cache_min_free: config.cache.min_free.bytes(),
             },
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             handles: Handles::default(),
@@ -286,6 +300,7 @@ impl Drive {
         };
         let drive = Self(Arc::new(inner));
         drive.recover().await?;
+        drive.load_pins()?;
         if let Some(notes) = notes {
             Sequences::start(drive.inner(), notes);
         }
@@ -302,6 +317,7 @@ impl Drive {
             site.link().probe_soon();
         }
         tokio::spawn(super::publish::start_transfers(Arc::clone(&self.0)));
+        self.0.start_pins();
         for project in &self.projects {
             tokio::spawn(super::scan::keep_scanned(Arc::downgrade(&self.0), Arc::clone(project)));
         }
@@ -401,6 +417,7 @@ async fn open_projects(
                 zones,
                 remote_delete: p.remote_delete,
                 priority: u16::try_from(p.priority).unwrap_or(u16::MAX),
+                pins: p.pins.clone(),
             })
         })
         .collect())
@@ -628,6 +645,9 @@ impl Inner {
         if !diff.first && diff.added.len() + diff.removed.len() > 0 {
             self.sequences.changed(diff.dir);
         }
+        if diff.changed.iter().any(|(_, content)| *content) || diff.added.len() + diff.removed.len() > 0 {
+            self.pins.tree_changed();
+        }
         let Some(sink) = self.sink.get() else { return };
         if !self
             .shown
@@ -695,6 +715,7 @@ impl Inner {
             },
             sequences: self.sequences.report(self)?,
             native_reads: self.host.get().and_then(|tells| tells()).map(Into::into),
+            pins: self.pin_totals(),
             publishing: self.publishing()?,
         })
     }
@@ -718,7 +739,7 @@ impl Inner {
     }
 }
 
-fn disk_space(dir: &Path) -> (u64, u64) {
+pub(super) fn disk_space(dir: &Path) -> (u64, u64) {
     rustix::fs::statvfs(dir).map_or((0, 0), |s| (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize))
 }
 

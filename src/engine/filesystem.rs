@@ -729,9 +729,13 @@ impl VirtualFs for DriveFs {
         Ok(names.into_iter().map(OsString::from_vec).collect())
     }
 
-    async fn setxattr(&self, _cx: &OpCx, node: NodeId, name: &OsStr, value: Bytes) -> Result<(), FsError> {
+    async fn setxattr(&self, cx: &OpCx, node: NodeId, name: &OsStr, value: Bytes) -> Result<(), FsError> {
         let ino = ino_of(node);
         self.node(node)?;
+        // A pin changes nothing of the file, so no zone is in its way.
+        if xattr::Virtual::from_name(name) == Some(xattr::Virtual::Pin) {
+            return xattr::set_pin(&self.drive, ino, &value, cx.uid).await;
+        }
         self.drive.check_writable(ino)?;
         xattr::check_settable(name, &value)?;
         let (name, now) = (name.as_bytes().to_vec(), now_ns());
@@ -742,6 +746,9 @@ impl VirtualFs for DriveFs {
 
     async fn removexattr(&self, _cx: &OpCx, node: NodeId, name: &OsStr) -> Result<(), FsError> {
         let ino = ino_of(node);
+        if xattr::Virtual::from_name(name) == Some(xattr::Virtual::Pin) {
+            return xattr::remove_pin(&self.drive, ino).await;
+        }
         self.drive.check_writable(ino)?;
         if xattr::is_reserved(name) {
             return Err(FsErrorKind::NotPermitted.into());

@@ -249,6 +249,28 @@ impl OpenContent {
         }
     }
 
+    /// Makes a range local, however long its turn takes to come: for background work, which waits behind readers, so that no
+    /// progress says nothing about the site. A site that goes silent ends it by its own deadline.
+    ///
+    /// # Errors
+    /// See [`HydrateError`].
+    pub(super) async fn bring(self: &Arc<Self>, range: Range<u64>, priority: Priority) -> Result<(), HydrateError> {
+        for _ in 0..MAX_ROUNDS {
+            let wanted = self.want(&range, priority)?;
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            for (interest, _) in &wanted {
+                interest.ended().await;
+                if let Progress::Failed(e) = &*interest.0.progress.borrow() {
+                    return Err(e.clone());
+                }
+            }
+        }
+        // A reader who shared the fetches has given them up, again and again.
+        Err(HydrateError::Deadline(self.deadline))
+    }
+
     /// Starts fetching what is missing of a range and returns the interest that keeps it going.
     pub fn fetch_ahead(self: &Arc<Self>, range: Range<u64>, priority: Priority) -> Vec<Interest> {
         match self.want(&range, priority) {

@@ -3,18 +3,21 @@
 //! Owns: [`drive::Drive`], the facade that the daemon's faces use, and [`filesystem::DriveFs`], which hosts mount. Refuses
 //! to know: FUSE, HTTP, the command line. Invariant: metadata never waits for a site.
 
+pub mod cached;
 mod conflicts;
 mod doubt;
 pub mod drive;
 pub mod filesystem;
 mod handles;
 pub mod hydrate;
+pub mod hydrations;
 pub mod link;
 mod local;
 mod names;
 mod native;
 pub mod objects;
 mod pending;
+pub mod pins;
 mod places;
 mod publish;
 pub mod queues;

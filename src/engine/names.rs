@@ -355,6 +355,7 @@ impl Inner {
             return Ok(());
         }
         failpoint::hit("rename.done");
+        self.pins.tree_changed();
         self.wake_transfers();
         let mut moved = vec![(renamed.ino, renamed.kind)];
         if let Some((other, kind)) = renamed.other {

@@ -405,6 +405,7 @@ impl Inner {
         failpoint::hit("publish.recorded");
         self.sending.ended(ino, id);
         if let Landed::Mirror { object } = landed {
+            self.pins.tree_changed();
             if let Some(before) = before {
                 before.retire();
             }

@@ -171,7 +171,11 @@ impl Inner {
             debug!(ino = %node.ino, error = %e, "how the file stands is not known");
             if node.own { Sync::LocalOnly } else { Sync::Clean }
         });
-        self.worded(node, sync)
+        let (state, bytes) = self.worded(node, sync);
+        if state == FileState::Cached && self.is_pinned(node.ino) {
+            return (state.pinned(), bytes);
+        }
+        (state, bytes)
     }
 
     /// Lists a folder, or shows one file, with states.
@@ -181,6 +185,10 @@ impl Inner {
     pub fn ls(&self, path: &RelPath, after: u64, limit: usize) -> Result<Vec<LsEntry>, LookupError> {
         let node = self.tree.resolve(path)?;
         let node = node.ok_or_else(|| LookupError::NotFound(path.clone()))?;
+        let at = match path.split_last() {
+            Some((above, _)) if node.kind != EntryKind::Dir => above,
+            _ => path.clone(),
+        };
         let (dir, rows) = match path.split_last() {
             Some((dir, name)) if node.kind != EntryKind::Dir => {
                 let dir = self.tree.resolve(&dir)?.map_or(Ino::ROOT, |dir| dir.ino);
@@ -196,9 +204,12 @@ impl Inner {
                 .map(|row| is_file(row).then(|| sync(row)).transpose())
                 .collect()
         })?;
+        let rules = self.pins.rules();
         let entry = |(row, sync): (Child, Option<Sync>)| {
             let node = self.as_written(row.node);
+            let pinned = !rules.is_empty() && rules.cover_in_drive(&at.join(&row.name));
             let state = sync.map(|sync| self.worded(&node, sync));
+            let state = state.map(|(state, bytes)| (if pinned { state.pinned() } else { state }, bytes));
             LsEntry {
                 cookie: row.cookie,
                 name: row.name.to_string(),
@@ -207,6 +218,7 @@ impl Inner {
                 mtime_ns: node.mtime_ns,
                 state: state.map(|s| s.0),
                 cached_bytes: state.map(|s| s.1),
+                pinned,
             }
         };
         Ok(rows.into_iter().zip(syncs).map(entry).collect())

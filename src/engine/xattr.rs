@@ -3,12 +3,17 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use backlot_config::ZoneKind;
 use backlot_platform::error::{FsError, FsErrorKind};
+use tracing::warn;
 
 use super::drive::Inner;
-use crate::model::EntryKind;
+use super::filesystem::state_error;
+use super::pins::PinError;
+use super::pins::rules::Pattern;
+use crate::model::{EntryKind, Ino};
 use crate::state::Node;
 
 /// Every virtual attribute lives under this prefix.
@@ -29,6 +34,10 @@ pub(super) enum Virtual {
     RemotePath,
     /// `user.backlot.error`: why it is not at its site, where something is in the way.
     Error,
+    /// `user.backlot.pinned`: `1` for what a pin covers, else `0`. Folders too.
+    Pinned,
+    /// `user.backlot.pin`: `1` where there is a pin of this very path. Can be set and removed. Folders too.
+    Pin,
     /// `user.backlot.zone`: what becomes of it by where it is.
     Zone,
 }
@@ -43,6 +52,8 @@ impl Virtual {
             "remote_path" => Some(Self::RemotePath),
             "error" => Some(Self::Error),
             "zone" => Some(Self::Zone),
+            "pinned" => Some(Self::Pinned),
+            "pin" => Some(Self::Pin),
             _ => None,
         }
     }
@@ -74,10 +85,20 @@ pub(super) fn check_settable(name: &OsStr, value: &[u8]) -> Result<(), FsError> 
 
 /// Returns the value of a virtual attribute, `None` where it has no meaning for the node.
 pub(super) fn value(drive: &Inner, node: &Node, asked: Virtual) -> Option<Vec<u8>> {
-    if node.kind != EntryKind::File {
-        return None;
+    match (asked, node.kind) {
+        (Virtual::Pinned, EntryKind::File | EntryKind::Dir) => {
+            let pinned = if drive.is_pinned(node.ino) { "1" } else { "0" };
+            return Some(pinned.into());
+        }
+        (Virtual::Pin, EntryKind::File | EntryKind::Dir) => {
+            return drive.pin_of(node.ino).map(|_| "1".into());
+        }
+        (_, EntryKind::File) => {}
+        _ => return None,
     }
     match asked {
+        // Answered above.
+        Virtual::Pinned | Virtual::Pin => None,
         Virtual::State => Some(drive.file_state(node).0.to_string().into_bytes()),
         Virtual::CachedBytes => Some(drive.file_state(node).1.to_string().into_bytes()),
         Virtual::Version => node.version.as_ref().map(|v| v.as_str().as_bytes().to_vec()),
@@ -88,6 +109,42 @@ pub(super) fn value(drive: &Inner, node: &Node, asked: Virtual) -> Option<Vec<u8
         Virtual::Error => drive.trouble_with(node).map(String::into_bytes),
         Virtual::Zone => drive.zone_of(node.ino).map(|zone| zone_word(zone).as_bytes().to_vec()),
         Virtual::RemotePath => drive.locate(node.ino).ok().map(|(_, path)| path.as_bytes().to_vec()),
+    }
+}
+
+/// Sets or removes the pin of a path: `1` or `0`.
+pub(super) async fn set_pin(drive: &Arc<Inner>, ino: Ino, value: &[u8], uid: u32) -> Result<(), FsError> {
+    match value {
+        b"1" => {
+            let (project, below) = drive
+                .place(ino)
+                .map_err(state_error)?
+                .ok_or(FsErrorKind::NotPermitted)?;
+            let selected = vec![(project, Pattern::Path(below))];
+            let set = drive.pin_selected(selected, None, &format!("uid {uid}")).await;
+            set.map(drop).map_err(|e| pin_error(ino, e))
+        }
+        b"0" => match drive.pin_of(ino) {
+            Some(_) => remove_pin(drive, ino).await,
+            None if drive.is_pinned(ino) => Err(FsErrorKind::NotPermitted.into()),
+            None => Ok(()),
+        },
+        _ => Err(FsErrorKind::Invalid.into()),
+    }
+}
+
+/// Removes the pin of a path.
+pub(super) async fn remove_pin(drive: &Arc<Inner>, ino: Ino) -> Result<(), FsError> {
+    let id = drive.pin_of(ino).ok_or(FsErrorKind::NoAttr)?;
+    drive.remove_pins(vec![id]).await.map_err(state_error)
+}
+
+fn pin_error(ino: Ino, e: PinError) -> FsError {
+    warn!(%ino, error = %e, "a pin was refused");
+    match e {
+        PinError::TooMuch(_) | PinError::TooMany => FsErrorKind::NoSpace.into(),
+        PinError::State(e) => state_error(e),
+        _ => FsErrorKind::NotPermitted.into(),
     }
 }
 

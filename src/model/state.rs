@@ -45,6 +45,8 @@ pub enum FileState {
     Hydrating,
     /// All of it is here.
     Cached,
+    /// All of it is here, and stays.
+    Pinned,
     /// Exists on this machine alone, and stays so.
     Local,
     /// Is being written.
@@ -80,12 +82,24 @@ impl FileState {
     }
 }
 
+impl FileState {
+    /// Returns the word for a file that is pinned: one that is not all here yet says how far it is.
+    #[must_use]
+    pub fn pinned(self) -> Self {
+        match self {
+            Self::Cached => Self::Pinned,
+            other => other,
+        }
+    }
+}
+
 impl fmt::Display for FileState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Online => "online",
             Self::Hydrating => "hydrating",
             Self::Cached => "cached",
+            Self::Pinned => "pinned",
             Self::Local => "local",
             Self::Dirty => "dirty",
             Self::Queued => "queued",
@@ -110,6 +124,15 @@ mod tests {
         ] {
             assert_eq!(FileState::of(Sync::Clean, residency, size).to_string(), word);
         }
+    }
+
+    #[test]
+    fn a_pin_shows_where_its_promise_is_kept_and_hides_nothing() {
+        let of = |sync, residency| FileState::of(sync, residency, 10).pinned();
+        assert_eq!(of(Sync::Clean, Residency::Full), FileState::Pinned);
+        assert_eq!(of(Sync::Clean, Residency::Partial(5)), FileState::Hydrating);
+        assert_eq!(of(Sync::Clean, Residency::None), FileState::Online);
+        assert_eq!(of(Sync::Queued, Residency::Full), FileState::Queued);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod listing;
 mod lock;
 mod node;
 mod own;
+mod pins;
 mod projects;
 mod publish;
 mod queue;
@@ -52,6 +53,7 @@ pub use node::{
     ScanRecord, SiteState, SiteStatus,
 };
 pub use own::OwnFile;
+pub use pins::{NewPin, Pin};
 pub use publish::{Conflict, Landed, OwnName};
 pub use read::ReadTxn;
 pub use task::{

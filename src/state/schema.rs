@@ -22,6 +22,7 @@ const APPLICATION_ID: i32 = 0x426b_4c74;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/001_init.sql"),
     include_str!("migrations/002_writing.sql"),
+    include_str!("migrations/003_pins.sql"),
 ];
 
 /// Page cache of the writing connection, in KiB.

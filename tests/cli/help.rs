@@ -29,6 +29,16 @@ const VERBS: &[&[&str]] = &[
     &["queue", "release"],
     &["queue", "set"],
     &["wait"],
+    &["pin"],
+    &["pin", "ls"],
+    &["unpin"],
+    &["hydrate"],
+    &["evict"],
+    &["cache"],
+    &["cache", "stat"],
+    &["cache", "top"],
+    &["cache", "verify"],
+    &["cache", "clear"],
     &["conflict"],
     &["conflict", "ls"],
     &["conflict", "keep-mine"],
@@ -76,7 +86,14 @@ fn the_help_is_the_committed_one() {
 #[test]
 fn the_help_names_every_verb() {
     let home = Home::new();
-    for parent in [&[] as &[&str], &["config"], &["queue"], &["conflict"]] {
+    for parent in [
+        &[] as &[&str],
+        &["config"],
+        &["queue"],
+        &["conflict"],
+        &["pin"],
+        &["cache"],
+    ] {
         let text = help(&home, parent);
         let list = text
             .split_once("Commands:\n")

@@ -51,7 +51,16 @@ fn the_rows_have_a_fixed_shape_and_follow_what_is_here() {
         sorted.sort_unstable();
         assert_eq!(
             sorted,
-            ["cached_bytes", "cookie", "kind", "mtime_ns", "name", "size", "state"]
+            [
+                "cached_bytes",
+                "cookie",
+                "kind",
+                "mtime_ns",
+                "name",
+                "pinned",
+                "size",
+                "state"
+            ]
         );
         assert_eq!(
             (&plate["kind"], &plate["size"]),

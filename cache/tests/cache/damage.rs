@@ -159,7 +159,9 @@ fn an_unusable_index_means_an_empty_cache() {
         let file = OpenOptions::new().write(true).open(dir.join(index)).unwrap();
         file.write_all_at(&value.to_be_bytes(), offset).unwrap();
     };
-    starts_empty(|dir| pragma(dir, 60, 2));
+    starts_empty(|dir| pragma(dir, 60, 3));
+    // It says that it is older than it is.
+    starts_empty(|dir| pragma(dir, 60, 1));
     starts_empty(|dir| pragma(dir, 68, 7));
 }
 
@@ -216,4 +218,38 @@ fn files_of_no_content_are_swept_after_an_unclean_stop() {
     let cache = open(killed.path());
     until("strays are swept", || !stray.exists() && !nameless.exists());
     assert_eq!(served(&cache.content(id(1), LEN).unwrap()), 51);
+}
+
+#[test]
+fn verifying_finds_what_was_checked_before_and_rotted_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let content = cache.content(id(1), LEN).unwrap();
+    hydrate(&content);
+    let whole = content.verify(0..LEN).unwrap();
+    assert_eq!((whole.bytes, whole.bad_granules), (LEN, 0));
+    let file = OpenOptions::new()
+        .write(true)
+        .open(data_file(dir.path(), id(1)))
+        .unwrap();
+    for granule in [0, 17, 50] {
+        let right = truth(id(1), granule * G..granule * G + 1);
+        file.write_all_at(&[!right[0]], granule * G).unwrap();
+    }
+    // Written through this very descriptor, so a read does not check again.
+    assert_eq!(cache.usage().bad_granules, 0);
+    let found = content.verify(0..LEN).unwrap();
+    assert_eq!((found.bytes, found.bad_granules), (LEN, 3));
+    assert_eq!(cache.usage().bad_granules, 3);
+    assert_eq!(served(&content), 51 - 3);
+    assert_eq!(content.verify(0..LEN).unwrap().bad_granules, 0, "they are dropped");
+    hydrate(&content);
+    drop(content);
+    cache.close().unwrap();
+    drop(cache);
+    fs::remove_file(data_file(dir.path(), id(1))).unwrap();
+    let cache = open(dir.path());
+    let content = cache.content(id(1), LEN).unwrap();
+    assert_eq!(content.verify(0..LEN).unwrap().bad_granules, 16, "a file that is gone");
+    assert_eq!(cache.residency(id(1), LEN).unwrap(), Residency::None);
 }

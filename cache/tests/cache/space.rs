@@ -291,3 +291,46 @@ fn a_disk_that_turns_read_only_still_serves() {
     drop((content, cold, unknown));
     drop(cache);
 }
+
+#[test]
+fn pins_outlast_pressure_and_a_restart_and_end_with_a_round_without_them() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let cache = limited(dir.path(), 5 * LEN);
+        // Said before anything is here, and of what is here.
+        cache.pin(id(0), 1);
+        drop(full(&cache, 0));
+        drop(full(&cache, 1));
+        cache.pin(id(1), 1);
+        for n in 2..5 {
+            drop(full(&cache, n));
+        }
+        drop(cache.reserve(3 * LEN).unwrap());
+        assert!(is_here(&cache, 0) && is_here(&cache, 1), "the oldest, and pinned");
+        assert!((2..5).all(|n| !is_here(&cache, n)));
+        assert_eq!(
+            (cache.usage().pinned_bytes, cache.usage().pinned_contents),
+            (2 * LEN, 2)
+        );
+        assert!(matches!(cache.evict(id(0)), Err(CacheError::Pinned)));
+        let refused = cache.reserve(4 * LEN);
+        assert!(
+            matches!(refused, Err(CacheError::Full { available, .. }) if available == 3 * LEN),
+            "{refused:?}"
+        );
+        cache.close().unwrap();
+    }
+    let cache = limited(dir.path(), 5 * LEN);
+    assert_eq!(
+        cache.usage().pinned_bytes,
+        2 * LEN,
+        "before anybody has told the pins again"
+    );
+    drop(cache.reserve(3 * LEN).unwrap());
+    assert!(cache.reserve(4 * LEN).is_err());
+    cache.pin(id(1), 1);
+    cache.unpin_before(1);
+    assert_eq!(cache.usage().pinned_bytes, LEN);
+    drop(cache.reserve(4 * LEN).unwrap());
+    assert!(!is_here(&cache, 0) && is_here(&cache, 1));
+}

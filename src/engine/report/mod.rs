@@ -2,6 +2,7 @@
 //!
 //! Owns: shapes and words. Refuses to know: where the facts come from.
 
+mod pins;
 mod queues;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,10 @@ use super::site::Site;
 use crate::model::{EntryKind, FileState};
 use crate::state::ScanRecord;
 
+pub use pins::{
+    CacheStat, CacheTop, EvictReport, HydrationProgress, Kept, KeptWhy, PinFailure, PinReport, PinRequest, PinTotals,
+    PinsReport, TopRow, VerifyProgress,
+};
 pub use queues::{
     Changed, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport, QueueReport, Selection,
     TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
@@ -57,6 +62,9 @@ pub struct Status {
     /// What the kernel reads by itself; `None` without a mount.
     #[serde(default)]
     pub native_reads: Option<NativeReport>,
+    /// What is kept resident.
+    #[serde(default)]
+    pub pins: PinTotals,
     /// What was made or changed here.
     pub publishing: PublishingReport,
 }
@@ -178,6 +186,9 @@ pub struct CacheReport {
     pub bytes: u64,
     /// The most it may hold.
     pub max_bytes: u64,
+    /// Those of the resident bytes that are pinned.
+    #[serde(default)]
+    pub pinned_bytes: u64,
     /// Contents with resident bytes.
     pub contents: u64,
     /// Granules whose checksum was wrong; each was fetched again.
@@ -192,6 +203,7 @@ impl From<(&Usage, &Path)> for CacheReport {
             dir: dir.to_owned(),
             bytes: usage.bytes,
             max_bytes: usage.max_bytes,
+            pinned_bytes: usage.pinned_bytes,
             contents: usage.contents,
             bad_granules: usage.bad_granules,
             evicted_bytes: usage.evicted_bytes,
@@ -303,4 +315,7 @@ pub struct LsEntry {
     pub state: Option<FileState>,
     /// Bytes of a file that are here.
     pub cached_bytes: Option<u64>,
+    /// A file or folder that is kept resident.
+    #[serde(default)]
+    pub pinned: bool,
 }
