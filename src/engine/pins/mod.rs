@@ -1,7 +1,7 @@
 //! What is kept resident: the rules, what they mean, whether it fits.
 //!
 //! Owns: the rules of the settings and those given by people, one answer to "is this pinned". Refuses to know: how bytes
-//! come here ([`keep`] has them fetched). Invariants: a rule is about paths, so it holds for what appears there later; a rule
+//! come here (`keep` has them fetched). Invariants: a rule is about paths, so it holds for what appears there later; a rule
 //! that does not fit beside the others is refused before anything is fetched or evicted for it.
 
 mod keep;
