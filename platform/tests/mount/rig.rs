@@ -168,7 +168,16 @@ impl Rig {
     /// Stops the served process, which then has its mount and answers nobody.
     pub(crate) fn stop(&self) {
         let child = self.child.lock().expect("whole");
-        rustix::process::kill_process(Pid::from_child(&child), Signal::STOP).expect("ours");
+        let pid = Pid::from_child(&child);
+        rustix::process::kill_process(pid, Signal::STOP).expect("ours");
+        // The signal is sent; a thread that runs just now may still answer somebody.
+        eventually("all its threads have stopped", || {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).expect("it lives");
+            threads.flatten().all(|thread| {
+                std::fs::read_to_string(thread.path().join("stat"))
+                    .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+            })
+        });
     }
 
     /// Gives an order and returns the answer.
