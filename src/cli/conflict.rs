@@ -91,9 +91,8 @@ fn show(c: &ConflictReport) {
 }
 
 async fn settle(paths: &[OsString], keep: Keep, loaded: &Loaded) -> Result<Exit, CliError> {
-    let paths = paths.iter().map(|path| paths::in_drive(path, loaded));
     let request = ResolveRequest {
-        paths: paths.collect::<Result<_, _>>()?,
+        paths: paths::all_in_drive(paths, loaded)?,
         keep,
     };
     let client = Client::at(loaded.config.drive.socket_path(), PATIENCE)?;

@@ -36,9 +36,8 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
-    let paths = args.paths.iter().map(|path| paths::in_drive(path, loaded));
     let request = PathsRequest {
-        paths: paths.collect::<Result<_, _>>()?,
+        paths: paths::all_in_drive(&args.paths, loaded)?,
     };
     let client = Client::at(loaded.config.drive.socket_path(), PATIENCE)?;
     let mut signals = EndSignals::new().map_err(|e| CliError::failed("listen for signals", &e))?;

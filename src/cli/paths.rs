@@ -3,7 +3,7 @@
 //! Owns: what relative, absolute and dotted paths mean. Refuses to know: what is in the drive. Invariant: nothing below the
 //! mount point is looked at, because that may hang.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
 use backlot_config::Loaded;
@@ -16,6 +16,11 @@ pub(super) fn in_drive(given: &OsStr, loaded: &Loaded) -> Result<String, CliErro
     // Asks the kernel for the name it knows; a working folder that was removed has none.
     let here = std::env::current_dir().ok();
     resolve(Path::new(given), here.as_deref(), &loaded.config.drive.mount_point)
+}
+
+/// Returns the paths in the drive that somebody means.
+pub(super) fn all_in_drive(given: &[OsString], loaded: &Loaded) -> Result<Vec<String>, CliError> {
+    given.iter().map(|path| in_drive(path, loaded)).collect()
 }
 
 fn resolve(given: &Path, here: Option<&Path>, mount_point: &Path) -> Result<String, CliError> {

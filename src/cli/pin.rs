@@ -51,9 +51,8 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     if let Some(Verb::Ls { json }) = args.verb {
         return list(&client, json).await;
     }
-    let paths = args.paths.iter().map(|path| paths::in_drive(path, loaded));
     let request = PinRequest {
-        paths: paths.collect::<Result<_, _>>()?,
+        paths: paths::all_in_drive(&args.paths, loaded)?,
         note: args.note,
         who: who(),
     };

@@ -44,8 +44,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
-    let paths = args.paths.iter().map(|path| paths::in_drive(path, loaded));
-    let paths: Vec<String> = paths.collect::<Result<_, _>>()?;
+    let paths = paths::all_in_drive(&args.paths, loaded)?;
     let waiting = Waiting::new(loaded, args.timeout)?;
     if args.json {
         waiting.bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());

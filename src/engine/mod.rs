@@ -16,6 +16,7 @@ mod local;
 mod names;
 mod native;
 pub mod objects;
+mod opening;
 mod pending;
 pub mod pins;
 mod places;
