@@ -290,7 +290,7 @@ pub(crate) fn random(bench: &Bench, report: &mut Report) -> Result<()> {
         "bytes fetched / asked, {RANDOM_READS} reads of {} KiB",
         RANDOM_READ >> 10
     );
-    table.report(report, 0, empty_row("random", &what, Unit::Times), Target::AtMost(8.0));
+    table.report(report, 0, empty_row("random", &what, Unit::Times), Target::AtMost(4.0));
     table.report(
         report,
         1,
