@@ -131,12 +131,12 @@ pub struct OpenOptions {
     pub truncate: bool,
     /// Asked for no caching in the kernel (O_DIRECT, FILE_NO_INTERMEDIATE_BUFFERING).
     pub direct: bool,
-    /// The host can read a [`Backing`] by itself.
+    /// The host can read and write a [`Backing`] by itself, and may here: no write has to be durable when it returns.
     pub takes_backing: bool,
 }
 
-/// All bytes of a file as a plain file of this machine, for a host to read by itself. They never change, and the file ends
-/// where they end.
+/// All bytes of a file as a plain file of this machine, for a host to read by itself, and to write through a handle that may
+/// write. Of a file that such a handle never had they do not change. The file ends where they end.
 #[derive(Clone, Debug)]
 pub struct Backing(pub Arc<File>);
 
@@ -161,8 +161,9 @@ pub struct Opened {
     /// The attributes that the host remembers of the node may be those of earlier bytes: it must have dropped them when
     /// the open is answered, or else it would end these bytes where those ended.
     pub forget_attributes: bool,
-    /// The bytes that the host may read without asking [`read`](crate::vfs::VirtualFs::read); it may as well ask. While a
-    /// node has an open with a backing, every open of it has the same one.
+    /// The bytes that the host may read without asking [`read`](crate::vfs::VirtualFs::read) and, of a handle that may write,
+    /// write without telling [`write`](crate::vfs::VirtualFs::write); it may as well ask. It never writes after `cleanup`, but
+    /// through a mapping. While a node has an open with a backing, every open of it has the same one.
     pub backing: Option<Backing>,
 }
 
@@ -175,6 +176,8 @@ pub struct NativeReads {
     pub opens: u64,
     /// Reads that the drive answered.
     pub answered: u64,
+    /// Writes that it did.
+    pub written: u64,
 }
 
 /// Changes of attributes asked for; `None` leaves one as it is.

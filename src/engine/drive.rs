@@ -26,6 +26,7 @@ use super::hydrate::{HydrateStats, OpenContent};
 use super::hydrations::Hydrations;
 use super::local::Locals;
 use super::native::Checks;
+use super::native::Mapped;
 use super::objects::Objects;
 use super::pins::Pins;
 use super::places::Places;
@@ -150,6 +151,7 @@ pub struct Inner {
     pub(super) objects: Arc<Objects>,
     pub(super) locals: Locals,
     pub(super) copies: Copies,
+    pub(super) mapped: Mapped,
     pub(super) refusals: Refusals,
     pub(super) sending: Sending,
     pub(super) settling: Settling,
@@ -260,6 +262,7 @@ impl Drive {
             objects: Arc::new(objects),
             locals: Locals::default(),
             copies: Copies::default(),
+            mapped: Mapped::default(),
             refusals: Refusals::default(),
             sending: Sending::default(),
             settling: Settling::default(),

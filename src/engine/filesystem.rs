@@ -230,7 +230,7 @@ impl VirtualFs for DriveFs {
             {
                 return Err(FsErrorKind::RemoteChanged.into());
             }
-            self.drive.check_changeable(node)?;
+            self.drive.check_cuttable(node)?;
             self.take_privileges(cx, ino).await?;
             self.drive.set_length(ino, size).await?;
         }
@@ -303,11 +303,14 @@ impl VirtualFs for DriveFs {
             }
             let opened = if row.own && row.origin.is_none() {
                 let own = self.drive.own_file_if_same(&row)?;
-                own.map(|own| self.open_own(node, &row, &own, options)).transpose()?
+                match own {
+                    Some(own) => Some(self.open_own(node, &row, &own, options).await?),
+                    None => None,
+                }
             } else if options.truncate {
                 // Nothing of what the site has is wanted.
                 let own = self.drive.writable(ino, 0).await?;
-                Some(self.open_own(node, &row, &own, options)?)
+                Some(self.open_own(node, &row, &own, options).await?)
             } else {
                 self.open_site(cx, node, &row, options).await?
             };
@@ -401,6 +404,11 @@ impl VirtualFs for DriveFs {
     }
 
     async fn cleanup(&self, cx: &OpCx, handle: HandleId) -> Result<(), FsError> {
+        let file = self.file(handle)?;
+        if file.end_native() {
+            // It was closed, counted as whole, and written on through a copy of the handle.
+            self.drive.writable(file.ino, u64::MAX).await?;
+        }
         // What came through a mapping that outlived the close.
         self.flush(cx, handle).await
     }
@@ -411,6 +419,8 @@ impl VirtualFs for DriveFs {
         };
         let ino = file.ino;
         let may_write = file.may_write;
+        // Of a host that ended without a word.
+        file.end_native();
         if file.is_followed()
             && let Source::Site(content) = file.source()
         {
@@ -445,10 +455,10 @@ impl VirtualFs for DriveFs {
         let (node, own) = self.drive.make(cx, &place, new, perm, options.write).await?;
         let opened = match own {
             _ if !is_file || !(options.read || options.write) => None,
-            Some(own) => Some(self.open_own(self.drive.node_for(&node), &node, &own, options)?),
+            Some(own) => Some(self.open_own(self.drive.node_for(&node), &node, &own, options).await?),
             None => {
                 let own = self.drive.own_file(&node)?;
-                Some(self.open_own(self.drive.node_for(&node), &node, &own, options)?)
+                Some(self.open_own(self.drive.node_for(&node), &node, &own, options).await?)
             }
         };
         let entry = Entry {

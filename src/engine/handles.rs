@@ -39,6 +39,8 @@ pub(super) struct OpenFile {
     asked: AtomicU64,
     /// The host reads its bytes by itself, or may.
     native: AtomicBool,
+    /// The host writes them by itself, and the own file was told.
+    writes_natively: AtomicBool,
     ahead: Mutex<AheadState>,
 }
 
@@ -69,6 +71,7 @@ impl OpenFile {
             followed: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             native: AtomicBool::new(false),
+            writes_natively: AtomicBool::new(false),
             ahead: Mutex::new(AheadState {
                 pattern: Pattern::new(max_window),
                 wanted: Vec::new(),
@@ -132,6 +135,17 @@ impl OpenFile {
         self.native.load(Ordering::Acquire)
     }
 
+    /// The host writes its bytes by itself from now on.
+    pub(super) fn begin_native(&self, own: &LocalFile) {
+        own.begin_native();
+        self.writes_natively.store(true, Ordering::Release);
+    }
+
+    /// The host does so no more, if it did. Says whether something was written that no row announces.
+    pub(super) fn end_native(&self) -> bool {
+        self.writes_natively.swap(false, Ordering::AcqRel) && self.own().is_some_and(|own| own.end_native())
+    }
+
     /// Starts or keeps fetching what this reader will want next.
     pub(super) fn note_read(&self, content: &Arc<OpenContent>, range: std::ops::Range<u64>) {
         if content.content().is_full() {
@@ -169,12 +183,22 @@ fn good_part(len: u64) -> u64 {
 #[derive(Debug, Default)]
 struct Open {
     files: HashMap<u64, (NodeId, Arc<OpenFile>)>,
-    /// Handles of each open file, and how many of them may write.
-    counts: HashMap<Ino, (usize, usize)>,
+    /// The handles of each open file.
+    counts: HashMap<Ino, Counts>,
     /// Nodes that are open.
     nodes: HashMap<NodeId, OpenNode>,
     /// Files whose names have left a node since the start.
     epochs: HashMap<Ino, Epoch>,
+}
+
+/// How many handles a file has.
+#[derive(Clone, Copy, Default, Debug)]
+struct Counts {
+    all: usize,
+    /// That may write.
+    writers: usize,
+    /// Whose bytes the host writes by itself.
+    native_writers: usize,
 }
 
 /// A node that is open: the first open decides how it is read until the last handle is gone.
@@ -255,8 +279,9 @@ impl Handles {
         let backing = known.native.as_ref().map(|native| native.backing.clone());
         file.native.store(backing.is_some(), Ordering::Release);
         let counts = open.counts.entry(file.ino).or_default();
-        counts.0 += 1;
-        counts.1 += usize::from(file.may_write);
+        counts.all += 1;
+        counts.writers += usize::from(file.may_write);
+        counts.native_writers += usize::from(file.may_write && backing.is_some());
         open.files.insert(id, (node, Arc::clone(file)));
         Ok((HandleId(id), backing))
     }
@@ -306,9 +331,10 @@ impl Handles {
             }
         }
         if let Some(counts) = open.counts.get_mut(&file.ino) {
-            counts.0 = counts.0.saturating_sub(1);
-            counts.1 = counts.1.saturating_sub(usize::from(file.may_write));
-            if counts.0 == 0 {
+            counts.all = counts.all.saturating_sub(1);
+            counts.writers = counts.writers.saturating_sub(usize::from(file.may_write));
+            counts.native_writers -= usize::from(file.may_write && file.is_native()).min(counts.native_writers);
+            if counts.all == 0 {
                 open.counts.remove(&file.ino);
             }
         }
@@ -325,12 +351,20 @@ impl Handles {
 
     /// Says how many handles a file has.
     pub(super) fn count(&self, ino: Ino) -> usize {
-        self.read().counts.get(&ino).map_or(0, |counts| counts.0)
+        self.read().counts.get(&ino).map_or(0, |counts| counts.all)
     }
 
     /// Says whether a file is open for writing.
     pub(super) fn has_writer(&self, ino: Ino) -> bool {
-        self.read().counts.get(&ino).is_some_and(|counts| counts.1 > 0)
+        self.read().counts.get(&ino).is_some_and(|counts| counts.writers > 0)
+    }
+
+    /// Says whether the host writes a file by itself: nobody but the disk knows what is in it.
+    pub(super) fn has_native_writer(&self, ino: Ino) -> bool {
+        self.read()
+            .counts
+            .get(&ino)
+            .is_some_and(|counts| counts.native_writers > 0)
     }
 
     /// Turns the only open of a file, that has not given out a byte, to the version that is at the site now.

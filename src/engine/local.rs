@@ -1,7 +1,8 @@
 //! Files whose bytes are this machine's own, while somebody uses them.
 //!
 //! Owns: the bytes of such a file and what is known of it between two rows of the store. Refuses to know: names, zones,
-//! the queue. Invariants: before a byte changes, the store's row says that the file is being written.
+//! the queue. Invariants: before a byte changes, the store's row says that the file is being written; while the host
+//! writes by itself, size and time are what the object's file says, looked at whenever somebody asks.
 //!
 //! Lock order: `LocalFile::turn` (async) → `LocalFile::live`. No lock is held over an await but `turn`, which waits for the
 //! store and the disk only.
@@ -12,6 +13,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::drive::now_ns;
+use super::objects::set_mtime;
+use super::writing::object_mtime_ns;
 use crate::model::Ino;
 
 /// An own file in use.
@@ -42,6 +46,57 @@ struct Live {
     gathered: u64,
     /// The disk is at work on them.
     syncing: bool,
+    /// Handles through which the host writes by itself.
+    native: usize,
+    /// What was found at the last look at what the host writes.
+    seen: Seen,
+}
+
+/// A look at the object's file.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// Its own modification time.
+    mtime_ns: i64,
+    /// When it was looked at, by our clock: what changed since then was written later. The disk's clock is coarser, and
+    /// would date it before things that were done before it.
+    at_ns: i64,
+    /// Something was written by the host since the row last said what the file is.
+    written: bool,
+}
+
+impl Live {
+    /// Takes up what the host has written by itself.
+    fn look(&mut self) {
+        if self.native == 0 {
+            return;
+        }
+        let Some(file) = &self.file else { return };
+        let at_ns = now_ns();
+        let (Ok(metadata), Ok(mtime_ns)) = (file.metadata(), object_mtime_ns(file)) else {
+            return;
+        };
+        if metadata.len() != self.facts.size || mtime_ns != self.seen.mtime_ns {
+            let written_ns = mtime_ns.max(self.seen.at_ns);
+            self.facts = Facts {
+                size: metadata.len(),
+                mtime_ns: written_ns,
+                ctime_ns: written_ns.max(self.facts.ctime_ns),
+            };
+            self.seen.mtime_ns = mtime_ns;
+            self.seen.written = true;
+            self.unsynced = true;
+        }
+        self.seen.at_ns = at_ns;
+    }
+
+    /// What was done to the object's file by us is no news.
+    fn looked(&mut self) {
+        if self.native > 0
+            && let Some(Ok(mtime_ns)) = self.file.as_deref().map(object_mtime_ns)
+        {
+            self.seen.mtime_ns = mtime_ns;
+        }
+    }
 }
 
 /// Size and times of a file that is being written.
@@ -75,6 +130,8 @@ impl LocalFile {
                 retired: false,
                 gathered: 0,
                 syncing: false,
+                native: 0,
+                seen: Seen::default(),
             }),
             turn: tokio::sync::Mutex::new(()),
         })
@@ -82,6 +139,39 @@ impl LocalFile {
 
     fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// With what the host has written by itself until now.
+    fn live_now(&self) -> MutexGuard<'_, Live> {
+        let mut live = self.live();
+        live.look();
+        live
+    }
+
+    /// The host is about to write by itself, through one more handle. The row says that the file is being written.
+    pub(super) fn begin_native(&self) {
+        let mut live = self.live_now();
+        if live.native == 0
+            && let Some(file) = live.file.clone()
+        {
+            if object_mtime_ns(&file).is_ok_and(|mtime_ns| mtime_ns != live.facts.mtime_ns) {
+                // Should the drive end before the row is written, the object's time counts.
+                set_mtime(&file, live.facts.mtime_ns);
+            }
+            live.seen = Seen {
+                mtime_ns: object_mtime_ns(&file).unwrap_or_default(),
+                at_ns: now_ns(),
+                written: false,
+            };
+        }
+        live.native += 1;
+    }
+
+    /// A handle is gone through which the host wrote by itself. Says whether something was written that no row announces.
+    pub(super) fn end_native(&self) -> bool {
+        let mut live = self.live_now();
+        live.native = live.native.saturating_sub(1);
+        live.seen.written && !live.writing && !live.retired
     }
 
     /// Takes the file of the object, opened or made by whoever knows how.
@@ -129,7 +219,7 @@ impl LocalFile {
 
     /// Returns what the file is now: more recent than a row that says that it is being written.
     pub(super) fn facts(&self) -> Facts {
-        self.live().facts
+        self.live_now().facts
     }
 
     /// Takes over what a later row says. Says whether this is as recent as the row.
@@ -143,20 +233,28 @@ impl LocalFile {
     }
 
     pub(super) fn size(&self) -> u64 {
-        self.live().facts.size
+        self.facts().size
     }
 
     /// Sets times that somebody asked for; the next write sets its own.
     pub(super) fn set_times(&self, mtime_ns: Option<i64>, ctime_ns: i64) {
-        let mut live = self.live();
-        live.facts.mtime_ns = mtime_ns.unwrap_or(live.facts.mtime_ns);
+        let mut live = self.live_now();
         live.facts.ctime_ns = ctime_ns;
+        let Some(mtime_ns) = mtime_ns else { return };
+        live.facts.mtime_ns = mtime_ns;
+        if let Some(file) = &live.file {
+            // Should the drive end before the row is written, the object's time counts.
+            set_mtime(file, mtime_ns);
+            live.looked();
+        }
     }
 
     /// The row is about to say what the file is now: until writing begins again, no byte changes (times may). Says whether
     /// it did not do so already.
     pub(super) fn settle(&self) -> bool {
-        std::mem::take(&mut self.live().writing)
+        let mut live = self.live_now();
+        live.seen.written = false;
+        std::mem::take(&mut live.writing)
     }
 
     /// The row could not be written: it still says that the file is being written.
@@ -167,7 +265,7 @@ impl LocalFile {
     /// Returns what no sync has covered yet, as covered from now on; [`LocalFile::not_synced`] takes that back.
     pub(super) fn take_unsynced(&self) -> Option<Unsynced> {
         let mut live = self.live();
-        if !live.unsynced && !live.new_entry {
+        if !live.unsynced && !live.new_entry && live.native == 0 {
             return None;
         }
         let file = live.file.clone()?;
@@ -202,7 +300,7 @@ impl LocalFile {
     /// Reads a range, as much as there is of it.
     pub(super) fn read_at(&self, range: std::ops::Range<u64>) -> io::Result<Vec<u8>> {
         let (file, size) = {
-            let live = self.live();
+            let live = self.live_now();
             (live.file.clone(), live.facts.size)
         };
         let end = range.end.min(size);
@@ -234,7 +332,7 @@ impl LocalFile {
         change: impl FnOnce(&File, u64) -> io::Result<Sized>,
     ) -> Option<io::Result<()>> {
         // Under the lock, so that a row that says what the file is now is not written in between.
-        let mut live = self.live();
+        let mut live = self.live_now();
         if !live.writing {
             return None;
         }
@@ -247,6 +345,7 @@ impl LocalFile {
             };
             live.facts.mtime_ns = now_ns;
             live.facts.ctime_ns = now_ns;
+            live.looked();
         }))
     }
 }

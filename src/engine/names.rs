@@ -442,10 +442,6 @@ impl Inner {
         let now = now_ns();
         if let Some(local) = self.locals.get(ino) {
             local.set_times(attrs.mtime_ns, now);
-            if let (Some(file), Some(mtime_ns)) = (local.file(), attrs.mtime_ns) {
-                // Should the drive end before the row is written, the object's time counts.
-                super::objects::set_mtime(&file, mtime_ns);
-            }
         }
         self.edit(false, move |txn| txn.set_attrs(ino, &attrs, now)).await
     }

@@ -1,24 +1,28 @@
-//! Files that the host reads by itself: which may be given out, and what becomes of one that changes while it is.
+//! Files that the host reads, and writes, by itself: which may be given out, and what becomes of one that changes while it is.
 //!
 //! Owns: the numbers by which the host knows files (docs/design/0007-passthrough.md), the choice between a backing and our
 //! own reads, the check that comes before a backing. Refuses to know: how a host uses a backing.
 //!
 //! Invariants: a content is given out only when every byte of it is here and was written or checked in this process; a node
 //! that is read natively is read so by all who have it open, with one file, and shows that content for as long as one of
-//! them lives. A file that becomes anything else gets another node first.
+//! them lives. A file that becomes anything else gets another node first. What the host writes by itself is an object whose
+//! row says that it is being written, of a file that is not to be published.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use backlot_platform::error::{FsError, FsErrorKind};
-use backlot_platform::types::{Attr, Backing, HandleId, NodeId, OpenOptions};
+use backlot_platform::types::{Attr, Backing, HandleId, NodeId, OpenOptions, Opened, without_set_id};
 use tracing::{debug, warn};
 
 use super::drive::{Inner, content_version};
 use super::filesystem::{DriveFs, state_error};
-use super::handles::OpenFile;
+use super::handles::{OpenFile, Source};
 use super::hydrate::OpenContent;
+use super::local::LocalFile;
+use super::writing::object_mtime_ns;
 use crate::model::{EntryKind, Ino};
 use crate::state::Node;
 
@@ -29,6 +33,10 @@ pub(super) const SMALLEST: u64 = 128 << 10;
 pub(super) const REST: Duration = Duration::from_secs(5);
 /// Bytes checked before others have their turn.
 const CHECK_STEP: u64 = 16 << 20;
+
+/// What the disk must have left beside its reserve for a file to be written past us: nobody asks before each write then.
+/// Enough for the fastest disks to be filled no sooner than a person looks.
+const NATIVE_ROOM: u64 = 4 << 30;
 
 /// The lower bits of a node are the file's number, the upper ones count how often the file got another node.
 const NUMBER_BITS: u32 = 40;
@@ -59,14 +67,47 @@ pub(super) struct Native {
 }
 
 impl Native {
+    /// The object of a file of this machine's own.
+    fn of_own(row: &Node, own: &LocalFile) -> Option<Self> {
+        let mut row = row.clone();
+        row.object = own.object();
+        let backing = Backing(own.file()?);
+        Some(Self { row, backing })
+    }
+
+    /// Says whether these are this machine's own bytes: whoever changes them, every handle sees it.
+    pub(super) fn is_own(&self) -> bool {
+        is_own(&self.row)
+    }
+
     /// Says whether a row still has these bytes.
     pub(super) fn is_of(&self, row: &Node) -> bool {
-        (!row.own || row.origin.is_some()) && content_version(&self.row) == content_version(row)
+        if self.is_own() {
+            is_own(row) && self.row.object == row.object
+        } else {
+            !is_own(row) && content_version(&self.row) == content_version(row)
+        }
+    }
+
+    /// Returns the row that it was given out with, with the size and times that its bytes have.
+    fn row_now(&self) -> Node {
+        let mut row = self.row.clone();
+        let file = &self.backing.0;
+        if let (true, Ok(metadata), Ok(mtime_ns)) = (self.is_own(), file.metadata(), object_mtime_ns(file)) {
+            row.size = metadata.len();
+            row.mtime_ns = mtime_ns;
+            row.ctime_ns = row.ctime_ns.max(mtime_ns);
+        }
+        row
     }
 }
 
-/// Says whether an open can be content with a backing. One that asks for no caching can't: the kernel would read the backing
-/// without, too, and only where the reader's memory and offsets suit that disk.
+fn is_own(row: &Node) -> bool {
+    row.own && row.origin.is_none()
+}
+
+/// Says whether an open of what a site has can be content with a backing. One that asks for no caching can't: the kernel
+/// would read the backing without, too, and only where the reader's memory and offsets suit that disk.
 fn may_share(options: OpenOptions) -> bool {
     !options.write && !options.direct
 }
@@ -77,6 +118,21 @@ pub(super) struct Left;
 impl From<Left> for FsError {
     fn from(_: Left) -> Self {
         FsErrorKind::Left.into()
+    }
+}
+
+/// Files that somebody may have mapped for writing past us. A mapping outlives its handle, so until the drive ends nobody
+/// knows when it is gone, and the object is kept although its bytes are at a site.
+#[derive(Debug, Default)]
+pub(super) struct Mapped(Mutex<HashSet<Ino>>);
+
+impl Mapped {
+    fn add(&self, ino: Ino) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(ino);
+    }
+
+    pub(super) fn has(&self, ino: Ino) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&ino)
     }
 }
 
@@ -133,14 +189,33 @@ impl Inner {
         }
     }
 
-    /// Refuses a change of what a node holds if there can be none: somebody reads the node natively, or its names have left
-    /// it. The caller then comes back by the name.
+    /// Refuses a change of what a node holds if there can be none: somebody reads what a site has natively, or the names have
+    /// left the node. The caller then comes back by the name.
     pub(super) fn check_changeable(&self, node: NodeId) -> Result<(), Left> {
         let ino = ino_of(node);
-        if self.leave(ino, |_| true) || self.names_lead_to(ino) != node {
+        if self.leave(ino, |native| !native.is_own()) || self.names_lead_to(ino) != node {
             return Err(Left);
         }
         Ok(())
+    }
+
+    /// The same for a change of length through an open file: one of our own is the same file by whichever node.
+    pub(super) fn check_cuttable(&self, node: NodeId) -> Result<(), FsError> {
+        if let Some(native) = self.handles.native(node)
+            && native.is_own()
+            && native.is_of(&self.row(ino_of(node))?)
+        {
+            return Ok(());
+        }
+        Ok(self.check_changeable(node)?)
+    }
+
+    /// Says whether an own file may be read and written past us: it is not to be published, its writers have no privileges
+    /// to lose by a write, and the disk has room to spare.
+    fn may_write_natively(&self, row: &Node, write: bool) -> bool {
+        row.perm.is_none_or(|perm| without_set_id(perm) == perm)
+            && self.publish_names(row.ino).is_ok_and(|names| names.is_empty())
+            && (!write || self.objects.has_room(NATIVE_ROOM))
     }
 
     /// Tells the host that a file's attributes changed, if that happened through a node that its names have left.
@@ -232,6 +307,96 @@ impl Drop for Checking {
 }
 
 impl DriveFs {
+    /// Opens a file of this machine's own: natively if it stays here, unless its first open both reads and writes. Such a
+    /// handle may write through a mapping that outlives it, of which nobody would tell us.
+    pub(super) async fn open_own(
+        &self,
+        at: NodeId,
+        row: &Node,
+        own: &Arc<LocalFile>,
+        options: OpenOptions,
+    ) -> Result<Opened, FsError> {
+        let wants = options.takes_backing && !options.direct;
+        let first = wants && self.drive.handles.may_begin_native(at);
+        let begins = first
+            && if options.write {
+                !options.read
+            } else {
+                row.size >= SMALLEST
+            };
+        let joins = wants && self.drive.handles.native(at).is_some_and(|native| native.is_own());
+        if (begins || joins)
+            && self.drive.may_write_natively(row, options.write)
+            && let Some(opened) = self.open_natively(at, row, own, options, begins).await?
+        {
+            return Ok(opened);
+        }
+        self.insert_own(at, row, own, options, false, None)
+            .map(|(_, opened)| opened)
+    }
+
+    /// Opens it natively; `None` if that is not to be after all.
+    async fn open_natively(
+        &self,
+        at: NodeId,
+        row: &Node,
+        own: &Arc<LocalFile>,
+        options: OpenOptions,
+        begins: bool,
+    ) -> Result<Option<Opened>, FsError> {
+        let own = if options.write {
+            self.drive.writable(row.ino, u64::MAX).await?
+        } else {
+            Arc::clone(own)
+        };
+        let Some(native) = Native::of_own(row, &own) else {
+            return Ok(None);
+        };
+        let shared_row = native.row.clone();
+        let (file, opened) = self.insert_own(at, &shared_row, &own, options, true, begins.then_some(native))?;
+        if opened.backing.is_none() {
+            return Ok(Some(opened));
+        }
+        // The file counts as open from here on: who moves it to where it is published, and sends it, sees that. Who did so
+        // before is seen here.
+        if !self.drive.may_write_natively(row, options.write) {
+            self.drive.handles.remove(opened.handle);
+            return Ok(None);
+        }
+        if options.write {
+            file.begin_native(&own);
+            if options.read {
+                self.drive.mapped.add(row.ino);
+            }
+        }
+        Ok(Some(opened))
+    }
+
+    fn insert_own(
+        &self,
+        at: NodeId,
+        row: &Node,
+        own: &Arc<LocalFile>,
+        options: OpenOptions,
+        share: bool,
+        offer: Option<Native>,
+    ) -> Result<(Arc<OpenFile>, Opened), FsError> {
+        let source = Source::Own(Arc::clone(own));
+        let file = OpenFile::new(row.ino, source, false, options.write, self.drive.limits.readahead_max);
+        let file = Arc::new(file);
+        let (handle, backing) = self.insert_shared(at, row, &file, share, offer)?;
+        let handles = &self.drive.handles;
+        let opened = Opened {
+            handle,
+            keep_cache: true,
+            // What the host writes by itself through another node is not in this node's pages.
+            uncached: handles.has_stale(row.ino) || (backing.is_none() && handles.has_native_writer(row.ino)),
+            forget_attributes: self.drive.doubts.has(row.ino),
+            backing,
+        };
+        Ok((file, opened))
+    }
+
     /// Returns the attributes of what a node shows: the file, or what it was for those who have it open.
     pub(super) fn attr_of(&self, node: NodeId) -> Result<Attr, FsError> {
         let ino = ino_of(node);
@@ -245,7 +410,7 @@ impl DriveFs {
         let Some(native) = self.drive.handles.native(node) else {
             return Err(Left.into());
         };
-        let (was, gone) = (native.row, row.is_none());
+        let (was, gone) = (native.row_now(), row.is_none());
         // Size and times are those of the bytes; all else is the file's.
         let mut now = row.unwrap_or_else(|| was.clone());
         now.size = was.size;
@@ -268,7 +433,18 @@ impl DriveFs {
         options: OpenOptions,
         offer: Option<Native>,
     ) -> Result<(HandleId, Option<Backing>), Left> {
-        let inserted = self.drive.handles.insert(node, row, file, may_share(options), offer);
+        self.insert_shared(node, row, file, may_share(options), offer)
+    }
+
+    fn insert_shared(
+        &self,
+        node: NodeId,
+        row: &Node,
+        file: &Arc<OpenFile>,
+        share: bool,
+        offer: Option<Native>,
+    ) -> Result<(HandleId, Option<Backing>), Left> {
+        let inserted = self.drive.handles.insert(node, row, file, share, offer);
         inserted.map_err(|left_now| {
             if left_now {
                 self.drive.tell_left(node);

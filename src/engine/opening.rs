@@ -104,25 +104,6 @@ impl DriveFs {
             .map_err(|e| FsError::new(FsErrorKind::Io, e))
     }
 
-    pub(super) fn open_own(
-        &self,
-        at: NodeId,
-        node: &Node,
-        own: &Arc<LocalFile>,
-        options: OpenOptions,
-    ) -> Result<Opened, FsError> {
-        let source = Source::Own(Arc::clone(own));
-        let file = OpenFile::new(node.ino, source, false, options.write, self.drive.limits.readahead_max);
-        let (handle, backing) = self.insert(at, node, &Arc::new(file), options, None)?;
-        Ok(Opened {
-            handle,
-            keep_cache: true,
-            uncached: self.drive.handles.has_stale(node.ino),
-            forget_attributes: self.drive.doubts.has(node.ino),
-            backing,
-        })
-    }
-
     /// Opens what the site has, through the cache.
     pub(super) async fn open_site(
         &self,

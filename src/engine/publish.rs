@@ -21,7 +21,7 @@ use super::writing::{PublishName, blocking, object_mtime_ns};
 use crate::failpoint;
 use crate::model::{EntryKind, Ino, NAME_MAX, Name, RelPath, Version};
 use crate::providers::{ErrorKind, ProviderError};
-use crate::state::{Landed, Left, Node, Refusal, StateError, Task, TaskId, TaskWhat};
+use crate::state::{Landed, Left, Node, Refusal, SentFile, StateError, Task, TaskId, TaskWhat};
 use crate::transfer::{DeleteOutcome, Desk, Frozen, Lane, LaneLink, Options, Prepared, Transfers};
 
 /// How long a running task is claimed for: what its worker leaves without a word is another's after this.
@@ -380,12 +380,17 @@ impl Inner {
         self.adopt(ino, sent, &version).await;
         failpoint::hit("publish.adopted");
         let before = self.locals.get(ino);
+        let sent_file = SentFile {
+            ino,
+            generation: sent.generation,
+            stays_own: self.mapped.has(ino),
+        };
         let (project, queue) = (self.project_at(root).cloned(), self.queueing());
-        let (id, task, generation, is_new) = (task.id, task.clone(), sent.generation, sent.base.is_none());
+        let (id, task, is_new) = (task.id, task.clone(), sent.base.is_none());
         let landed = self
             .store
             .write_durable(move |txn| {
-                let landed = txn.landed(root, (parent, &name), &below, ino, generation, &version)?;
+                let landed = txn.landed(root, (parent, &name), &below, sent_file, &version)?;
                 if let (Landed::NameGone, Some(project)) = (landed, &project)
                     && (is_new || project.remote_delete == RemoteDelete::Propagate)
                 {

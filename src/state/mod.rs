@@ -54,7 +54,7 @@ pub use node::{
 };
 pub use own::OwnFile;
 pub use pins::{NewPin, Pin};
-pub use publish::{Conflict, Landed, OwnName};
+pub use publish::{Conflict, Landed, OwnName, SentFile};
 pub use read::ReadTxn;
 pub use task::{
     Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,

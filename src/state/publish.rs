@@ -12,6 +12,17 @@ use super::read::ReadTxn;
 use super::write::WriteTxn;
 use crate::model::{EntryKind, Ino, Name, RelPath, Version};
 
+/// A file of which a generation reached the site.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SentFile {
+    /// The file.
+    pub ino: Ino,
+    /// The generation that was sent.
+    pub generation: u64,
+    /// It stays this machine's own all the same: somebody may still write to it unseen.
+    pub stays_own: bool,
+}
+
 /// What became of a file whose bytes reached the site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Landed {
@@ -20,7 +31,7 @@ pub enum Landed {
         /// The object that held its bytes.
         object: Option<u64>,
     },
-    /// It was written again meanwhile, or has several names: it stays this machine's own.
+    /// It was written again meanwhile, or has several names, or was to stay: it is still this machine's own.
     StaysOwn,
     /// The name leads elsewhere now, or nowhere: the site has what the drive does not show there.
     NameGone,
@@ -143,11 +154,11 @@ impl WriteTxn<'_> {
         root: Ino,
         at: (Ino, &Name),
         path: &RelPath,
-        ino: Ino,
-        generation: u64,
+        sent: SentFile,
         version: &Version,
     ) -> Result<Landed, StateError> {
         let (parent, name) = at;
+        let (ino, generation) = (sent.ino, sent.generation);
         let here = self.lookup(parent, name)?.filter(|node| node.ino == ino && node.own);
         let same_place = match self.project_of(parent)? {
             Some((project, dir)) => project.root == root && dir.join(name) == *path,
@@ -158,7 +169,7 @@ impl WriteTxn<'_> {
             return Ok(Landed::NameGone);
         };
         self.folders_are_at_site(parent)?;
-        if node.generation != generation || node.writing || node.nlink != 1 {
+        if node.generation != generation || node.writing || node.nlink != 1 || sent.stays_own {
             self.put_shadow(parent, name, EntryKind::File, Some(version))?;
             self.note_sent(at, ino, generation)?;
             return Ok(Landed::StaysOwn);

@@ -15,6 +15,7 @@ mod lookup;
 mod names;
 mod native;
 mod native_stress;
+mod native_writes;
 mod read;
 mod readdir;
 mod server;

@@ -23,9 +23,10 @@ const TARGET_MAX: usize = 4095;
 /// The block size reported by `stat` and `statfs`, in bytes. A page: what every Linux file system shows.
 const BLOCK: u32 = 4096;
 
-/// O_TRUNC, O_EXCL and O_DIRECT as the FUSE protocol carries them, which is as this machine's open(2) takes them.
+/// O_TRUNC, O_EXCL, O_DSYNC and O_DIRECT as the FUSE protocol carries them, which is as this machine's open(2) takes them.
 const O_TRUNC: i32 = rustix::fs::OFlags::TRUNC.bits().cast_signed();
 const O_EXCL: i32 = rustix::fs::OFlags::EXCL.bits().cast_signed();
+const O_DSYNC: i32 = rustix::fs::OFlags::DSYNC.bits().cast_signed();
 const O_DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits().cast_signed();
 
 pub(super) fn op_cx(req: &Request) -> OpCx {
@@ -151,6 +152,12 @@ pub(super) fn open_options(flags: i32) -> OpenOptions {
         direct: flags & O_DIRECT != 0,
         takes_backing: false,
     }
+}
+
+/// Says whether each write of an open has to be durable when it returns.
+pub(super) fn is_synchronous(flags: i32) -> bool {
+    // O_SYNC includes O_DSYNC.
+    flags & O_DSYNC != 0
 }
 
 pub(super) fn is_exclusive(flags: i32) -> bool {

@@ -33,8 +33,15 @@ use crate::vfs::VirtualFs;
 /// Node ids are never reused, so one generation does.
 const GENERATION: Generation = Generation(0);
 
-/// How a file is opened that the kernel reads by itself; of its closes we need not hear either.
-const NATIVE: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
+/// How a file is opened that the kernel reads by itself; of its closes we need not hear either. (Of a writer's we do: a
+/// close is how a save is noticed.)
+fn native_flags(options: OpenOptions) -> FopenFlags {
+    if options.write {
+        FopenFlags::empty()
+    } else {
+        FopenFlags::FOPEN_NOFLUSH
+    }
+}
 
 /// How long the kernel may remember names and attributes.
 #[derive(Clone, Copy, Debug)]
@@ -386,7 +393,7 @@ impl Filesystem for FuseHost {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, cx, shared) = (Arc::clone(&self.fs), op_cx(req), Arc::clone(&self.shared));
         let mut options = convert::open_options(flags.0);
-        options.takes_backing = shared.native.is_on();
+        options.takes_backing = shared.native.is_on() && !convert::is_synchronous(flags.0);
         let fut = async move { fs.open(&cx, NodeId(ino.0), options).await };
         self.answer("open", ino, fut, move |out| match out {
             Ok(opened) => {
@@ -398,7 +405,7 @@ impl Filesystem for FuseHost {
                 let lent = native.opened(NodeId(ino.0), opened.backing.as_ref(), |file| reply.open_backing(file));
                 let handle = FileHandle(opened.handle.0);
                 match lent {
-                    Some(lent) => reply.opened_passthrough(handle, NATIVE, &lent),
+                    Some(lent) => reply.opened_passthrough(handle, native_flags(options), &lent),
                     None => reply.opened(handle, convert::fopen_flags(options, &opened, may_keep)),
                 }
             }
@@ -419,7 +426,7 @@ impl Filesystem for FuseHost {
         let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
         let shared = Arc::clone(&self.shared);
         let (mut options, perm, ttls) = (convert::open_options(flags), convert::perm(mode), self.ttls);
-        options.takes_backing = shared.native.is_on();
+        options.takes_backing = shared.native.is_on() && !convert::is_synchronous(flags);
         let exclusive = convert::is_exclusive(flags);
         let fut = async move {
             convert::check_name(&name)?;
@@ -436,7 +443,9 @@ impl Filesystem for FuseHost {
                 let (ttl, attr) = (ttls.of_attr_in_entry(&entry.attr), file_attr(&entry.attr));
                 let node = entry.attr.node;
                 match native.opened(node, opened.backing.as_ref(), |file| reply.open_backing(file)) {
-                    Some(lent) => reply.created_passthrough(ttl, &attr, GENERATION, handle, NATIVE, &lent),
+                    Some(lent) => {
+                        reply.created_passthrough(ttl, &attr, GENERATION, handle, native_flags(options), &lent);
+                    }
                     None => reply.created(ttl, &attr, GENERATION, handle, flags),
                 }
             }
@@ -480,6 +489,7 @@ impl Filesystem for FuseHost {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.shared.native.writes();
         let cx = convert::write_cx(req, write_flags);
         let asked = Asked {
             op: "write",

@@ -1,4 +1,4 @@
-//! Which open files the kernel reads by itself (FUSE passthrough), and the files lent to it for that.
+//! Which open files the kernel reads and writes by itself (FUSE passthrough), and the files lent to it for that.
 //!
 //! Owns: one decision per open node, what is lent, the counters that show it. Refuses to know: which files the drive gives
 //! out, and why.
@@ -26,6 +26,7 @@ pub(super) struct Native {
     state: Mutex<State>,
     opens: AtomicU64,
     answered: AtomicU64,
+    written: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -129,11 +130,17 @@ impl Native {
         self.answered.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a write that came to us.
+    pub(super) fn writes(&self) {
+        self.written.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn report(&self) -> NativeReads {
         NativeReads {
             off: self.state().off.clone(),
             opens: self.opens.load(Ordering::Relaxed),
             answered: self.answered.load(Ordering::Relaxed),
+            written: self.written.load(Ordering::Relaxed),
         }
     }
 }

@@ -80,6 +80,9 @@ pub struct NativeReport {
     pub opens: u64,
     /// Reads since the start that the daemon answered.
     pub daemon_reads: u64,
+    /// Writes since the start that the daemon answered.
+    #[serde(default)]
+    pub daemon_writes: u64,
 }
 
 impl From<NativeReads> for NativeReport {
@@ -89,6 +92,7 @@ impl From<NativeReads> for NativeReport {
             reason: native.off,
             opens: native.opens,
             daemon_reads: native.answered,
+            daemon_writes: native.written,
         }
     }
 }

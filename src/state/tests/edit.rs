@@ -1,7 +1,7 @@
 //! What is made and changed here, against listings of the site.
 
 use super::*;
-use crate::state::{Landed, Left, NewEntry, Refusal, RenameHow};
+use crate::state::{Landed, Left, NewEntry, Refusal, RenameHow, SentFile};
 
 const T: i64 = NOW * 1_000_000;
 
@@ -22,6 +22,14 @@ fn make(t: &Fixture, parent: Ino, text: &str, kind: EntryKind) -> Ino {
     write(&t.store, move |txn| txn.create(parent, &name, &entry(kind), T))
         .unwrap()
         .ino
+}
+
+fn sent(ino: Ino, generation: u64) -> SentFile {
+    SentFile {
+        ino,
+        generation,
+        stays_own: false,
+    }
 }
 
 fn make_file(t: &Fixture, parent: Ino, text: &str, object: u64, size: u64) -> Ino {
@@ -97,6 +105,32 @@ fn what_is_removed_here_stays_removed_until_the_site_has_another() {
 }
 
 #[test]
+fn a_file_that_may_be_written_unseen_stays_own_though_it_was_sent() {
+    let t = Fixture::new();
+    let root = t.root;
+    t.list(root, &[]);
+    let ino = make_file(&t, root, "f", 1, 10);
+    let landed = write(&t.store, move |txn| {
+        let sent = SentFile {
+            stays_own: true,
+            ..sent(ino, 1)
+        };
+        txn.landed(root, (root, &name("f")), &path("f"), sent, &Version::new("one"))
+    });
+    assert_eq!(landed.unwrap(), Landed::StaysOwn);
+    let is_sent = t.store.read(|txn| txn.is_sent(root, &name("f"), ino, 1)).unwrap();
+    assert!(is_sent);
+    assert_eq!(
+        t.store.read(|txn| txn.trash()).unwrap(),
+        [] as [u64; 0],
+        "its object is kept"
+    );
+    t.list(root, &[file("f", 10)]);
+    assert!(t.store.read(|txn| txn.node(ino)).unwrap().unwrap().own);
+    sound(&t);
+}
+
+#[test]
 fn a_listing_that_began_before_a_change_says_nothing_about_it() {
     let t = Fixture::new();
     let root = t.root;
@@ -105,7 +139,7 @@ fn a_listing_that_began_before_a_change_says_nothing_about_it() {
     let ino = make_file(&t, root, "up", 1, 10);
     let version = Version::new("w");
     let landed = write(&t.store, move |txn| {
-        txn.landed(root, (root, &name("up")), &path("up"), ino, 1, &version)
+        txn.landed(root, (root, &name("up")), &path("up"), sent(ino, 1), &version)
     });
     assert_eq!(landed.unwrap(), Landed::Mirror { object: Some(1) });
     write(&t.store, move |txn| txn.apply_listing(root, &[], None, began, NOW)).unwrap();
@@ -128,13 +162,13 @@ fn a_file_that_was_written_again_stays_own_and_knows_what_it_replaces() {
     })
     .unwrap();
     let landed = write(&t.store, move |txn| {
-        txn.landed(root, (root, &name("f")), &path("f"), ino, 1, &Version::new("one"))
+        txn.landed(root, (root, &name("f")), &path("f"), sent(ino, 1), &Version::new("one"))
     });
     assert_eq!(landed.unwrap(), Landed::StaysOwn);
     let base = |t: &Fixture| t.store.read(|txn| txn.base_of(root, b"f")).unwrap();
     assert_eq!(base(&t), Some(Version::new("one")));
     let landed = write(&t.store, move |txn| {
-        txn.landed(root, (root, &name("f")), &path("f"), ino, 2, &Version::new("two"))
+        txn.landed(root, (root, &name("f")), &path("f"), sent(ino, 2), &Version::new("two"))
     });
     assert_eq!(landed.unwrap(), Landed::Mirror { object: Some(1) });
     assert_eq!(base(&t), Some(Version::new("two")), "a mirror's own version");
@@ -266,7 +300,7 @@ fn folders_made_here_are_the_sites_once_a_file_landed_in_them() {
     let b = make(&t, a, "b", EntryKind::Dir);
     let ino = make_file(&t, b, "f", 1, 10);
     let landed = write(&t.store, move |txn| {
-        txn.landed(root, (b, &name("f")), &path("a/b/f"), ino, 1, &Version::new("w"))
+        txn.landed(root, (b, &name("f")), &path("a/b/f"), sent(ino, 1), &Version::new("w"))
     });
     assert_eq!(landed.unwrap(), Landed::Mirror { object: Some(1) });
     sound(&t);
@@ -285,7 +319,13 @@ fn a_file_that_moved_before_it_landed_is_known_at_its_old_place() {
     })
     .unwrap();
     let landed = write(&t.store, move |txn| {
-        txn.landed(root, (root, &name("tmp")), &path("tmp"), ino, 1, &Version::new("w"))
+        txn.landed(
+            root,
+            (root, &name("tmp")),
+            &path("tmp"),
+            sent(ino, 1),
+            &Version::new("w"),
+        )
     });
     assert_eq!(landed.unwrap(), Landed::NameGone);
     t.list(
@@ -341,8 +381,7 @@ fn conflicts_keep_both() {
             root,
             (root, &name("f.conflict")),
             &path("f.conflict"),
-            ino,
-            1,
+            sent(ino, 1),
             &Version::new("w"),
         )
     })
@@ -440,7 +479,7 @@ fn a_file_with_several_names_is_a_mirror_once_one_is_left_and_it_was_sent_under_
     write(&t.store, move |txn| txn.link(ino, root, &name("g"), T).map(drop)).unwrap();
     let landed = |at: &'static str| {
         write(&t.store, move |txn| {
-            txn.landed(root, (root, &name(at)), &path(at), ino, 1, &Version::new(at))
+            txn.landed(root, (root, &name(at)), &path(at), sent(ino, 1), &Version::new(at))
         })
         .unwrap()
     };
