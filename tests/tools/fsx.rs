@@ -123,6 +123,21 @@ fn while_it_is_read(fsx: &Path, stage: &Stage) {
     assert!(read > SEEDS.len(), "it was read {read} times meanwhile");
 }
 
+/// Somebody holds the files open to write them, so that all that fsx does goes past the daemon where it can.
+fn past_the_daemon(fsx: &Path, stage: &Stage) {
+    for seed in SEEDS {
+        let exercise = exercise(fsx, stage, seed, LENGTHS[1]);
+        let holder = fs::File::create(&exercise.file).unwrap();
+        let before = stage.written_through_daemon();
+        exercise.run(seed, operations());
+        drop(holder);
+        // Lengths and holes are the daemon's all the same.
+        if let (Some(before), Some(now)) = (before, stage.written_through_daemon()) {
+            assert_eq!(before, now, "no write was the daemon's");
+        }
+    }
+}
+
 /// What was seen of uploads.
 #[derive(Default)]
 struct Seen {
@@ -217,6 +232,11 @@ fn fsx_in_a_work_folder() {
 #[test]
 fn fsx_in_a_work_folder_while_somebody_reads() {
     fsx_in(Zone::Work, while_it_is_read);
+}
+
+#[test]
+fn fsx_in_a_work_folder_past_the_daemon() {
+    fsx_in(Zone::Work, past_the_daemon);
 }
 
 #[test]

@@ -195,6 +195,12 @@ impl Stage {
         self.drive.is_some()
     }
 
+    /// How many writes the daemon answered; `None` where the kernel writes nothing by itself.
+    pub(crate) fn written_through_daemon(&self) -> Option<u64> {
+        let native = &self.drive.as_ref()?.status_now()["native_reads"];
+        (native["state"] == "on").then(|| native["daemon_writes"].as_u64().expect("a number"))
+    }
+
     /// What the site has of the folder: `None` where nothing is sent there.
     pub(crate) fn at_remote(&self) -> Option<PathBuf> {
         let is_sent = self.zone == Zone::Publish && self.has_drive();
