@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Bench;
 use crate::figures::{Report, Row, Samples, Target, Unit};
-use crate::peers::{Who, mounted};
+use crate::peers::{Remote, WARM_UP, Who, mounted};
 use crate::process::{interrupted, pause};
 use crate::relay::{Relay, round_trip};
 use crate::sftp::{Site, Table, empty_row, quiesce, write_noise};
@@ -250,6 +250,7 @@ pub(crate) fn upload(bench: &Bench, report: &mut Report) -> Result<()> {
             }
             Ok(vec![vec![writing::arrived(
                 bench,
+                who,
                 &site.root.join(&folder),
                 begin,
                 &small,
@@ -264,44 +265,61 @@ pub(crate) fn upload(bench: &Bench, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Walks a tree with attributes over the wire, and for Backlot without it: names need no wire.
+/// Walks a tree with attributes over the wire, and for Backlot without it: names need no wire. Peers walk a tenth, since
+/// some need a quarter of an hour for the whole.
 pub(crate) fn walk(bench: &Bench, report: &mut Report) -> Result<()> {
     let site = Site::start(bench)?;
     let relay = Relay::with_rate(site.server.address, DELAY, Some(RATE))?;
-    let folders = bench.scale.tree_folders / 10;
-    tree::make(&site.root.join("tree"), folders)?;
-    let expected = folders * tree::FILES_PER_FOLDER / 2;
+    let (all, few) = (bench.scale.tree_folders, bench.scale.tree_folders / 10);
+    let whole = bench.dir.join("served-to-walk");
+    std::fs::create_dir_all(&whole)?;
+    std::fs::copy(site.root.join(WARM_UP), whole.join(WARM_UP))?;
+    tree::make(&whole.join("tree"), all)?;
+    tree::make(&site.root.join("tree"), few)?;
+    let walked = |who: Who, port: u16| {
+        let (root, folders) = if who == Who::Backlot {
+            (&whole, all)
+        } else {
+            (&site.root, few)
+        };
+        let remote = Remote { root, ..site.at(port) };
+        mounted(who, bench, &remote, |dir, _| {
+            let begin = Instant::now();
+            tree::count(&dir.join("tree"), folders * tree::FILES_PER_FOLDER / 2)?;
+            #[expect(clippy::cast_precision_loss, reason = "a rate needs no more")]
+            Ok((folders * tree::FILES_PER_FOLDER) as f64 / begin.elapsed().as_secs_f64())
+        })
+    };
     let mut near = Samples::default();
     let table = Table::take(bench, report, "walk", 1, |who| {
-        let walked = |port: u16| {
-            mounted(who, bench, &site.at(port), |dir, _| {
-                let begin = Instant::now();
-                tree::count(&dir.join("tree"), expected)?;
-                Ok(begin.elapsed().as_secs_f64())
-            })
-        };
         if who == Who::Backlot {
-            near.push(walked(site.server.address.port())?, crate::figures::Round::default());
+            near.push(
+                walked(who, site.server.address.port())?,
+                crate::figures::Round::default(),
+            );
         }
-        Ok(vec![vec![walked(relay.port)?]])
+        Ok(vec![vec![walked(who, relay.port)?]])
     })?;
-    let files = folders * tree::FILES_PER_FOLDER;
-    let what = format!("`find -size` over {files} files, first walk of a fresh mount, 20 ms");
+    let what = format!(
+        "`find -size` over {} files (peers: a tenth), first walk of a fresh mount, 20 ms",
+        all * tree::FILES_PER_FOLDER
+    );
     if let Some(ours) = table.of(Who::Backlot, 0) {
         report.add(Row {
             scenario: "walk",
             what: what.clone(),
-            unit: Unit::Seconds,
+            unit: Unit::PerSecond,
             ours,
             beside: Some(("without delay".to_owned(), near)),
-            target: Target::RatioAtMost(1.1),
+            target: Target::RatioAtLeast(0.9),
         });
     }
-    table.report(
+    table.report_beside(
         report,
         0,
-        empty_row("walk", &what, Unit::Seconds),
-        Target::RatioAtMost(0.2),
+        Who::Rclone,
+        empty_row("walk", &what, Unit::PerSecond),
+        Target::RatioAtLeast(5.0),
     );
     Ok(())
 }

@@ -92,10 +92,11 @@ fn commit() -> String {
 
 fn versions(backlot: &Path) -> Vec<(String, String)> {
     let program = &*backlot.to_string_lossy();
-    let asked: [(&str, &str, &[&str]); 5] = [
+    let asked: [(&str, &str, &[&str]); 6] = [
         ("backlot", program, &["--version"]),
         ("sshfs", "sshfs", &["--version"]),
         ("rclone", "rclone", &["version"]),
+        ("juicefs", "juicefs", &["--version"]),
         ("ssh", "ssh", &["-V"]),
         ("find", "find", &["--version"]),
     ];

@@ -12,6 +12,8 @@
 
 mod daemon;
 mod figures;
+mod floor;
+mod juicefs;
 mod link;
 mod machine;
 mod peers;
@@ -34,7 +36,7 @@ use clap::Parser;
 use figures::Report;
 use machine::Quiet;
 
-/// Measures Backlot beside sshfs, rclone and a local disk, and prints ratios.
+/// Measures Backlot beside sshfs, rclone, JuiceFS and a local disk, and prints ratios.
 ///
 /// Sets everything up on loopback in a temporary folder and cleans up. Takes about an hour; on a busy machine longer,
 /// because rounds in which others used the machine are repeated.
@@ -42,7 +44,7 @@ use machine::Quiet;
 #[command(name = "cargo bench --bench scenarios --")]
 struct Args {
     /// Which to run: ready, memory, growth, find, stream, first-byte, random, link, small, playback, upload, walk,
-    /// resident, metadata, write. Default: all.
+    /// floor, resident, metadata, write. Default: all.
     scenarios: Vec<String>,
     /// Small data and few rounds: to see that everything works, not to quote.
     #[arg(long)]
@@ -106,7 +108,7 @@ pub(crate) struct Bench {
 
 type Scenario = fn(&Bench, &mut Report) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 15] = [
+const SCENARIOS: [(&str, Scenario); 16] = [
     ("ready", store::ready),
     ("memory", store::memory),
     ("growth", store::growth),
@@ -119,6 +121,7 @@ const SCENARIOS: [(&str, Scenario); 15] = [
     ("playback", link::playback),
     ("upload", link::upload),
     ("walk", link::walk),
+    ("floor", floor::floor),
     ("resident", resident::reads),
     ("metadata", resident::metadata),
     ("write", writing::write),

@@ -1,4 +1,4 @@
-//! The contestants over SFTP: Backlot, sshfs and rclone, each mounted with its defaults, seen alike.
+//! The contestants over SFTP: Backlot, sshfs, rclone and JuiceFS, each mounted with its defaults, seen alike.
 //!
 //! Invariant: a mount begins with nothing of the files' bytes: new caches, nothing in the kernel.
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::Bench;
 use crate::daemon::{Drive, DriveSetup};
+use crate::juicefs::Volume;
 use crate::machine::has;
 use crate::process::{MountPoint, Running, wait_until};
 use crate::server::Server;
@@ -24,6 +25,8 @@ pub(crate) enum Who {
     Backlot,
     Sshfs,
     Rclone,
+    /// Which shows a copy of the files that was made through it.
+    Juicefs,
     /// With a fast cipher and four connections.
     SshfsTuned,
     /// With requests as long as OpenSSH takes, and a larger buffer.
@@ -35,12 +38,13 @@ impl Who {
     pub(crate) fn peers(bench: &Bench, mut missing: impl FnMut(&str)) -> Vec<Self> {
         let mut peers = Vec::new();
         for (program, plain, tuned) in [
-            ("sshfs", Self::Sshfs, Self::SshfsTuned),
-            ("rclone", Self::Rclone, Self::RcloneTuned),
+            ("sshfs", Self::Sshfs, Some(Self::SshfsTuned)),
+            ("rclone", Self::Rclone, Some(Self::RcloneTuned)),
+            ("juicefs", Self::Juicefs, None),
         ] {
             if has(program) {
                 peers.push(plain);
-                peers.extend(bench.tuned_peers.then_some(tuned));
+                peers.extend(tuned.filter(|_| bench.tuned_peers));
             } else {
                 missing(program);
             }
@@ -53,6 +57,7 @@ impl Who {
             Self::Backlot => "backlot",
             Self::Sshfs => "sshfs",
             Self::Rclone => "rclone",
+            Self::Juicefs => "juicefs",
             Self::SshfsTuned => "sshfs tuned",
             Self::RcloneTuned => "rclone tuned",
         }
@@ -60,7 +65,13 @@ impl Who {
 
     /// Whether a target names it.
     pub(crate) fn is_plain(self) -> bool {
-        matches!(self, Self::Sshfs | Self::Rclone)
+        matches!(self, Self::Sshfs | Self::Rclone | Self::Juicefs)
+    }
+
+    /// Whether what it writes is found at the server as files of the same names. JuiceFS keeps blocks there, and has sent
+    /// them when a file is closed.
+    pub(crate) fn keeps_files(self) -> bool {
+        self != Self::Juicefs
     }
 }
 
@@ -112,10 +123,18 @@ fn mounted_at<T>(
         drive.unmount()?;
         return value;
     }
+    if who == Who::Juicefs {
+        let volume = Volume::holding(bench, dir, remote)?;
+        let mounted = volume.mount(&dir.join("mnt"), &dir.join("cache"))?;
+        warm_up(mounted.0.path())?;
+        let value = run(mounted.0.path(), None);
+        volume.end(mounted)?;
+        return value;
+    }
     let mount_point = MountPoint::new(dir.join("mnt"))?;
     let mut command = match who {
         Who::Sshfs | Who::SshfsTuned => sshfs(who, remote, &known_hosts, mount_point.path()),
-        Who::Rclone | Who::RcloneTuned | Who::Backlot => {
+        Who::Rclone | Who::RcloneTuned | Who::Juicefs | Who::Backlot => {
             rclone(who, remote, &known_hosts, mount_point.path(), &dir.join("cache"))
         }
     };

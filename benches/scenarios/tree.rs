@@ -1,5 +1,7 @@
 //! A tree on a local disk, and the same tree through Backlot: `find -size`, which asks for every name and its attributes.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -14,6 +16,9 @@ use crate::process::{interrupted, output};
 
 pub(crate) const FILES_PER_FOLDER: usize = 100;
 const FOLDERS_PER_SEQUENCE: usize = 50;
+/// Beside the tree, for the daemon's memory: as large as the other scenarios' large file.
+const LARGE: &str = "large";
+const LARGE_FILES: usize = 10;
 /// Every second file is of more than one block of 512 bytes, so that `-size +1` has something to tell apart.
 const SIZES: [usize; 2] = [100, 700];
 
@@ -24,6 +29,11 @@ pub(crate) fn find(bench: &Bench, report: &mut Report) -> Result<()> {
     let root = dir.join("site");
     eprintln!("   making {} files", bench.scale.tree_folders * FILES_PER_FOLDER);
     make(&root, bench.scale.tree_folders)?;
+    std::fs::create_dir_all(root.join(LARGE))?;
+    for number in 0..LARGE_FILES {
+        // Holes at the site: what they cost is the reader's side.
+        File::create(root.join(LARGE).join(number.to_string()))?.set_len(bench.scale.big_bytes)?;
+    }
     let site = format!(
         "provider = \"local\"\nroot = {}",
         serde_json::Value::from(root.to_string_lossy())
@@ -35,8 +45,8 @@ pub(crate) fn find(bench: &Bench, report: &mut Report) -> Result<()> {
     eprintln!("   scanned in {:.1} s", begin.elapsed().as_secs_f64());
     drive.unmount()?;
 
-    let expected = bench.scale.tree_folders * FILES_PER_FOLDER / SIZES.len();
-    let [mut ours, mut disk]: [Pair; 2] = Default::default();
+    let expected = bench.scale.tree_folders * FILES_PER_FOLDER / SIZES.len() + LARGE_FILES;
+    let [mut ours, mut disk]: [Walks; 2] = Default::default();
     let mut memory = Samples::default();
     for round in 0..bench.scale.rounds {
         // Whoever comes second may find something of the first's in the machine's caches: take turns.
@@ -47,16 +57,22 @@ pub(crate) fn find(bench: &Bench, report: &mut Report) -> Result<()> {
                     let (cold, warm) = (count(&setup.project(), expected)?, count(&setup.project(), expected)?);
                     memory.push(drive.memory_mib("VmRSS:")?, crate::figures::Round::default());
                     drive.unmount()?;
-                    Ok((cold, warm))
+                    let (drive, _) = setup.mount()?;
+                    let names = names(&setup.project())?;
+                    drive.unmount()?;
+                    Ok([cold, warm, names])
                 })?;
             } else {
                 disk.take(&bench.quiet, || {
                     drop_names()?;
-                    Ok((count(&root, expected)?, count(&root, expected)?))
+                    let (cold, warm) = (count(&root, expected)?, count(&root, expected)?);
+                    drop_names()?;
+                    Ok([cold, warm, names(&root)?])
                 })?;
             }
         }
     }
+    let read_all = after_reading(&setup, expected)?;
     let disk_kind = disk_kind(&bench.dir);
     let mut add = |what: &str, ours: Samples, beside: Samples, target: f64| {
         report.add(Row {
@@ -71,33 +87,71 @@ pub(crate) fn find(bench: &Bench, report: &mut Report) -> Result<()> {
             target: Target::RatioAtMost(target),
         });
     };
-    add("fresh mount / cold names", ours.cold, disk.cold, 2.5);
-    add("again", ours.warm, disk.warm, 1.5);
-    let what = "memory after both".to_owned();
-    report.add(Row {
-        scenario: "find",
-        what,
-        unit: Unit::Mebibytes,
-        ours: memory,
-        beside: None,
-        target: Target::None,
-    });
+    let ([cold, warm, names], [disk_cold, disk_warm, disk_names]) = (ours.0, disk.0);
+    add("fresh mount / cold names", cold, disk_cold, 1.5);
+    add("again", warm, disk_warm, 1.2);
+    add("names only, fresh mount / cold names", names, disk_names, 6.0);
+    let gib = (LARGE_FILES as u64 * bench.scale.big_bytes) >> 30;
+    for (what, ours, target) in [
+        ("memory after both".to_owned(), memory, Target::None),
+        (
+            format!("memory after both and reading {gib} GiB"),
+            read_all,
+            Target::Below(95.4),
+        ),
+    ] {
+        report.add(Row {
+            scenario: "find",
+            what,
+            unit: Unit::Mebibytes,
+            ours,
+            beside: None,
+            target,
+        });
+    }
     Ok(())
 }
 
-#[derive(Debug, Default)]
-struct Pair {
-    cold: Samples,
-    warm: Samples,
+/// Walks all, reads the large files, never opened before, and looks at the daemon's memory.
+fn after_reading(setup: &DriveSetup, expected: usize) -> Result<Samples> {
+    let (drive, _) = setup.mount()?;
+    count(&setup.project(), expected)?;
+    let mut buffer = vec![1; 1 << 20];
+    for number in 0..LARGE_FILES {
+        let mut file = File::open(setup.project().join(LARGE).join(number.to_string()))?;
+        while let len @ 1.. = file.read(&mut buffer)? {
+            ensure!(!interrupted(), "interrupted");
+            ensure!(
+                buffer[..len].iter().all(|byte| *byte == 0),
+                "other bytes than the site has"
+            );
+        }
+    }
+    let mut memory = Samples::default();
+    memory.push(drive.memory_mib("VmRSS:")?, crate::figures::Round::default());
+    drive.unmount()?;
+    Ok(memory)
 }
 
-impl Pair {
-    fn take(&mut self, quiet: &Quiet, take: impl FnMut() -> Result<(f64, f64)>) -> Result<()> {
-        let ((cold, warm), round) = quiet.round(take)?;
-        self.cold.push(cold, round);
-        self.warm.push(warm, round);
+/// Cold, again, and names only.
+#[derive(Debug, Default)]
+struct Walks([Samples; 3]);
+
+impl Walks {
+    fn take(&mut self, quiet: &Quiet, take: impl FnMut() -> Result<[f64; 3]>) -> Result<()> {
+        let (values, round) = quiet.round(take)?;
+        for (samples, value) in self.0.iter_mut().zip(values) {
+            samples.push(value, round);
+        }
         Ok(())
     }
+}
+
+/// Returns how long it takes to list all names.
+fn names(dir: &Path) -> Result<f64> {
+    let begin = Instant::now();
+    output(Command::new("sh").args(["-c", "find \"$0\" -name none"]).arg(dir))?;
+    Ok(begin.elapsed().as_secs_f64())
 }
 
 /// Returns how long `find -size +1 | wc -l` takes, and fails if it finds something else than is there.

@@ -389,8 +389,10 @@ impl DriveFs {
         let opened = Opened {
             handle,
             keep_cache: true,
-            // What the host writes by itself through another node is not in this node's pages.
-            uncached: handles.has_stale(row.ino) || (backing.is_none() && handles.has_native_writer(row.ino)),
+            // What the host writes by itself through another node is not in this node's pages. And who only writes needs none:
+            // they would cost a copy and as much memory again.
+            uncached: handles.has_stale(row.ino)
+                || (backing.is_none() && (handles.has_native_writer(row.ino) || (options.write && !options.read))),
             forget_attributes: self.drive.doubts.has(row.ino),
             backing,
         };
