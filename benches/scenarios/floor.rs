@@ -79,8 +79,10 @@ impl Nothing {
 impl Filesystem for Nothing {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         // As Backlot does, where it matters here; an older kernel does without.
-        drop(config.add_capabilities(InitFlags::FUSE_HANDLE_KILLPRIV_V2));
-        drop(config.set_max_write(1 << 20));
+        config
+            .add_capabilities(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+            .unwrap_or_default();
+        config.set_max_write(1 << 20).unwrap_or_default();
         Ok(())
     }
 

@@ -17,6 +17,7 @@ mod origin;
 mod schema;
 mod secret_ref;
 mod sections;
+mod timetable;
 mod tree;
 mod units;
 mod validate;
@@ -30,6 +31,7 @@ pub use schema::{
     ZoneKind, ZoneRule,
 };
 pub use secret_ref::{SecretError, SecretRef};
+pub use timetable::{MinuteOfWeek, Timetable, TimetableError};
 pub use units::{ByteSize, Period, UnitError};
 pub use validate::{compile_glob, compile_globs};
 

@@ -12,6 +12,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::secret_ref::SecretRef;
+use crate::timetable::{self, Timetable};
 use crate::units::{ByteSize, Period, optional_rate};
 
 /// The only `schema_version` this build reads.
@@ -175,12 +176,13 @@ impl ProviderSettings {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SiteLimits {
-    /// Most bytes per second read from the site, as in `"10M/s"`. Default: no limit.
-    #[serde(deserialize_with = "optional_rate", skip_serializing_if = "Option::is_none")]
-    pub download_limit: Option<ByteSize>,
-    /// Most bytes per second sent to the site, as in `"10M/s"`. Default: no limit.
-    #[serde(deserialize_with = "optional_rate", skip_serializing_if = "Option::is_none")]
-    pub upload_limit: Option<ByteSize>,
+    /// Most bytes per second read from the site, as in `"10M/s"`, or a timetable, as in `"08:00,10M 19:00,off"`, in the
+    /// machine's time zone. Default: no limit.
+    #[serde(deserialize_with = "timetable::optional", skip_serializing_if = "Option::is_none")]
+    pub download_limit: Option<Timetable>,
+    /// Most bytes per second sent to the site, likewise. Default: no limit.
+    #[serde(deserialize_with = "timetable::optional", skip_serializing_if = "Option::is_none")]
+    pub upload_limit: Option<Timetable>,
     /// Most requests in flight at the site, 1 to 256. Default: what the provider thinks right.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<u32>,

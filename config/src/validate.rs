@@ -13,6 +13,7 @@ use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
 use crate::schema::{Config, LocalSite, Project, ProviderSettings, SftpAuth, SftpSite, Site, Threads};
 use crate::secret_ref::SecretRef;
+use crate::timetable::Timetable;
 use crate::tree::{Node, Table};
 use crate::units::{ByteSize, Period};
 
@@ -294,10 +295,10 @@ impl Checker<'_> {
         let key = |last| ["sites", name, last];
         self.name(&["sites", name], name);
         for (last, limit) in [
-            ("download-limit", site.limits.download_limit),
-            ("upload-limit", site.limits.upload_limit),
+            ("download-limit", &site.limits.download_limit),
+            ("upload-limit", &site.limits.upload_limit),
         ] {
-            self.rate(&key(last), limit);
+            self.rate(&key(last), limit.as_ref().is_some_and(Timetable::lets_nothing_through));
         }
         if let Some(requests) = site.limits.max_requests {
             self.within(&key("max-requests"), requests, 1, 256);
@@ -308,19 +309,19 @@ impl Checker<'_> {
         }
     }
 
-    fn rate(&mut self, key: Key<'_>, rate: Option<ByteSize>) {
-        if rate == Some(ByteSize(0)) {
+    fn rate(&mut self, key: Key<'_>, is_nothing: bool) {
+        if is_nothing {
             self.error(
                 key,
                 "0 would let nothing through",
-                "leave it out for no limit".to_owned(),
+                "leave it out, or write off, for no limit".to_owned(),
             );
         }
     }
 
     fn local_site(&mut self, config: &Config, name: &str, local: &LocalSite) {
         let key = ["sites", name, "root"];
-        self.rate(&["sites", name, "link-rate"], local.link_rate);
+        self.rate(&["sites", name, "link-rate"], local.link_rate == Some(ByteSize(0)));
         if self.absolute(&key, &local.root) {
             let why = "a site is a folder of its own";
             for (what, dir) in own_folders(config) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use backlot_config::{
     ByteSize, Config, HostKey, Layer, Loaded, Loader, Period, ProviderSettings, Publish, SftpAuth, SftpSite, Threads,
-    ZoneKind, ZoneRule, render_origin,
+    Timetable, ZoneKind, ZoneRule, render_origin,
 };
 use common::{Machine, config_of, loaded};
 
@@ -287,7 +287,10 @@ fn variables_name_keys_and_take_their_types() {
     );
     assert_eq!(studio.key_file.as_deref(), Some(Path::new("/k")));
     assert_eq!(studio.host_key, HostKey::AcceptNew);
-    assert_eq!(config.sites["studio"].limits.upload_limit, Some(ByteSize(10_000_000)));
+    assert_eq!(
+        config.sites["studio"].limits.upload_limit,
+        Some(Timetable::always(Some(ByteSize(10_000_000))))
+    );
     let show = &config.projects["Big_Show-2"];
     assert_eq!(show.pins, ["plates/**", "lut"]);
     assert_eq!(

@@ -351,7 +351,7 @@ fn values_of_sites_out_of_range() {
     );
     check_studio(
         "upload-limit = 0",
-        "user:5:16: sites.studio.upload-limit: 0 would let nothing through; leave it out for no limit",
+        "user:5:16: sites.studio.upload-limit: 0 would let nothing through; leave it out, or write off, for no limit",
     );
     check_studio(
         "key-file = \"id\"",

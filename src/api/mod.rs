@@ -3,6 +3,7 @@
 //! Owns: routes, their JSON, problems as answers. Refuses to know: providers, the cache, how the drive is mounted.
 //! Invariants: the socket is for its owner alone (0600); a path argument never leaves the drive; no answer holds a secret.
 
+mod limit_routes;
 mod pin_routes;
 mod problem;
 mod queue_routes;

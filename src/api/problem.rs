@@ -5,6 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
+use crate::engine::bandwidth::LimitError;
 use crate::engine::drive::LookupError;
 use crate::engine::pins::PinError;
 use crate::engine::queues::QueueError;
@@ -99,6 +100,19 @@ impl From<PinError> for Problem {
                 .hint("nothing was fetched; ask for less, unpin something (`backlot pin ls`), or raise cache.max-size"),
             PinError::TooMuch(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "does-not-fit", title)
                 .hint("nothing changed; pin less, unpin something (`backlot pin ls`), or raise cache.max-size"),
+        }
+    }
+}
+
+impl From<LimitError> for Problem {
+    fn from(e: LimitError) -> Self {
+        let title = e.to_string();
+        match e {
+            LimitError::NoSite(_) => Self::new(StatusCode::NOT_FOUND, "not-found", title)
+                .hint("`backlot limit` shows the sites and their limits"),
+            LimitError::Timetable(_) => Self::new(StatusCode::BAD_REQUEST, "bad-timetable", title),
+            LimitError::NoRate => Self::new(StatusCode::BAD_REQUEST, "bad-timetable", title)
+                .hint("`off` is no limit, `auto` what the settings say; `backlot queue pause` stops uploads"),
         }
     }
 }

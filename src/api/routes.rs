@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::problem::Problem;
 use super::types::{Health, LsPage, LsQuery, ScanRequest, ScanState, StopOutcome, UnmountRequest};
-use super::{Face, StopRequest, pin_routes, queue_routes};
+use super::{Face, StopRequest, limit_routes, pin_routes, queue_routes};
 use crate::engine::report::Status;
 use crate::model::RelPath;
 
@@ -28,6 +28,7 @@ pub(super) fn router(state: Face) -> Router {
         .route("/v1/unmount", post(unmount))
         .merge(queue_routes::routes())
         .merge(pin_routes::routes())
+        .merge(limit_routes::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no-such-route", "this daemon has no such route"))
         .with_state(state)
 }

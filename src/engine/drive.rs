@@ -18,6 +18,7 @@ use backlot_platform::vfs::ChangeSink;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::bandwidth::Bandwidth;
 use super::cached::Verification;
 use super::doubt::Doubts;
 use super::filesystem::DriveFs;
@@ -150,6 +151,7 @@ pub struct Inner {
     pub(super) cache: Arc<ContentCache>,
     pub(super) objects: Arc<Objects>,
     pub(super) locals: Locals,
+    pub(super) bandwidth: Bandwidth,
     pub(super) copies: Copies,
     pub(super) mapped: Mapped,
     pub(super) refusals: Refusals,
@@ -210,14 +212,15 @@ impl Drive {
     /// # Errors
     /// See [`OpenError`]; nothing was changed but the folders made.
     pub async fn open(config: &Config) -> Result<Self, OpenError> {
-        let mut sites = BTreeMap::new();
+        let (mut sites, mut bandwidth) = (BTreeMap::new(), Bandwidth::default());
         for (name, settings) in &config.sites {
-            let name = SiteName(name.clone());
-            let built = crate::providers::build(&name, settings, &controls(config, settings));
+            let (name, controls) = (SiteName(name.clone()), controls(config, settings));
+            let built = crate::providers::build(&name, settings, &controls);
             let provider = built.map_err(|e| OpenError::Site(name.clone(), e))?;
+            bandwidth.add(name.clone(), &settings.limits, controls.limits);
             sites.insert(name, provider);
         }
-        Self::open_with(config, sites).await
+        Self::open_all(config, sites, bandwidth).await
     }
 
     /// Like [`Drive::open`], with the providers given: for the demo and for tests.
@@ -227,6 +230,14 @@ impl Drive {
     pub async fn open_with(
         config: &Config,
         providers: BTreeMap<SiteName, Arc<dyn Provider>>,
+    ) -> Result<Self, OpenError> {
+        Self::open_all(config, providers, Bandwidth::default()).await
+    }
+
+    async fn open_all(
+        config: &Config,
+        providers: BTreeMap<SiteName, Arc<dyn Provider>>,
+        bandwidth: Bandwidth,
     ) -> Result<Self, OpenError> {
         let store = StateStore::open(&config.drive.data_dir)?;
         let cache = ContentCache::open(CacheOptions {
@@ -277,6 +288,7 @@ impl Drive {
             hydrations: Hydrations::default(),
             verification: Verification::default(),
             sites,
+            bandwidth,
             projects,
             limits: Limits {
                 readahead_max: config.hydration.readahead_max.bytes(),
@@ -321,6 +333,7 @@ impl Drive {
         }
         tokio::spawn(super::publish::start_transfers(Arc::clone(&self.0)));
         self.0.start_pins();
+        tokio::spawn(super::bandwidth::keep_to_timetables(Arc::downgrade(&self.0)));
         for project in &self.projects {
             tokio::spawn(super::scan::keep_scanned(Arc::downgrade(&self.0), Arc::clone(project)));
         }

@@ -20,7 +20,7 @@ use crate::model::SiteName;
 pub struct Controls {
     /// Counters of what callers asked for.
     pub meter: Arc<Meter>,
-    /// Bytes per second; [`build`] sets them to what the settings say.
+    /// Bytes per second; none until somebody sets them.
     pub limits: Arc<Limits>,
     /// The simulated wire of a local site whose settings ask for one, or of any site in a demo. `None`: no such layer.
     pub link: Option<Arc<LinkControl>>,
@@ -93,14 +93,6 @@ pub fn build(name: &SiteName, settings: &Site, controls: &Controls) -> Result<Ar
     if let Some(link) = &controls.link {
         provider = LinkLayer::new(Arc::clone(link)).over(provider);
     }
-    controls
-        .limits
-        .download
-        .set_rate(settings.limits.download_limit.map(ByteSize::bytes));
-    controls
-        .limits
-        .upload
-        .set_rate(settings.limits.upload_limit.map(ByteSize::bytes));
     provider = ThrottleLayer::new(Arc::clone(&controls.limits)).over(provider);
     provider = RetryLayer::new(controls.retry).over(provider);
     Ok(MeterLayer::new(Arc::clone(&controls.meter)).over(provider))
@@ -114,7 +106,6 @@ fn config(name: &SiteName, why: &str) -> ProviderError {
 mod tests {
     use super::*;
     use crate::model::RelPath;
-    use backlot_config::SiteLimits;
 
     #[tokio::test]
     async fn a_local_site_is_built_with_all_its_layers() {
@@ -125,19 +116,11 @@ mod tests {
             link_delay: Some(Period::from_millis(1)),
             link_rate: None,
         };
-        let limits = SiteLimits {
-            download_limit: Some(ByteSize(1000)),
-            ..SiteLimits::default()
-        };
-        let site = Site {
-            provider: ProviderSettings::Local(local),
-            limits,
-        };
+        let site = Site::new(ProviderSettings::Local(local));
         let controls = Controls::of(&site);
         let provider = build(&SiteName("nas".into()), &site, &controls).unwrap();
         assert_eq!(provider.stat(&RelPath::new("f").unwrap()).await.unwrap().size, 1);
         assert_eq!(controls.meter.snapshot().calls(Op::Stat), 1);
-        assert_eq!(controls.limits.download.rate(), Some(1000));
         assert!(controls.link.is_some());
     }
 

@@ -6,6 +6,7 @@
 mod common;
 
 mod attributes;
+mod bandwidth;
 mod cache_folder;
 mod changes;
 mod child;

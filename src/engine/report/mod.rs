@@ -2,6 +2,7 @@
 //!
 //! Owns: shapes and words. Refuses to know: where the facts come from.
 
+mod limits;
 mod pins;
 mod queues;
 
@@ -19,6 +20,7 @@ use super::site::Site;
 use crate::model::{EntryKind, FileState};
 use crate::state::ScanRecord;
 
+pub use limits::{LimitReport, LimitRequest, SiteLimitReport};
 pub use pins::{
     CacheStat, CacheTop, EvictReport, HydrationProgress, Kept, KeptWhy, PinFailure, PinReport, PinRequest, PinTotals,
     PinsReport, TopRow, VerifyProgress,
