@@ -35,6 +35,8 @@ pub(crate) struct Summary {
     pub(crate) last_use: u64,
     /// It is among [`Books::pins`]. Kept with the content, so that a restart evicts none before the pins are told again.
     pub(crate) pinned: bool,
+    /// When all of it was last looked at, or its first bytes came: microseconds since 1970.
+    pub(crate) verified: u64,
 }
 
 #[derive(Default)]
@@ -50,11 +52,19 @@ pub(crate) struct Books {
     dirty_rows: HashSet<ContentId>,
     dirty_segments: HashMap<SegmentKey, (Layout, Arc<Segment>)>,
     dead: Vec<u64>,
+    /// Where the look at a content is that has not come to its end, and whether the index lacks that.
+    looking: (Looking, bool),
 }
 
+/// A content that is being looked at, and up to where it was.
+pub(crate) type Looking = Option<(ContentId, u64)>;
+
 impl Books {
-    pub(crate) fn new(contents: Vec<(ContentId, Summary)>) -> Self {
-        let mut books = Self::default();
+    pub(crate) fn new(contents: Vec<(ContentId, Summary)>, looking: Looking) -> Self {
+        let mut books = Self {
+            looking: (looking, false),
+            ..Self::default()
+        };
         for (id, summary) in contents {
             books.bytes += summary.resident;
             books.granules += summary.resident.div_ceil(GRANULE);
@@ -91,6 +101,45 @@ impl Books {
         let mut all: Vec<_> = self.contents.iter().map(|(id, s)| (s.last_use, *id, s.len)).collect();
         all.sort_unstable_by_key(|(last_use, ..)| *last_use);
         all.into_iter().map(|(_, id, len)| (id, len)).collect()
+    }
+
+    /// Returns the contents that were last looked at before `before`, at most `most` of them, the least recently looked at
+    /// first, and what all of them come to.
+    pub(crate) fn due(&self, before: u64, most: usize) -> Due {
+        let (mut due, mut all) = (Due::default(), Vec::new());
+        for (id, s) in self.contents.iter().filter(|(_, s)| s.resident > 0) {
+            due.oldest = Some(due.oldest.map_or(s.verified, |oldest| oldest.min(s.verified)));
+            if s.verified < before {
+                due.count += 1;
+                due.bytes += s.resident;
+                all.push((s.verified, *id));
+            }
+        }
+        if all.len() > most {
+            all.select_nth_unstable(most);
+            all.truncate(most);
+        }
+        all.sort_unstable();
+        due.contents = all.into_iter().map(|(_, id)| id).collect();
+        due
+    }
+
+    /// Notes how far a content was looked at; `None` that all of it was.
+    pub(crate) fn looked_at(&mut self, id: ContentId, up_to: Option<u64>) {
+        let place = up_to.map(|at| (id, at));
+        if self.looking.0 != place {
+            self.looking = (place, true);
+        }
+        if up_to.is_none()
+            && let Some(summary) = self.contents.get_mut(&id)
+        {
+            summary.verified = clock();
+            self.dirty_rows.insert(id);
+        }
+    }
+
+    pub(crate) fn looking(&self) -> Looking {
+        self.looking.0
     }
 
     pub(crate) fn is_pinned(&self, id: ContentId) -> bool {
@@ -132,11 +181,7 @@ impl Books {
     }
 
     fn now(&mut self) -> u64 {
-        let clock = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_micros();
-        self.last_use = u64::try_from(clock).unwrap_or(u64::MAX).max(self.last_use + 1);
+        self.last_use = clock().max(self.last_use + 1);
         self.last_use
     }
 
@@ -157,6 +202,7 @@ impl Books {
             resident: 0,
             last_use,
             pinned: self.pins.contains_key(&id),
+            verified: clock(),
         };
         let summary = self.contents.entry(id).or_insert(new);
         if summary.key != key {
@@ -223,6 +269,7 @@ impl Books {
                 .map(|id| (id, self.contents.get(&id).copied()))
                 .collect(),
             dead: std::mem::take(&mut self.dead),
+            looking: std::mem::take(&mut self.looking.1).then_some(self.looking.0),
         }
     }
 
@@ -230,6 +277,7 @@ impl Books {
     pub(crate) fn put_back(&mut self, batch: Batch) {
         self.dirty_rows.extend(batch.rows.into_iter().map(|(id, _)| id));
         self.dead.extend(batch.dead);
+        self.looking.1 |= batch.looking.is_some();
         for (key, layout, segment) in batch.segments {
             self.dirty_segments.entry(key).or_insert((layout, segment));
         }
@@ -254,6 +302,27 @@ impl Books {
         });
         (chosen.map(|(_, (_, id, _))| *id).collect(), evictable)
     }
+}
+
+/// Now, in microseconds since 1970.
+fn clock() -> u64 {
+    micros(SystemTime::now())
+}
+
+/// A time in microseconds since 1970.
+pub(crate) fn micros(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Contents that are to be looked at.
+#[derive(Default)]
+pub(crate) struct Due {
+    pub(crate) contents: Vec<ContentId>,
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+    /// When the content was looked at that waits longest, due or not.
+    pub(crate) oldest: Option<u64>,
 }
 
 /// Room that was promised, in bytes; given back when dropped. Bytes that landed meanwhile are counted twice until
@@ -425,10 +494,11 @@ mod tests {
                     resident,
                     last_use: u64::from(n),
                     pinned: false,
+                    verified: 100 - u64::from(n),
                 },
             )
         };
-        Books::new(vec![of(3, 30), of(1, 10), of(2, 20), of(4, 40)])
+        Books::new(vec![of(3, 30), of(1, 10), of(2, 20), of(4, 40)], None)
     }
 
     #[test]
@@ -463,6 +533,27 @@ mod tests {
         assert_eq!(books.victims(1000, 0, |_| true), (vec![id(2), id(4), id(9)], 60));
         books.clear();
         assert!(books.is_pinned(id(1)) && books.pinned_bytes == 0);
+    }
+
+    #[test]
+    fn what_is_due_comes_in_the_order_of_the_last_look_and_a_look_makes_it_the_last() {
+        let mut books = books();
+        let id = |n| ContentId([n; 16]);
+        let due = books.due(98, 2);
+        assert_eq!(due.contents, vec![id(4), id(3)], "2 and 1 were looked at at 98 and 99");
+        assert_eq!((due.count, due.bytes, due.oldest), (2, 70, Some(96)));
+        assert_eq!(books.due(1000, 3).contents, vec![id(4), id(3), id(2)]);
+        books.looked_at(id(4), Some(7));
+        assert_eq!(books.looking(), Some((id(4), 7)));
+        assert_eq!(books.due(98, 2).contents, vec![id(4), id(3)], "not all of it yet");
+        books.looked_at(id(4), None);
+        assert_eq!((books.looking(), books.due(98, 2).contents), (None, vec![id(3)]));
+        assert_eq!(books.get(id(4)).map(|s| s.last_use), Some(4), "a look is no use");
+        let batch = books.take_batch();
+        assert_eq!(batch.looking, Some(None));
+        books.put_back(batch);
+        assert_eq!(books.take_batch().looking, Some(None));
+        assert!(books.take_batch().is_empty());
     }
 
     #[test]

@@ -462,7 +462,7 @@ impl OpenContent {
         }
         let content = self.content.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(e) = content.whole_file() {
+            if let Err(e) = content.prove() {
                 debug!(content = %content.id(), error = %e, "it is checked once more before it is given out");
             }
         });
