@@ -316,7 +316,9 @@ impl Inner {
     }
 
     fn whole_file(&self) -> Result<Option<File>, CacheError> {
-        let Some(file) = self.proven(true)? else { return Ok(None) };
+        let Some(file) = self.proven(true)? else {
+            return Ok(None);
+        };
         file.for_reading().map(Some).map_err(|e| self.io("open", 0, e))
     }
 
@@ -603,8 +605,12 @@ impl Inner {
                 .into_iter()
                 .filter(|(granule, checksum)| {
                     let span = self.layout.bytes_of(&(*granule..granule + 1));
-                    let buf = file.as_ref().map(|file| file.read_at(span.start, small(span.end - span.start)));
-                    let found = buf.and_then(Result::ok).and_then(|buf| self.checksum_in(&buf, &span, *granule));
+                    let buf = file
+                        .as_ref()
+                        .map(|file| file.read_at(span.start, small(span.end - span.start)));
+                    let found = buf
+                        .and_then(Result::ok)
+                        .and_then(|buf| self.checksum_in(&buf, &span, *granule));
                     found != Some(*checksum)
                 })
                 .map(|(granule, _)| granule)

@@ -127,7 +127,8 @@ impl Books {
     /// Notes how far a content was looked at; `None` that all of it was.
     pub(crate) fn looked_at(&mut self, id: ContentId, up_to: Option<u64>) {
         let place = up_to.map(|at| (id, at));
-        if self.looking.0 != place {
+        let is_of_another = place.is_none() && self.looking.0.is_some_and(|(known, _)| known != id);
+        if self.looking.0 != place && !is_of_another {
             self.looking = (place, true);
         }
         if up_to.is_none()

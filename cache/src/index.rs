@@ -281,7 +281,8 @@ fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
 }
 
 fn read_contents(connection: &Connection) -> rusqlite::Result<Vec<(ContentId, Summary)>> {
-    let mut query = connection.prepare("SELECT id, key, len, resident_bytes, last_use, pinned, verified FROM contents")?;
+    let mut query =
+        connection.prepare("SELECT id, key, len, resident_bytes, last_use, pinned, verified FROM contents")?;
     let rows = query.query_map([], |row| {
         let number = |column| row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0));
         let (key, len, last_use) = (number(1)?, number(2)?, number(4)?);
@@ -414,7 +415,10 @@ mod tests {
         let (index, found) = open(dir.path());
         assert!(!found.is_new && !found.was_clean);
         assert_eq!((resident(&found), found.next_key), (vec![2 * G], 11));
-        assert_eq!((found.looking, found.contents[0].1.verified), (Some((ContentId([1; 16]), G)), 5));
+        assert_eq!(
+            (found.looking, found.contents[0].1.verified),
+            (Some((ContentId([1; 16]), G)), 5)
+        );
         assert_eq!(
             segments_in(&index),
             1,
@@ -435,8 +439,10 @@ mod tests {
         let (index, _) = open(dir.path());
         index.commit(&batch(2 * G)).map_err(|e| e.error).unwrap();
         lock(&index.writer)
-            .execute_batch("ALTER TABLE contents DROP COLUMN pinned; ALTER TABLE contents DROP COLUMN verified;
-                 ALTER TABLE meta DROP COLUMN looking; ALTER TABLE meta DROP COLUMN looked; PRAGMA user_version = 1")
+            .execute_batch(
+                "ALTER TABLE contents DROP COLUMN pinned; ALTER TABLE contents DROP COLUMN verified;
+                 ALTER TABLE meta DROP COLUMN looking; ALTER TABLE meta DROP COLUMN looked; PRAGMA user_version = 1",
+            )
             .unwrap();
         drop(index);
         let (index, found) = open(dir.path());

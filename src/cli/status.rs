@@ -71,6 +71,12 @@ fn show(s: &Status) {
             text::count(c.bad_granules)
         );
     }
+    if c.scrub.running {
+        outln!(
+            "  it is being looked through for damage: {} since the start",
+            text::bytes(c.scrub.bytes)
+        );
+    }
     show_pins(&s.pins);
     let h = &s.hydration;
     outln!("hydration");

@@ -31,8 +31,9 @@ use super::pins::Pins;
 use super::places::Places;
 use super::publish::Sending;
 use super::refusals::Refusals;
-use super::report::{FlightReport, HydrationReport, ProjectReport, SiteReport, Status};
+use super::report::{CacheReport, FlightReport, HydrationReport, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
+use super::scrub::Scrub;
 use super::sequence::Sequences;
 use super::site::Site;
 use super::writing::{Copies, Settling};
@@ -166,6 +167,7 @@ pub struct Inner {
     pub(super) pins: Pins,
     pub(super) hydrations: Hydrations,
     pub(super) verification: Verification,
+    pub(super) scrub: Scrub,
     pub(super) sites: BTreeMap<SiteName, Arc<Site>>,
     pub(super) projects: Vec<Arc<Project>>,
     pub(super) limits: Limits,
@@ -273,6 +275,7 @@ impl Drive {
             pins: Pins::default(),
             hydrations: Hydrations::default(),
             verification: Verification::default(),
+            scrub: Scrub::new(config.cache.scrub),
             sites,
             projects,
             limits: Limits {
@@ -318,6 +321,7 @@ impl Drive {
         }
         tokio::spawn(super::publish::start_transfers(Arc::clone(&self.0)));
         self.0.start_pins();
+        tokio::spawn(super::scrub::keep_scrubbed(Arc::downgrade(&self.0), self.stop.clone()));
         for project in &self.projects {
             tokio::spawn(super::scan::keep_scanned(Arc::downgrade(&self.0), Arc::clone(project)));
         }
@@ -703,7 +707,7 @@ impl Inner {
             bytes: counts.bytes,
             projects: projects.collect::<Result<_, StateError>>()?,
             sites: self.sites.values().map(|s| SiteReport::new(s)).collect(),
-            cache: (&usage, self.cache_dir.as_path()).into(),
+            cache: CacheReport::new(&usage, &self.cache_dir, self.scrub.told()),
             hydration: HydrationReport {
                 fetched_bytes: self.stats.fetched_bytes.load(Ordering::Relaxed),
                 fetches: self.stats.fetches.load(Ordering::Relaxed),

@@ -73,6 +73,27 @@ pub struct HydrateStats {
     pub cancelled: AtomicU64,
     /// Bytes served past the cache, since it could not hold them.
     pub uncached_bytes: AtomicU64,
+    /// Reads that came to the daemon.
+    pub demands: AtomicU64,
+    /// Those of them that are being answered.
+    pub demanding: AtomicU64,
+}
+
+/// A read that is being answered.
+struct Demand<'a>(&'a HydrateStats);
+
+impl<'a> Demand<'a> {
+    fn begin(stats: &'a HydrateStats) -> Self {
+        stats.demands.fetch_add(1, Ordering::Relaxed);
+        stats.demanding.fetch_add(1, Ordering::Relaxed);
+        Self(stats)
+    }
+}
+
+impl Drop for Demand<'_> {
+    fn drop(&mut self) {
+        self.0.demanding.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One version of one file while somebody wants its bytes.
@@ -211,6 +232,7 @@ impl OpenContent {
     /// # Errors
     /// See [`HydrateError`]; without progress for the deadline the wait ends.
     pub async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, HydrateError> {
+        let _demand = Demand::begin(&self.stats);
         for _ in 0..MAX_ROUNDS {
             match self.content.read(range.clone()) {
                 Ok(Hit::Full(bytes)) => return Ok(bytes),

@@ -277,7 +277,10 @@ fn what_was_handed_out_and_rots_is_dropped_whole_and_never_mended_in_place() {
         byte[0]
     };
     let right = truth(id(1), 20 * G..20 * G + 1)[0];
-    assert_eq!((first(&lent), first(&content.whole_file().unwrap().unwrap())), (!right, right));
+    assert_eq!(
+        (first(&lent), first(&content.whole_file().unwrap().unwrap())),
+        (!right, right)
+    );
     // One that was not handed out is mended.
     let other = cache.content(id(2), LEN).unwrap();
     hydrate(&other);
