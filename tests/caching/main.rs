@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod endurance;
 mod flips;
 mod rot;
 mod scrub;
