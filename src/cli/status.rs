@@ -86,6 +86,16 @@ fn show(s: &Status) {
         text::count(h.fetches),
         h.failed
     );
+    for wrong in h.mismatches.iter().take(REASONS) {
+        outln!(
+            "  not served: {}: {}",
+            text::printable(&wrong.path),
+            text::printable(&wrong.why)
+        );
+    }
+    if h.mismatches.len() > REASONS {
+        outln!("  and {} more of that kind", h.mismatches.len() - REASONS);
+    }
     for f in &h.in_flight {
         outln!(
             "  {} {} of {}",

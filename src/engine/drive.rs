@@ -22,7 +22,7 @@ use super::cached::Verification;
 use super::doubt::Doubts;
 use super::filesystem::DriveFs;
 use super::handles::Handles;
-use super::hydrate::{HydrateStats, OpenContent};
+use super::hydrate::{HydrateStats, Mismatches, OpenContent, Origin};
 use super::hydrations::Hydrations;
 use super::local::Locals;
 use super::native::Checks;
@@ -178,6 +178,7 @@ pub struct Inner {
     pub(super) checks: Checks,
     pub(super) scans: Scans,
     pub(super) stats: Arc<HydrateStats>,
+    pub(super) mismatches: Arc<Mismatches>,
     pub(super) sequences: Sequences,
     pub(super) stop: CancellationToken,
     contents: Mutex<HashMap<ContentId, Weak<OpenContent>>>,
@@ -293,6 +294,7 @@ impl Drive {
             checks: Checks::default(),
             scans: Scans::default(),
             stats: Arc::default(),
+            mismatches: Arc::default(),
             sequences,
             stop: CancellationToken::new(),
             contents: Mutex::default(),
@@ -302,6 +304,12 @@ impl Drive {
             started: Instant::now(),
         };
         let drive = Self(Arc::new(inner));
+        let weak = Arc::downgrade(drive.inner());
+        drive.mismatches.tell(move |ino| {
+            if let Some(drive) = weak.upgrade() {
+                drive.tell_content(ino);
+            }
+        });
         drive.recover().await?;
         drive.load_pins()?;
         if let Some(notes) = notes {
@@ -521,6 +529,13 @@ impl Inner {
         sink.content_changed(NodeId(dir.0));
     }
 
+    /// Tells the kernel that nothing it holds of a file's bytes is to be used any more.
+    fn tell_content(&self, ino: Ino) {
+        if let Some(sink) = self.sink.get() {
+            sink.content_changed(self.names_lead_to(ino));
+        }
+    }
+
     /// Tells the kernel that the attributes of a node changed.
     pub(super) fn tell_attrs(&self, node: NodeId) {
         if let Some(sink) = self.sink.get() {
@@ -553,14 +568,19 @@ impl Inner {
             None => path,
         };
         let content = self.cache.content(id, node.size)?;
-        let opened = OpenContent::new(
-            Arc::clone(&project.site),
+        let origin = Origin {
+            ino: node.ino,
+            site: Arc::clone(&project.site),
             path,
             version,
+        };
+        let opened = OpenContent::new(
+            origin,
             Arc::clone(&self.cache),
             content,
             self.limits.read_deadline,
             Arc::clone(&self.stats),
+            Arc::clone(&self.mismatches),
         );
         let mut contents = self.contents();
         // Somebody may have been faster; one content has one list of fetches.
@@ -716,6 +736,7 @@ impl Inner {
                 uncached_bytes: self.stats.uncached_bytes.load(Ordering::Relaxed),
                 open_handles: self.handles.len(),
                 in_flight: self.in_flight(),
+                mismatches: self.mismatch_reports(),
             },
             sequences: self.sequences.report(self)?,
             native_reads: self.host.get().and_then(|tells| tells()).map(Into::into),

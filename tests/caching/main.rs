@@ -7,5 +7,6 @@ mod common;
 
 mod endurance;
 mod flips;
+mod hashes;
 mod rot;
 mod scrub;

@@ -232,6 +232,9 @@ pub struct HydrationReport {
     pub open_handles: usize,
     /// Open files that bytes arrive for.
     pub in_flight: Vec<FlightReport>,
+    /// Files whose bytes were not what their site says they are, the latest first.
+    #[serde(default)]
+    pub mismatches: Vec<PinFailure>,
 }
 
 /// An open file that bytes arrive for.
