@@ -19,6 +19,11 @@ use crate::{CacheError, ContentId, GRANULE, Shared};
 
 /// Over the limit, eviction goes on down to 95 % of it, so that not every fill has to evict.
 const LOW_WATER_PERCENT: u64 = 95;
+/// What takes no more than this of the cache costs a round trip to fetch again, and hardly any time beyond that: the bytes
+/// that a link of 1 Gbit/s carries in 8 ms.
+const SMALL: u64 = 1 << 20;
+/// The small contents that were used last go last of all, as long as they take no more than one part in so many of the limit.
+const SMALL_SHARE: u64 = 8;
 /// The books are kept in memory: this many contents take some 100 MB there. More than that evicts, whatever their size.
 const MAX_CONTENTS: usize = 1_000_000;
 /// Segments in one transaction of the index: 4 MiB at most.
@@ -284,24 +289,36 @@ impl Books {
         }
     }
 
-    /// Least recently used contents that `may_go`, until their sizes add up to `bytes` and they are `count` at least.
-    /// Also what all that may go add up to.
-    fn victims(&self, bytes: u64, count: usize, may_go: impl Fn(&ContentId) -> bool) -> (Vec<ContentId>, u64) {
+    /// Least recently used contents that `may_go`, until their sizes add up to `bytes` and they are `count` at least; the
+    /// small ones that were used last, `share` bytes of them, after all others. Also what all that may go add up to.
+    fn victims(
+        &self,
+        bytes: u64,
+        count: usize,
+        share: u64,
+        may_go: impl Fn(&ContentId) -> bool,
+    ) -> (Vec<ContentId>, u64) {
         let mut all: Vec<_> = self
             .contents
             .iter()
             .filter(|(id, s)| !s.pinned && may_go(id))
-            .map(|(id, s)| (s.last_use, *id, s.resident))
+            .map(|(id, s)| (false, s.last_use, *id, s.resident))
             .collect();
-        all.sort_unstable_by_key(|(last_use, ..)| *last_use);
-        let evictable = all.iter().map(|(_, _, resident)| resident).sum();
+        all.sort_unstable_by_key(|(_, last_use, ..)| *last_use);
+        let mut left = share;
+        for (goes_last, _, _, resident) in all.iter_mut().rev().filter(|(.., resident)| *resident <= SMALL) {
+            let Some(rest) = left.checked_sub(*resident) else { break };
+            (left, *goes_last) = (rest, true);
+        }
+        all.sort_by_key(|(goes_last, ..)| *goes_last);
+        let evictable = all.iter().map(|(.., resident)| resident).sum();
         let mut sum = 0;
-        let chosen = all.iter().enumerate().take_while(|(i, (_, _, resident))| {
+        let chosen = all.iter().enumerate().take_while(|(i, (.., resident))| {
             let more = sum < bytes || *i < count;
             sum += resident;
             more
         });
-        (chosen.map(|(_, (_, id, _))| *id).collect(), evictable)
+        (chosen.map(|(_, (_, _, id, _))| *id).collect(), evictable)
     }
 }
 
@@ -420,7 +437,13 @@ impl Shared {
             let to_low_water = (books.bytes + books.reserved).saturating_sub(low_water);
             let too_many = books.len().saturating_sub(MAX_CONTENTS);
             let count = if too_many > 0 { too_many + MAX_CONTENTS / 20 } else { 0 };
-            books.victims(lacking.max(to_low_water), count, |id| {
+            // Too many are always small ones.
+            let share = if count > 0 {
+                0
+            } else {
+                self.options.max_bytes / SMALL_SHARE
+            };
+            books.victims(lacking.max(to_low_water), count, share, |id| {
                 live.get(id).is_none_or(|c| c.strong_count() == 0)
             })
         };
@@ -506,11 +529,92 @@ mod tests {
     fn victims_are_the_oldest_that_may_go_and_no_more_than_needed() {
         let books = books();
         let id = |n| ContentId([n; 16]);
-        assert_eq!(books.victims(25, 0, |_| true), (vec![id(1), id(2)], 100));
-        assert_eq!(books.victims(25, 0, |i| *i != id(2)), (vec![id(1), id(3)], 80));
-        assert_eq!(books.victims(0, 0, |_| true), (vec![], 100));
-        assert_eq!(books.victims(0, 3, |_| true).0, vec![id(1), id(2), id(3)]);
-        assert_eq!(books.victims(1000, 0, |_| true).0.len(), 4);
+        assert_eq!(books.victims(25, 0, 0, |_| true), (vec![id(1), id(2)], 100));
+        assert_eq!(books.victims(25, 0, 0, |i| *i != id(2)), (vec![id(1), id(3)], 80));
+        assert_eq!(books.victims(0, 0, 0, |_| true), (vec![], 100));
+        assert_eq!(books.victims(0, 3, 0, |_| true).0, vec![id(1), id(2), id(3)]);
+        assert_eq!(books.victims(1000, 0, 0, |_| true).0.len(), 4);
+    }
+
+    #[test]
+    fn small_ones_that_were_used_last_go_last() {
+        let mut books = Books::default();
+        let id = |n| ContentId([n; 16]);
+        let add = |books: &mut Books, n, len| {
+            books.add(id(n), u64::from(n), Layout { len }, 1, len);
+        };
+        // Small, large, small, large, small.
+        for (n, len) in [(1, SMALL), (2, 9 * SMALL), (3, SMALL), (4, SMALL + 1), (5, 10)] {
+            add(&mut books, n, len);
+        }
+        let order = |share| books.victims(u64::MAX, 0, share, |_| true).0;
+        assert_eq!(order(0), [id(1), id(2), id(3), id(4), id(5)]);
+        assert_eq!(
+            order(10),
+            [id(1), id(2), id(3), id(4), id(5)],
+            "the last one goes last anyway"
+        );
+        assert_eq!(order(SMALL + 10), [id(1), id(2), id(4), id(3), id(5)]);
+        assert_eq!(order(5 * SMALL), [id(2), id(4), id(1), id(3), id(5)]);
+    }
+
+    /// Eight days' work: scripts, textures and proxies that are opened again and again, mostly in the morning, and more
+    /// plates a day than the cache holds. Returns how many small ones had to be fetched, and how many bytes of all.
+    fn work(share: u64) -> (u64, u64) {
+        const LIMIT: u64 = 1 << 30;
+        let mut state = 1_u64;
+        let mut below = |end: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % end
+        };
+        let mut books = Books::default();
+        let (mut small, mut fetched) = (0, 0);
+        let mut open = |n: u64, len: u64| {
+            let id = ContentId(u128::from(n).to_be_bytes());
+            if books.get(id).is_some() {
+                return books.touch(id);
+            }
+            (small, fetched) = (small + u64::from(len <= SMALL), fetched + len);
+            let lacking = (books.bytes + len).saturating_sub(LIMIT);
+            if lacking > 0 {
+                for victim in books.victims(lacking.max(LIMIT / 20), 0, share, |_| true).0 {
+                    let _gone = books.remove(victim);
+                }
+            }
+            books.add(id, n, Layout { len }, 1, len);
+        };
+        for _ in 0..8 {
+            let shots = [below(60), below(60), below(60)];
+            for frame in 0..150 {
+                // 2,400 small files of 4 to 200 KiB, some far more often than others.
+                for _ in 0..if frame < 20 { 40 } else { 1 } {
+                    let n = below(2400) * below(2400) / 2400;
+                    open(n, 4096 + n * 7919 % 196 * 1024);
+                }
+                // 60 shots of 150 plates of 12 MiB; each day three of them are played.
+                for shot in shots {
+                    open(1_000_000 + shot * 150 + frame, 12 << 20);
+                }
+            }
+        }
+        (small, fetched)
+    }
+
+    #[test]
+    fn keeping_small_ones_saves_round_trips_and_costs_no_more_bytes() {
+        let ((plain, plain_bytes), (requests, bytes)) = (work(0), work((1 << 30) / SMALL_SHARE));
+        println!(
+            "by last use alone: {plain} small files fetched, {} MiB of all; small ones last: {requests}, {} MiB",
+            plain_bytes >> 20,
+            bytes >> 20
+        );
+        assert!(
+            requests * 2 <= plain,
+            "{requests} small files fetched in place of {plain}"
+        );
+        assert!(bytes <= plain_bytes, "{bytes} bytes in place of {plain_bytes}");
     }
 
     #[test]
@@ -520,7 +624,7 @@ mod tests {
         books.pin(id(1), 1);
         books.pin(id(3), 1);
         books.pin(id(9), 1);
-        assert_eq!(books.victims(1000, 0, |_| true), (vec![id(2), id(4)], 60));
+        assert_eq!(books.victims(1000, 0, 0, |_| true), (vec![id(2), id(4)], 60));
         assert_eq!((books.pinned_bytes, books.pins()), (40, 3));
         // What arrives of a pinned content is pinned as it lands, and so is what comes after the books were cleared.
         books.add(id(9), 9, Layout { len: 100 }, 1, 7);
@@ -531,7 +635,7 @@ mod tests {
         books.pin(id(1), 2);
         books.unpin_before(2);
         assert_eq!((books.pinned_bytes, books.pins()), (10, 1));
-        assert_eq!(books.victims(1000, 0, |_| true), (vec![id(2), id(4), id(9)], 60));
+        assert_eq!(books.victims(1000, 0, 0, |_| true), (vec![id(2), id(4), id(9)], 60));
         books.clear();
         assert!(books.is_pinned(id(1)) && books.pinned_bytes == 0);
     }

@@ -17,6 +17,9 @@ pub struct PinRequest {
     pub note: Option<String>,
     /// On whose word.
     pub who: String,
+    /// The whole projects that those lie in.
+    #[serde(default)]
+    pub for_project: bool,
 }
 
 /// A rule by which files are kept resident, and how far it is.
