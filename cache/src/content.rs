@@ -658,6 +658,7 @@ impl Inner {
                     Change::Removed => books.sub(self.id, key, granules, bytes),
                 }
                 books.segment_changed(
+                    self.id,
                     SegmentKey {
                         content: key,
                         no: piece.no,

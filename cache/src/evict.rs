@@ -55,7 +55,7 @@ pub(crate) struct Books {
     pins: HashMap<ContentId, u64>,
     last_use: u64,
     dirty_rows: HashSet<ContentId>,
-    dirty_segments: HashMap<SegmentKey, (Layout, Arc<Segment>)>,
+    dirty_segments: HashMap<SegmentKey, (ContentId, Layout, Arc<Segment>)>,
     dead: Vec<u64>,
     /// Where the look at a content is that has not come to its end, and whether the index lacks that.
     looking: (Looking, bool),
@@ -250,25 +250,32 @@ impl Books {
         Some(summary)
     }
 
-    pub(crate) fn segment_changed(&mut self, key: SegmentKey, layout: Layout, segment: &Arc<Segment>) {
+    pub(crate) fn segment_changed(&mut self, id: ContentId, key: SegmentKey, layout: Layout, segment: &Arc<Segment>) {
         self.dirty_segments
             .entry(key)
-            .or_insert_with(|| (layout, Arc::clone(segment)));
+            .or_insert_with(|| (id, layout, Arc::clone(segment)));
     }
 
     pub(crate) fn dirty_segments(&self) -> usize {
         self.dirty_segments.len()
     }
 
-    /// Takes changes to be written, as many segments as fit one transaction.
+    /// Takes changes to be written, as many segments as fit one transaction, and with each the row of its content. Those of
+    /// an incarnation that is over are void.
     pub(crate) fn take_batch(&mut self) -> Batch {
         let keys: Vec<_> = self.dirty_segments.keys().take(BATCH_SEGMENTS).copied().collect();
-        let segments = keys.into_iter().filter_map(|key| {
-            let (layout, segment) = self.dirty_segments.remove(&key)?;
-            Some((key, layout, segment))
-        });
+        let mut segments = Vec::with_capacity(keys.len());
+        for key in keys {
+            let Some((id, layout, segment)) = self.dirty_segments.remove(&key) else {
+                continue;
+            };
+            if self.contents.get(&id).is_some_and(|s| s.key == key.content) {
+                self.dirty_rows.insert(id);
+                segments.push((id, key, layout, segment));
+            }
+        }
         Batch {
-            segments: segments.collect(),
+            segments,
             rows: self
                 .dirty_rows
                 .drain()
@@ -284,8 +291,8 @@ impl Books {
         self.dirty_rows.extend(batch.rows.into_iter().map(|(id, _)| id));
         self.dead.extend(batch.dead);
         self.looking.1 |= batch.looking.is_some();
-        for (key, layout, segment) in batch.segments {
-            self.dirty_segments.entry(key).or_insert((layout, segment));
+        for (id, key, layout, segment) in batch.segments {
+            self.dirty_segments.entry(key).or_insert((id, layout, segment));
         }
     }
 

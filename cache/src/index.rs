@@ -1,7 +1,8 @@
 //! The index: one private SQLite file that says which granules of which content are in the data files.
 //!
 //! Owns: the schema, its version, the clean-stop mark. Refuses to know: data files, what is live, when to write.
-//! Invariant: a batch is one transaction. Rows say what was true of bytes already written, never more; nothing here is
+//! Invariant: a batch is one transaction, and after it the row of each content in it holds the sum of its segments, so that
+//! nothing has to be made good at an opening. Rows say what was true of bytes already written, never more; nothing here is
 //! trusted beyond that, because each granule is checked against its checksum before it is served.
 //!
 //! Two connections: segments are looked up while a batch or a checkpoint is being written.
@@ -29,7 +30,10 @@ const SCHEMA_VERSION: i64 = 3;
 const UPGRADES: &[&str] = &[
     "ALTER TABLE contents ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE contents ADD COLUMN verified INTEGER NOT NULL DEFAULT 0;
-     ALTER TABLE meta ADD COLUMN looking BLOB; ALTER TABLE meta ADD COLUMN looked INTEGER NOT NULL DEFAULT 0",
+     ALTER TABLE meta ADD COLUMN looking BLOB; ALTER TABLE meta ADD COLUMN looked INTEGER NOT NULL DEFAULT 0;
+     DELETE FROM segments WHERE key NOT IN (SELECT key FROM contents);
+     UPDATE contents SET resident_bytes =
+         coalesce((SELECT sum(s.resident_bytes) FROM segments s WHERE s.key = contents.key), 0)",
 ];
 const SCHEMA: &str = "
     CREATE TABLE meta (clean INTEGER NOT NULL, looking BLOB, looked INTEGER NOT NULL DEFAULT 0);
@@ -67,7 +71,8 @@ pub(crate) struct Found {
 pub(crate) struct Batch {
     /// `None`: the content is gone.
     pub(crate) rows: Vec<(ContentId, Option<Summary>)>,
-    pub(crate) segments: Vec<(SegmentKey, Layout, Arc<Segment>)>,
+    /// Each with its content, whose row is among `rows`.
+    pub(crate) segments: Vec<(ContentId, SegmentKey, Layout, Arc<Segment>)>,
     /// Keys whose segments are void.
     pub(crate) dead: Vec<u64>,
     /// Where the look at the contents is, if that changed.
@@ -177,12 +182,6 @@ impl Index {
         let was_clean: bool = writer
             .query_row("SELECT clean FROM meta", [], |row| row.get(0))
             .map_err(fail)?;
-        if !was_clean {
-            writer.execute(RECONCILE, []).map_err(fail)?;
-        }
-        writer
-            .execute("DELETE FROM segments WHERE key NOT IN (SELECT key FROM contents)", [])
-            .map_err(fail)?;
         writer.execute("UPDATE meta SET clean = 0", []).map_err(fail)?;
         let contents = read_contents(&writer).map_err(fail)?;
         let looking = writer
@@ -192,7 +191,11 @@ impl Index {
                 Ok(id.map(|id| (ContentId(id), at)))
             })
             .map_err(fail)?;
-        let next_key = contents.iter().map(|(_, s)| s.key).max().unwrap_or(0) + 1;
+        let last_segment: Option<i64> = writer
+            .query_row("SELECT max(key) FROM segments", [], |row| row.get(0))
+            .map_err(fail)?;
+        let last_segment = last_segment.and_then(|key| u64::try_from(key).ok()).unwrap_or(0);
+        let next_key = contents.iter().map(|(_, s)| s.key).fold(last_segment, u64::max) + 1;
         let reader = connect(&path, OpenFlags::empty()).map_err(fail)?;
         let index = Self {
             path,
@@ -254,10 +257,6 @@ impl Index {
     }
 }
 
-/// After an unclean stop: sums that lag behind their segments.
-const RECONCILE: &str = "UPDATE contents SET resident_bytes =
-    coalesce((SELECT sum(s.resident_bytes) FROM segments s WHERE s.key = contents.key), 0)";
-
 fn connect(path: &Path, create: OpenFlags) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -313,7 +312,10 @@ fn write_batch(tx: &Connection, batch: &Batch) -> rusqlite::Result<()> {
     for &key in &batch.dead {
         void.execute([signed(key)])?;
     }
-    let mut name = tx.prepare_cached("INSERT OR REPLACE INTO contents VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+    let mut name = tx.prepare_cached(
+        "INSERT OR REPLACE INTO contents VALUES (?1, ?2, ?3,
+            coalesce((SELECT sum(resident_bytes) FROM segments WHERE key = ?2), 0), ?4, ?5, ?6)",
+    )?;
     let mut forget = tx.prepare_cached("DELETE FROM contents WHERE id = ?1")?;
     for (id, summary) in &batch.rows {
         match summary {
@@ -321,7 +323,6 @@ fn write_batch(tx: &Connection, batch: &Batch) -> rusqlite::Result<()> {
                 id.0,
                 signed(s.key),
                 signed(s.len),
-                signed(s.resident),
                 signed(s.last_use),
                 s.pinned,
                 signed(s.verified)
@@ -342,8 +343,8 @@ fn write_batch(tx: &Connection, batch: &Batch) -> rusqlite::Result<()> {
 type Blobs = Option<([u8; BITMAP_BYTES], Vec<u8>)>;
 
 /// Each segment as it is now, with the bytes its bits stand for, computed from the same look: `None` if it has no granule.
-fn snapshots(segments: &[(SegmentKey, Layout, Arc<Segment>)]) -> impl Iterator<Item = (SegmentKey, u64, Blobs)> + '_ {
-    segments.iter().map(|(key, layout, segment)| {
+fn snapshots(segments: &[(ContentId, SegmentKey, Layout, Arc<Segment>)]) -> impl Iterator<Item = (SegmentKey, u64, Blobs)> + '_ {
+    segments.iter().map(|(_, key, layout, segment)| {
         segment.read(|bits| {
             let blobs = (!bits.present().is_empty()).then(|| {
                 let checksums = bits.checksums().iter().flat_map(|c| c.to_le_bytes()).collect();
@@ -388,7 +389,10 @@ mod tests {
                     verified: 5,
                 }),
             )],
-            segments: vec![(at(10), layout, Arc::clone(&segment)), (at(99), layout, segment)],
+            segments: vec![
+                (ContentId([1; 16]), at(10), layout, Arc::clone(&segment)),
+                (ContentId([9; 16]), at(99), layout, segment),
+            ],
             dead: Vec::new(),
             looking: Some(Some((ContentId([1; 16]), G))),
         }
@@ -405,32 +409,24 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_made_again_after_an_unclean_stop_only() {
+    fn rows_hold_the_sum_of_their_segments_whatever_is_claimed() {
         let dir = tempfile::tempdir().unwrap();
         let (index, found) = open(dir.path());
         assert!(found.is_new && found.was_clean);
         index.commit(&batch(G)).map_err(|e| e.error).unwrap();
-        assert_eq!(segments_in(&index), 2);
         drop(index);
+        // As after a kill.
         let (index, found) = open(dir.path());
         assert!(!found.is_new && !found.was_clean);
-        assert_eq!((resident(&found), found.next_key), (vec![2 * G], 11));
-        assert_eq!(
-            (found.looking, found.contents[0].1.verified),
-            (Some((ContentId([1; 16]), G)), 5)
-        );
-        assert_eq!(
-            segments_in(&index),
-            1,
-            "the segment of no content is gone, or its key could be given out again"
-        );
-        index.commit(&batch(G)).map_err(|e| e.error).unwrap();
+        assert_eq!(resident(&found), vec![2 * G]);
+        assert_eq!((found.looking, found.contents[0].1.verified), (Some((ContentId([1; 16]), G)), 5));
+        assert_eq!(found.next_key, 100, "greater than any in it, though a segment be of no content");
         index.mark_clean().map_err(|e| e.error).unwrap();
         drop(index);
         let (index, found) = open(dir.path());
         assert!(found.was_clean);
-        assert_eq!(resident(&found), vec![G]);
-        assert_eq!(segments_in(&index), 1);
+        assert_eq!(resident(&found), vec![2 * G]);
+        assert_eq!(segments_in(&index), 2);
     }
 
     #[test]
@@ -444,9 +440,10 @@ mod tests {
                  ALTER TABLE meta DROP COLUMN looking; ALTER TABLE meta DROP COLUMN looked; PRAGMA user_version = 1",
             )
             .unwrap();
+        lock(&index.writer).execute("UPDATE contents SET resident_bytes = 1", []).unwrap();
         drop(index);
         let (index, found) = open(dir.path());
-        assert_eq!(resident(&found), vec![2 * G]);
+        assert_eq!((resident(&found), segments_in(&index)), (vec![2 * G], 1), "made good once");
         assert!(!found.contents[0].1.pinned && found.contents[0].1.verified == 0);
         index.commit(&batch(2 * G)).map_err(|e| e.error).unwrap();
         drop(index);

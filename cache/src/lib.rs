@@ -25,6 +25,8 @@ mod evict;
 mod files;
 mod flush;
 mod folder;
+#[cfg(test)]
+mod growth;
 mod index;
 mod segments;
 mod sync;
