@@ -107,7 +107,10 @@ fn millions_of_granules_cost_memory_by_contents_and_no_time_by_granules() {
             held / contents,
         );
         // What is kept in memory is a row a content, never one a granule.
-        assert!(held <= contents * 400 + (16 << 20), "{held} bytes for {contents} contents");
+        assert!(
+            held <= contents * 400 + (16 << 20),
+            "{held} bytes for {contents} contents"
+        );
         assert!(asking < Duration::from_millis(5) && first < Duration::from_millis(500));
         drop(cache);
         // As after a kill.

@@ -343,7 +343,9 @@ fn write_batch(tx: &Connection, batch: &Batch) -> rusqlite::Result<()> {
 type Blobs = Option<([u8; BITMAP_BYTES], Vec<u8>)>;
 
 /// Each segment as it is now, with the bytes its bits stand for, computed from the same look: `None` if it has no granule.
-fn snapshots(segments: &[(ContentId, SegmentKey, Layout, Arc<Segment>)]) -> impl Iterator<Item = (SegmentKey, u64, Blobs)> + '_ {
+fn snapshots(
+    segments: &[(ContentId, SegmentKey, Layout, Arc<Segment>)],
+) -> impl Iterator<Item = (SegmentKey, u64, Blobs)> + '_ {
     segments.iter().map(|(_, key, layout, segment)| {
         segment.read(|bits| {
             let blobs = (!bits.present().is_empty()).then(|| {
@@ -419,8 +421,14 @@ mod tests {
         let (index, found) = open(dir.path());
         assert!(!found.is_new && !found.was_clean);
         assert_eq!(resident(&found), vec![2 * G]);
-        assert_eq!((found.looking, found.contents[0].1.verified), (Some((ContentId([1; 16]), G)), 5));
-        assert_eq!(found.next_key, 100, "greater than any in it, though a segment be of no content");
+        assert_eq!(
+            (found.looking, found.contents[0].1.verified),
+            (Some((ContentId([1; 16]), G)), 5)
+        );
+        assert_eq!(
+            found.next_key, 100,
+            "greater than any in it, though a segment be of no content"
+        );
         index.mark_clean().map_err(|e| e.error).unwrap();
         drop(index);
         let (index, found) = open(dir.path());
@@ -440,10 +448,16 @@ mod tests {
                  ALTER TABLE meta DROP COLUMN looking; ALTER TABLE meta DROP COLUMN looked; PRAGMA user_version = 1",
             )
             .unwrap();
-        lock(&index.writer).execute("UPDATE contents SET resident_bytes = 1", []).unwrap();
+        lock(&index.writer)
+            .execute("UPDATE contents SET resident_bytes = 1", [])
+            .unwrap();
         drop(index);
         let (index, found) = open(dir.path());
-        assert_eq!((resident(&found), segments_in(&index)), (vec![2 * G], 1), "made good once");
+        assert_eq!(
+            (resident(&found), segments_in(&index)),
+            (vec![2 * G], 1),
+            "made good once"
+        );
         assert!(!found.contents[0].1.pinned && found.contents[0].1.verified == 0);
         index.commit(&batch(2 * G)).map_err(|e| e.error).unwrap();
         drop(index);
