@@ -10,4 +10,5 @@ mod endurance;
 mod flips;
 mod hashes;
 mod rot;
+mod scale;
 mod scrub;
