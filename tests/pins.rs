@@ -198,6 +198,28 @@ fn what_appears_or_changes_under_a_pin_is_fetched() {
 }
 
 #[test]
+fn a_pin_for_the_project_holds_for_all_that_is_or_comes_there() {
+    drive_test(|| {
+        let site = Site::new(&[("plates/a.exr", MIB), ("deep/er/b.mov", 2 * MIB)]);
+        let mut drive = site.drive("1GiB");
+        let set = json(
+            &drive,
+            ["pin", "--for-project", "show/plates/a.exr", "show/deep", "--json"],
+        );
+        assert_eq!(set.as_array().map(Vec::len), Some(1), "one project, one rule: {set}");
+        assert_eq!(set[0]["what"], "show");
+        all_here(&drive, 2);
+        site.write("later/c.exr", MIB);
+        site.write("d.txt", 100);
+        drive.scan();
+        all_here(&drive, 4);
+        drive.tell(["unpin", "show"]);
+        assert_eq!(pins(&drive)["total"]["files"], 0);
+        drive.unmount();
+    });
+}
+
+#[test]
 fn pressure_evicts_all_else_and_no_pinned_byte() {
     drive_test(|| {
         let (pinned, others) = (plates(10), 40);

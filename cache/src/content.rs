@@ -37,6 +37,8 @@ pub struct Verified {
     pub bytes: u64,
     /// Granules that were wrong or gone, and are dropped.
     pub bad_granules: u64,
+    /// The data file may have been handed out, so all of it was dropped with them.
+    pub dropped_whole: bool,
 }
 
 /// A handle on one content. Cheap to clone; while one is alive, the content is not evicted.
@@ -51,6 +53,8 @@ pub(crate) struct Inner {
     ground: RwLock<u64>,
     /// A data file was created through this handle, which nobody may have filled since.
     created: AtomicBool,
+    /// Somebody has it for its bytes, not for looking at them alone.
+    pub(crate) is_used: AtomicBool,
 }
 
 /// The part of an operation that lies in one segment.
@@ -69,6 +73,8 @@ impl Piece {
 
 /// Granules read in one go to check them: 1 MiB.
 const CHECK_GRANULES: usize = 16;
+/// Number of times a read starts again when what it found damaged was mended under it.
+const READ_ATTEMPTS: usize = 3;
 /// Number of times a fill starts again when the data file vanishes under it.
 const FILL_ATTEMPTS: usize = 4;
 
@@ -150,6 +156,15 @@ impl Content {
         self.0.mending(|| self.0.whole_file())
     }
 
+    /// Notes that all of it is right, if all of it is here and every granule was written or checked in this process; says
+    /// whether that is so. [`Content::whole_file`] has it from there, without another look at each granule.
+    ///
+    /// # Errors
+    /// As [`Content::read`].
+    pub fn prove(&self) -> Result<bool, CacheError> {
+        self.0.mending(|| self.0.proven(false)).map(|file| file.is_some())
+    }
+
     /// Reads what of `range` is here and due for verification, and drops what does not match its checksum, as a read would.
     /// Says whether all of the range is here and right.
     ///
@@ -160,7 +175,8 @@ impl Content {
     }
 
     /// Reads what of `range` is here and holds it against its checksums, whether that was done before or not; drops and
-    /// counts what does not match. Returns the bytes looked at and the granules dropped.
+    /// counts what does not match: with all else, if the data file may have been handed out. Returns the bytes looked at
+    /// and the granules dropped. Of a content that nobody uses, what is looked at is the disk, not the system's memory.
     ///
     /// # Errors
     /// As [`Content::read`].
@@ -188,13 +204,14 @@ impl std::fmt::Debug for Content {
 }
 
 impl Inner {
-    pub(crate) fn new(shared: Arc<Shared>, id: ContentId, layout: Layout, key: u64) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, id: ContentId, layout: Layout, key: u64, is_used: bool) -> Self {
         Self {
             shared,
             id,
             layout,
             ground: RwLock::new(key),
             created: AtomicBool::new(false),
+            is_used: AtomicBool::new(is_used),
         }
     }
 
@@ -228,18 +245,38 @@ impl Inner {
         if range.is_empty() {
             return Ok(Hit::Full(Bytes::new()));
         }
+        let mut bad = Vec::new();
+        for _ in 0..READ_ATTEMPTS {
+            match self.read_once(&range)? {
+                Found::Hit(hit) => return Ok(hit),
+                Found::Damaged(key, granules) => {
+                    self.condemn(key, &granules)?;
+                    let missing = self.missing(&range)?;
+                    if !missing.is_empty() {
+                        return Ok(Hit::Missing(missing));
+                    }
+                    bad = granules;
+                }
+            }
+        }
+        Ok(Hit::Missing(self.byte_ranges(bad)))
+    }
+
+    /// Reads a range that is not empty.
+    fn read_once(&self, range: &Range<u64>) -> Result<Found, CacheError> {
+        let range = range.clone();
         let granules = self.layout.granules_of(&range);
         let ground = read(&self.ground);
         let key = *ground;
         let pieces = self.pieces(key, granules.clone())?;
         let absent = absent(&pieces);
         if !absent.is_empty() {
-            return Ok(Hit::Missing(self.byte_ranges(absent)));
+            return Ok(Found::Hit(Hit::Missing(self.byte_ranges(absent))));
         }
         let Some(file) = self.shared.files.get(key, self.id).map_err(|e| self.io("open", 0, e))? else {
             drop(ground);
             self.lost(key);
-            return Ok(Hit::Missing(vec![self.layout.bytes_of(&granules)]));
+            return Ok(Found::Hit(Hit::Missing(vec![self.layout.bytes_of(&granules)])));
         };
         let due = checks_due(&pieces, &file);
         // A checksum needs all of its granule.
@@ -265,8 +302,7 @@ impl Inner {
             .collect();
         bad.extend(lost);
         if !bad.is_empty() {
-            self.drop_bad(key, &pieces, &bad);
-            return Ok(Hit::Missing(self.byte_ranges(bad)));
+            return Ok(Found::Damaged(key, bad));
         }
         if !due.is_empty() {
             for piece in &pieces {
@@ -275,12 +311,19 @@ impl Inner {
                     .write(|bits| piece.within.clone().for_each(|i| bits.set_verified(i, file.instance)));
             }
         }
-        Ok(Hit::Full(
-            Bytes::from(buf).slice(small(range.start - span.start)..small(range.end - span.start)),
-        ))
+        let bytes = Bytes::from(buf).slice(small(range.start - span.start)..small(range.end - span.start));
+        Ok(Found::Hit(Hit::Full(bytes)))
     }
 
     fn whole_file(&self) -> Result<Option<File>, CacheError> {
+        let Some(file) = self.proven(true)? else {
+            return Ok(None);
+        };
+        file.for_reading().map(Some).map_err(|e| self.io("open", 0, e))
+    }
+
+    /// Returns the data file if all of it is here and right, and takes note of that; with `lend`, also that it is handed out.
+    fn proven(&self, lend: bool) -> Result<Option<Arc<OpenFile>>, CacheError> {
         let key = read(&self.ground);
         let full = |s: &crate::evict::Summary| s.key == *key && s.resident == self.layout.len;
         if !lock(&self.shared.books).get(self.id).is_some_and(full) {
@@ -291,8 +334,15 @@ impl Inner {
             return Ok(None);
         };
         let stamp = file.stamp().map_err(io)?;
-        let known = lock(&self.shared.proven).get(&*key).copied();
-        if known != Some(stamp) {
+        let known = lock(&self.shared.proven).get(&*key).copied().unwrap_or_default();
+        if known.stamp.is_some_and(|known| known != stamp) {
+            // Somebody else wrote to it. Through a new descriptor every granule is due for a check.
+            tracing::warn!(content = %self.id, "a data file of the cache was changed by somebody else; it is checked again");
+            self.shared.files.forget(*key);
+            lock(&self.shared.proven).entry(*key).or_default().stamp = None;
+            return Ok(None);
+        }
+        if known.stamp.is_none() {
             let all = 0..self.layout.granules();
             // Segment by segment: of a content that nobody has checked, the first tells.
             for first in all.clone().step_by(small(SEGMENT_GRANULES)) {
@@ -301,9 +351,12 @@ impl Inner {
                     return Ok(None);
                 }
             }
-            lock(&self.shared.proven).insert(*key, stamp);
         }
-        file.for_reading().map(Some).map_err(io)
+        let mut proven = lock(&self.shared.proven);
+        let proof = proven.entry(*key).or_default();
+        proof.stamp = Some(stamp);
+        proof.is_lent |= lend;
+        Ok(Some(Arc::clone(&file)))
     }
 
     fn check(&self, range: &Range<u64>) -> Result<bool, CacheError> {
@@ -328,20 +381,24 @@ impl Inner {
 
     fn verify(&self, range: &Range<u64>) -> Result<Verified, CacheError> {
         let range = self.layout.clip(range);
-        let mut verified = Verified::default();
+        let (mut verified, mut bad, first_key) = (Verified::default(), Vec::new(), *read(&self.ground));
         for first in self.layout.granules_of(&range).step_by(CHECK_GRANULES) {
             let all = self.layout.granules();
             let granules = first..first.saturating_add(CHECK_GRANULES as u64).min(all);
             let ground = read(&self.ground);
-            let key = *ground;
-            let pieces = self.pieces(key, granules.clone())?;
+            if *ground != first_key {
+                // It was dropped, or lost, meanwhile: what is here now has just come.
+                break;
+            }
+            let pieces = self.pieces(first_key, granules.clone())?;
             let due = present(&pieces);
             if due.is_empty() {
                 continue;
             }
-            let Some(file) = self.shared.files.get(key, self.id).map_err(|e| self.io("open", 0, e))? else {
+            let file = self.shared.files.get(first_key, self.id);
+            let Some(file) = file.map_err(|e| self.io("open", 0, e))? else {
                 drop(ground);
-                self.lost(key);
+                self.lost(first_key);
                 verified.bad_granules += due.len() as u64;
                 self.shared
                     .counters
@@ -350,24 +407,31 @@ impl Inner {
                 break;
             };
             let span = self.layout.bytes_of(&granules);
+            let forget = || {
+                if !self.is_used.load(Ordering::Acquire) {
+                    file.forget_pages(span.start, span.end - span.start);
+                }
+            };
+            forget();
             // What can't be read is as bad as what is wrong.
             let buf = file
                 .read_at(span.start, small(span.end - span.start))
                 .unwrap_or_default();
-            let bad: Vec<u64> = due
-                .iter()
-                .filter(|(granule, checksum)| self.checksum_in(&buf, &span, *granule) != Some(*checksum))
-                .map(|(granule, _)| *granule)
-                .collect();
+            forget();
+            bad.extend(
+                due.iter()
+                    .filter(|(granule, checksum)| self.checksum_in(&buf, &span, *granule) != Some(*checksum))
+                    .map(|(granule, _)| *granule),
+            );
             verified.bytes += due
                 .iter()
                 .map(|(granule, _)| self.layout.size_of(&(*granule..granule + 1)))
                 .sum::<u64>();
-            if !bad.is_empty() {
-                verified.bad_granules += bad.len() as u64;
-                lock(&self.shared.proven).remove(&key);
-                self.drop_bad(key, &pieces, &bad);
-            }
+        }
+        if !bad.is_empty() {
+            let (granules, dropped_whole) = self.condemn(first_key, &bad)?;
+            verified.bad_granules += granules;
+            verified.dropped_whole = dropped_whole;
         }
         Ok(verified)
     }
@@ -490,25 +554,15 @@ impl Inner {
     fn drop_granules(&self, range: &Range<u64>) -> Result<u64, CacheError> {
         let granules = self.layout.granules_of(&self.layout.clip(range));
         let mut key = write(&self.ground);
-        if !granules.is_empty() && lock(&self.shared.proven).contains_key(&*key) {
-            // Somebody may read this file past us: it is left to them, whole, and the next fill begins another.
-            let dropped = lock(&self.shared.books).get(self.id).map_or(0, |s| s.resident);
-            let aside = self.shared.files.discard(self.id);
-            self.new_key(&mut key);
-            aside.iter().for_each(|path| files::delete(path));
-            return Ok(dropped);
+        if granules.is_empty() {
+            return Ok(0);
         }
-        let pieces = self.pieces(*key, granules.clone())?;
-        let present = |piece: &Piece| {
-            piece.segment.read(|bits| {
-                piece
-                    .granules()
-                    .filter(|(i, _)| bits.has(*i))
-                    .map(|(_, g)| g)
-                    .collect::<Vec<_>>()
-            })
-        };
-        let dropped = runs(pieces.iter().flat_map(present));
+        if self.is_lent(*key) {
+            return Ok(self.drop_whole(&mut key));
+        }
+        lock(&self.shared.proven).remove(&*key);
+        let pieces = self.pieces(*key, granules)?;
+        let dropped = runs(present(&pieces).into_iter().map(|(granule, _)| granule));
         let (_, bytes) = self.change(*key, &pieces, |bits, i, _| bits.remove(i), Change::Removed);
         if let Ok(Some(file)) = self.shared.files.get(*key, self.id) {
             for run in dropped {
@@ -519,13 +573,62 @@ impl Inner {
         Ok(bytes)
     }
 
-    /// Drops granules whose bytes turned out wrong or gone. A fill that put right ones there meanwhile is undone with them
-    /// at worst: they are fetched once more.
-    fn drop_bad(&self, key: u64, pieces: &[Piece], bad: &[u64]) {
-        let drop_one = |bits: &mut Bits, i, granule| bad.contains(&granule) && bits.remove(i);
-        let (granules, bytes) = self.change(key, pieces, drop_one, Change::Removed);
-        self.shared.counters.bad_granules.fetch_add(granules, Ordering::Relaxed);
-        tracing::warn!(content = %self.id, granules, bytes, "cached bytes were damaged; fetching them again");
+    /// Says whether the data file of an incarnation may have been handed out.
+    fn is_lent(&self, key: u64) -> bool {
+        lock(&self.shared.proven).get(&key).is_some_and(|proof| proof.is_lent)
+    }
+
+    /// Drops all of the content. Somebody may read its file past us: it is left to them, whole, and the next fill begins
+    /// another. Returns the bytes dropped.
+    fn drop_whole(&self, key: &mut u64) -> u64 {
+        let dropped = lock(&self.shared.books).get(self.id).map_or(0, |s| s.resident);
+        let aside = self.shared.files.discard(self.id);
+        self.new_key(key);
+        aside.iter().for_each(|path| files::delete(path));
+        dropped
+    }
+
+    /// Drops granules that were found wrong or gone, if they still are: somebody else may have found them, and right ones
+    /// may have come. All of the content goes if its file may have been handed out. Counts and returns those that were bad,
+    /// and says whether all went.
+    fn condemn(&self, key: u64, bad: &[u64]) -> Result<(u64, bool), CacheError> {
+        // Nobody reads, fills, proves or lends meanwhile.
+        let mut ground = write(&self.ground);
+        if *ground != key {
+            return Ok((0, false));
+        }
+        let file = self.shared.files.get(key, self.id).ok().flatten();
+        let (mut granules, mut bytes) = (0, 0);
+        for run in runs(bad.iter().copied()) {
+            let pieces = self.pieces(key, run)?;
+            let still_bad: Vec<u64> = present(&pieces)
+                .into_iter()
+                .filter(|(granule, checksum)| {
+                    let span = self.layout.bytes_of(&(*granule..granule + 1));
+                    let buf = file
+                        .as_ref()
+                        .map(|file| file.read_at(span.start, small(span.end - span.start)));
+                    let found = buf
+                        .and_then(Result::ok)
+                        .and_then(|buf| self.checksum_in(&buf, &span, *granule));
+                    found != Some(*checksum)
+                })
+                .map(|(granule, _)| granule)
+                .collect();
+            let drop_one = |bits: &mut Bits, i, granule| still_bad.binary_search(&granule).is_ok() && bits.remove(i);
+            let (more, size) = self.change(key, &pieces, drop_one, Change::Removed);
+            (granules, bytes) = (granules + more, bytes + size);
+        }
+        let whole = granules > 0 && self.is_lent(key);
+        if granules > 0 {
+            self.shared.counters.bad_granules.fetch_add(granules, Ordering::Relaxed);
+            tracing::warn!(content = %self.id, granules, bytes, whole, "cached bytes were damaged; fetching them again");
+            lock(&self.shared.proven).remove(&key);
+        }
+        if whole {
+            self.drop_whole(&mut ground);
+        }
+        Ok((granules, whole))
     }
 
     /// Applies `each` to the granules of `pieces` and books those for which it says true. Returns their number
@@ -555,6 +658,7 @@ impl Inner {
                     Change::Removed => books.sub(self.id, key, granules, bytes),
                 }
                 books.segment_changed(
+                    self.id,
                     SegmentKey {
                         content: key,
                         no: piece.no,
@@ -642,7 +746,9 @@ impl Drop for Inner {
         live.remove(&self.id);
         let filled = {
             let mut books = lock(&self.shared.books);
-            books.touch(self.id);
+            if *self.is_used.get_mut() {
+                books.touch(self.id);
+            }
             books.get(self.id).is_some()
         };
         // A file that was created and never filled (full disk, say) is on no list: it goes with the handle.
@@ -653,6 +759,13 @@ impl Drop for Inner {
             file.iter().for_each(|path| files::delete(path));
         }
     }
+}
+
+/// What one attempt of a read found.
+enum Found {
+    Hit(Hit),
+    /// These granules of an incarnation are wrong or gone.
+    Damaged(u64, Vec<u64>),
 }
 
 #[derive(Clone, Copy)]

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::ContentId;
@@ -66,6 +66,16 @@ impl OpenFile {
         }
         buf.truncate(len);
         Ok(buf)
+    }
+
+    /// Has the system forget what it holds of a range in memory, so that the next look is at the disk. A hint: what was
+    /// written and is not on the disk yet stays.
+    pub(crate) fn forget_pages(&self, at: u64, len: u64) {
+        if let Some(len) = NonZeroU64::new(len)
+            && let Err(error) = rustix::fs::fadvise(&self.file, at, Some(len), Advice::DontNeed)
+        {
+            tracing::debug!(%error, "the pages of a content stay in memory");
+        }
     }
 
     /// Gives the blocks back to the disk, where the file system can; the caller has cleared the bits before.

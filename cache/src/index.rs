@@ -1,7 +1,8 @@
 //! The index: one private SQLite file that says which granules of which content are in the data files.
 //!
 //! Owns: the schema, its version, the clean-stop mark. Refuses to know: data files, what is live, when to write.
-//! Invariant: a batch is one transaction. Rows say what was true of bytes already written, never more; nothing here is
+//! Invariant: a batch is one transaction, and after it the row of each content in it holds the sum of its segments, so that
+//! nothing has to be made good at an opening. Rows say what was true of bytes already written, never more; nothing here is
 //! trusted beyond that, because each granule is checked against its checksum before it is served.
 //!
 //! Two connections: segments are looked up while a batch or a checkpoint is being written.
@@ -16,7 +17,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use crate::error::free_bytes;
-use crate::evict::Summary;
+use crate::evict::{Looking, Summary};
 use crate::segments::{BITMAP_BYTES, Bitmap, Bits, Layout, Segment, SegmentKey};
 use crate::sync::lock;
 use crate::{CacheError, ContentId};
@@ -24,15 +25,23 @@ use crate::{CacheError, ContentId};
 /// "bklc": tells our file from any other SQLite file.
 const APPLICATION_ID: i64 = 0x626b_6c63;
 /// Any other number is another layout, but for those of [`UPGRADES`]: the cache starts empty rather than guess.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// What makes the next version of version 1, and so on.
-const UPGRADES: &[&str] = &["ALTER TABLE contents ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0"];
+const UPGRADES: &[&str] = &[
+    "ALTER TABLE contents ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE contents ADD COLUMN verified INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE meta ADD COLUMN looking BLOB; ALTER TABLE meta ADD COLUMN looked INTEGER NOT NULL DEFAULT 0;
+     DELETE FROM segments WHERE key NOT IN (SELECT key FROM contents);
+     UPDATE contents SET resident_bytes =
+         coalesce((SELECT sum(s.resident_bytes) FROM segments s WHERE s.key = contents.key), 0)",
+];
 const SCHEMA: &str = "
-    CREATE TABLE meta (clean INTEGER NOT NULL);
-    INSERT INTO meta VALUES (1);
+    CREATE TABLE meta (clean INTEGER NOT NULL, looking BLOB, looked INTEGER NOT NULL DEFAULT 0);
+    INSERT INTO meta (clean) VALUES (1);
     CREATE TABLE contents (
         id BLOB PRIMARY KEY, key INTEGER NOT NULL, len INTEGER NOT NULL,
-        resident_bytes INTEGER NOT NULL, last_use INTEGER NOT NULL, pinned INTEGER NOT NULL DEFAULT 0
+        resident_bytes INTEGER NOT NULL, last_use INTEGER NOT NULL, pinned INTEGER NOT NULL DEFAULT 0,
+        verified INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID;
     CREATE TABLE segments (
         key INTEGER NOT NULL, no INTEGER NOT NULL, resident_bytes INTEGER NOT NULL,
@@ -48,6 +57,8 @@ pub(crate) struct Index {
 /// What an index knew when it was opened.
 pub(crate) struct Found {
     pub(crate) contents: Vec<(ContentId, Summary)>,
+    /// A look at a content that had not come to its end.
+    pub(crate) looking: Looking,
     /// Greater than any key in it.
     pub(crate) next_key: u64,
     /// It was just created: whatever data files lie around belong to nobody.
@@ -60,14 +71,17 @@ pub(crate) struct Found {
 pub(crate) struct Batch {
     /// `None`: the content is gone.
     pub(crate) rows: Vec<(ContentId, Option<Summary>)>,
-    pub(crate) segments: Vec<(SegmentKey, Layout, Arc<Segment>)>,
+    /// Each with its content, whose row is among `rows`.
+    pub(crate) segments: Vec<(ContentId, SegmentKey, Layout, Arc<Segment>)>,
     /// Keys whose segments are void.
     pub(crate) dead: Vec<u64>,
+    /// Where the look at the contents is, if that changed.
+    pub(crate) looking: Option<Looking>,
 }
 
 impl Batch {
     pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.segments.is_empty() && self.dead.is_empty()
+        self.rows.is_empty() && self.segments.is_empty() && self.dead.is_empty() && self.looking.is_none()
     }
 }
 
@@ -168,15 +182,20 @@ impl Index {
         let was_clean: bool = writer
             .query_row("SELECT clean FROM meta", [], |row| row.get(0))
             .map_err(fail)?;
-        if !was_clean {
-            writer.execute(RECONCILE, []).map_err(fail)?;
-        }
-        writer
-            .execute("DELETE FROM segments WHERE key NOT IN (SELECT key FROM contents)", [])
-            .map_err(fail)?;
         writer.execute("UPDATE meta SET clean = 0", []).map_err(fail)?;
         let contents = read_contents(&writer).map_err(fail)?;
-        let next_key = contents.iter().map(|(_, s)| s.key).max().unwrap_or(0) + 1;
+        let looking = writer
+            .query_row("SELECT looking, looked FROM meta", [], |row| {
+                let id: Option<[u8; 16]> = row.get(0)?;
+                let at = u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
+                Ok(id.map(|id| (ContentId(id), at)))
+            })
+            .map_err(fail)?;
+        let last_segment: Option<i64> = writer
+            .query_row("SELECT max(key) FROM segments", [], |row| row.get(0))
+            .map_err(fail)?;
+        let last_segment = last_segment.and_then(|key| u64::try_from(key).ok()).unwrap_or(0);
+        let next_key = contents.iter().map(|(_, s)| s.key).fold(last_segment, u64::max) + 1;
         let reader = connect(&path, OpenFlags::empty()).map_err(fail)?;
         let index = Self {
             path,
@@ -187,6 +206,7 @@ impl Index {
             index,
             Found {
                 contents,
+                looking,
                 next_key,
                 is_new,
                 was_clean,
@@ -237,10 +257,6 @@ impl Index {
     }
 }
 
-/// After an unclean stop: sums that lag behind their segments.
-const RECONCILE: &str = "UPDATE contents SET resident_bytes =
-    coalesce((SELECT sum(s.resident_bytes) FROM segments s WHERE s.key = contents.key), 0)";
-
 fn connect(path: &Path, create: OpenFlags) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -264,7 +280,8 @@ fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
 }
 
 fn read_contents(connection: &Connection) -> rusqlite::Result<Vec<(ContentId, Summary)>> {
-    let mut query = connection.prepare("SELECT id, key, len, resident_bytes, last_use, pinned FROM contents")?;
+    let mut query =
+        connection.prepare("SELECT id, key, len, resident_bytes, last_use, pinned, verified FROM contents")?;
     let rows = query.query_map([], |row| {
         let number = |column| row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0));
         let (key, len, last_use) = (number(1)?, number(2)?, number(4)?);
@@ -274,6 +291,7 @@ fn read_contents(connection: &Connection) -> rusqlite::Result<Vec<(ContentId, Su
             resident: number(3)?.min(len),
             last_use,
             pinned: row.get(5)?,
+            verified: number(6)?,
         };
         Ok((ContentId(row.get(0)?), summary))
     })?;
@@ -294,7 +312,10 @@ fn write_batch(tx: &Connection, batch: &Batch) -> rusqlite::Result<()> {
     for &key in &batch.dead {
         void.execute([signed(key)])?;
     }
-    let mut name = tx.prepare_cached("INSERT OR REPLACE INTO contents VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    let mut name = tx.prepare_cached(
+        "INSERT OR REPLACE INTO contents VALUES (?1, ?2, ?3,
+            coalesce((SELECT sum(resident_bytes) FROM segments WHERE key = ?2), 0), ?4, ?5, ?6)",
+    )?;
     let mut forget = tx.prepare_cached("DELETE FROM contents WHERE id = ?1")?;
     for (id, summary) in &batch.rows {
         match summary {
@@ -302,12 +323,19 @@ fn write_batch(tx: &Connection, batch: &Batch) -> rusqlite::Result<()> {
                 id.0,
                 signed(s.key),
                 signed(s.len),
-                signed(s.resident),
                 signed(s.last_use),
-                s.pinned
+                s.pinned,
+                signed(s.verified)
             ])?,
             None => forget.execute([id.0])?,
         };
+    }
+    if let Some(looking) = batch.looking {
+        let (id, at) = looking.unzip();
+        tx.execute(
+            "UPDATE meta SET looking = ?1, looked = ?2",
+            params![id.map(|id| id.0), signed(at.unwrap_or(0))],
+        )?;
     }
     Ok(())
 }
@@ -315,8 +343,10 @@ fn write_batch(tx: &Connection, batch: &Batch) -> rusqlite::Result<()> {
 type Blobs = Option<([u8; BITMAP_BYTES], Vec<u8>)>;
 
 /// Each segment as it is now, with the bytes its bits stand for, computed from the same look: `None` if it has no granule.
-fn snapshots(segments: &[(SegmentKey, Layout, Arc<Segment>)]) -> impl Iterator<Item = (SegmentKey, u64, Blobs)> + '_ {
-    segments.iter().map(|(key, layout, segment)| {
+fn snapshots(
+    segments: &[(ContentId, SegmentKey, Layout, Arc<Segment>)],
+) -> impl Iterator<Item = (SegmentKey, u64, Blobs)> + '_ {
+    segments.iter().map(|(_, key, layout, segment)| {
         segment.read(|bits| {
             let blobs = (!bits.present().is_empty()).then(|| {
                 let checksums = bits.checksums().iter().flat_map(|c| c.to_le_bytes()).collect();
@@ -358,10 +388,15 @@ mod tests {
                     resident: claimed,
                     last_use: 3,
                     pinned: true,
+                    verified: 5,
                 }),
             )],
-            segments: vec![(at(10), layout, Arc::clone(&segment)), (at(99), layout, segment)],
+            segments: vec![
+                (ContentId([1; 16]), at(10), layout, Arc::clone(&segment)),
+                (ContentId([9; 16]), at(99), layout, segment),
+            ],
             dead: Vec::new(),
+            looking: Some(Some((ContentId([1; 16]), G))),
         }
     }
 
@@ -376,28 +411,30 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_made_again_after_an_unclean_stop_only() {
+    fn rows_hold_the_sum_of_their_segments_whatever_is_claimed() {
         let dir = tempfile::tempdir().unwrap();
         let (index, found) = open(dir.path());
         assert!(found.is_new && found.was_clean);
         index.commit(&batch(G)).map_err(|e| e.error).unwrap();
-        assert_eq!(segments_in(&index), 2);
         drop(index);
+        // As after a kill.
         let (index, found) = open(dir.path());
         assert!(!found.is_new && !found.was_clean);
-        assert_eq!((resident(&found), found.next_key), (vec![2 * G], 11));
+        assert_eq!(resident(&found), vec![2 * G]);
         assert_eq!(
-            segments_in(&index),
-            1,
-            "the segment of no content is gone, or its key could be given out again"
+            (found.looking, found.contents[0].1.verified),
+            (Some((ContentId([1; 16]), G)), 5)
         );
-        index.commit(&batch(G)).map_err(|e| e.error).unwrap();
+        assert_eq!(
+            found.next_key, 100,
+            "greater than any in it, though a segment be of no content"
+        );
         index.mark_clean().map_err(|e| e.error).unwrap();
         drop(index);
         let (index, found) = open(dir.path());
         assert!(found.was_clean);
-        assert_eq!(resident(&found), vec![G]);
-        assert_eq!(segments_in(&index), 1);
+        assert_eq!(resident(&found), vec![2 * G]);
+        assert_eq!(segments_in(&index), 2);
     }
 
     #[test]
@@ -406,12 +443,22 @@ mod tests {
         let (index, _) = open(dir.path());
         index.commit(&batch(2 * G)).map_err(|e| e.error).unwrap();
         lock(&index.writer)
-            .execute_batch("ALTER TABLE contents DROP COLUMN pinned; PRAGMA user_version = 1")
+            .execute_batch(
+                "ALTER TABLE contents DROP COLUMN pinned; ALTER TABLE contents DROP COLUMN verified;
+                 ALTER TABLE meta DROP COLUMN looking; ALTER TABLE meta DROP COLUMN looked; PRAGMA user_version = 1",
+            )
+            .unwrap();
+        lock(&index.writer)
+            .execute("UPDATE contents SET resident_bytes = 1", [])
             .unwrap();
         drop(index);
         let (index, found) = open(dir.path());
-        assert_eq!(resident(&found), vec![2 * G]);
-        assert!(!found.contents[0].1.pinned);
+        assert_eq!(
+            (resident(&found), segments_in(&index)),
+            (vec![2 * G], 1),
+            "made good once"
+        );
+        assert!(!found.contents[0].1.pinned && found.contents[0].1.verified == 0);
         index.commit(&batch(2 * G)).map_err(|e| e.error).unwrap();
         drop(index);
         let (_index, found) = open(dir.path());

@@ -27,8 +27,8 @@ pub use layers::{Loaded, Loader};
 pub use origin::{Layer, Origin, Origins, Place, Position, Row, render_origin};
 pub use schema::{
     Cache, Config, Drive, Fuse, HostKey, Hydration, LocalSite, Log, LogFormat, LogLevel, Machine, Passthrough, Project,
-    ProviderSettings, Publish, RemoteDelete, SCHEMA_VERSION, Scan, SftpAuth, SftpSite, Site, SiteLimits, Threads,
-    ZoneKind, ZoneRule,
+    ProviderSettings, Publish, RemoteDelete, SCHEMA_VERSION, Scan, Scrub, SftpAuth, SftpSite, Site, SiteLimits,
+    Threads, ZoneKind, ZoneRule,
 };
 pub use secret_ref::{SecretError, SecretRef};
 pub use timetable::{MinuteOfWeek, Timetable, TimetableError};

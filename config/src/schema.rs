@@ -118,6 +118,8 @@ pub struct Cache {
     pub max_size: ByteSize,
     /// Free space to leave on the cache's disk, whatever `max-size` says.
     pub min_free: ByteSize,
+    /// How often all of it is held against its checksums in the background, 1 second to 365 days, or `"off"`.
+    pub scrub: Scrub,
 }
 
 impl Default for Cache {
@@ -125,6 +127,49 @@ impl Default for Cache {
         Self {
             max_size: ByteSize::gib(100),
             min_free: ByteSize::gib(10),
+            scrub: Scrub::Every(Period::from_secs(7 * 24 * 3600)),
+        }
+    }
+}
+
+/// How often the cache is held against its checksums in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scrub {
+    /// Never.
+    Off,
+    /// Each file once in that time.
+    Every(Period),
+}
+
+impl Serialize for Scrub {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_str("off"),
+            Self::Every(period) => period.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Scrub {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(ScrubVisitor)
+    }
+}
+
+struct ScrubVisitor;
+
+impl Visitor<'_> for ScrubVisitor {
+    type Value = Scrub;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"off\" or a time such as \"7d\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Scrub, E> {
+        match (text, text.parse()) {
+            ("off", _) => Ok(Scrub::Off),
+            (_, Ok(period)) => Ok(Scrub::Every(period)),
+            _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
         }
     }
 }

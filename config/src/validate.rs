@@ -11,7 +11,7 @@ use globset::{ErrorKind, Glob, GlobBuilder, GlobSet};
 
 use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
-use crate::schema::{Config, LocalSite, Project, ProviderSettings, SftpAuth, SftpSite, Site, Threads};
+use crate::schema::{Config, LocalSite, Project, ProviderSettings, Scrub, SftpAuth, SftpSite, Site, Threads};
 use crate::secret_ref::SecretRef;
 use crate::timetable::Timetable;
 use crate::tree::{Node, Table};
@@ -237,6 +237,10 @@ impl Checker<'_> {
                 format!("{size} is too little"),
                 format!("the least is {least}"),
             );
+        }
+        if let Scrub::Every(period) = config.cache.scrub {
+            let (shortest, longest) = (Period::from_secs(1), Period::from_secs(365 * 24 * 3600));
+            self.within(&["cache", "scrub"], period, shortest, longest);
         }
         let hydration = &config.hydration;
         let (shortest, longest) = (Period::from_millis(100), Period::from_secs(600));

@@ -446,6 +446,10 @@ fn values_of_plain_sections_out_of_range() {
     }
     check("[fuse]\nthreads = 0", "user:2:11: fuse.threads: 0 is outside 1 to 64");
     check(
+        "[cache]\nscrub = \"10ms\"",
+        "user:2:9: cache.scrub: 10ms is outside 1s to 365d",
+    );
+    check(
         "[fuse]\nkernel-readahead = \"2GiB\"",
         "user:2:20: fuse.kernel-readahead: 2GiB is outside 0B to 1GiB",
     );

@@ -8,6 +8,7 @@ pub mod bridge;
 pub mod error;
 #[cfg(target_os = "linux")]
 pub mod fuse;
+pub mod memory;
 mod spam;
 pub mod types;
 pub mod vfs;

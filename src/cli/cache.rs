@@ -116,7 +116,31 @@ async fn stat(client: &Client, json: bool) -> Result<Exit, CliError> {
         text::counted_u64(s.bad_granules, "piece"),
         text::counted_u64(s.refused_fills, "request")
     );
+    outln!("  {}", scrubbed(&s));
     Ok(Exit::Ok)
+}
+
+/// How far the look through it in the background is.
+fn scrubbed(s: &CacheStat) -> String {
+    let scrub = &s.scrub;
+    let Some(every) = scrub.every_ms else {
+        return "never looked through by itself: `scrub = \"off\"` in [cache]".to_owned();
+    };
+    let oldest = match scrub.oldest_ms {
+        None => String::new(),
+        Some(0) => "; some were never looked at".to_owned(),
+        Some(at) => format!("; the longest ago {}", text::when(at)),
+    };
+    let going = if scrub.running { " (under way)" } else { "" };
+    format!(
+        "looked through every {}{going}: {} with {} due{oldest}; since the start {} in {}, {} damaged",
+        text::span(every / 1000),
+        text::counted_u64(scrub.due_contents, "file"),
+        text::bytes(scrub.due_bytes),
+        text::bytes(scrub.bytes),
+        text::counted_u64(scrub.contents, "file"),
+        text::counted_u64(scrub.bad_granules, "piece")
+    )
 }
 
 async fn top(client: &Client, query: TopQuery, json: bool) -> Result<Exit, CliError> {

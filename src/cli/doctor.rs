@@ -223,6 +223,7 @@ async fn ask_daemon(config: &Config, found: &mut Vec<Finding>) -> Daemon {
         Ok(status) => {
             found.extend(status.native_reads.as_ref().map(|native| good("reads", reads(native))));
             found.extend(pins(&status));
+            found.extend(mismatches(&status));
             found.extend(status.sites.iter().filter(|s| s.link == "down").map(|site| {
                 let reason = site.reason.as_deref().unwrap_or("no reason given");
                 let says = format!("the daemon has lost {}: {reason}", site.name);
@@ -259,6 +260,23 @@ fn pins(status: &Status) -> Option<Finding> {
     } else {
         good("pins", says)
     })
+}
+
+/// Files whose bytes are not what their site says they are.
+fn mismatches(status: &Status) -> Option<Finding> {
+    let wrong = &status.hydration.mismatches;
+    let first = wrong.first()?;
+    let says = format!(
+        "{} not served, such as {}: {}",
+        text::counted(wrong.len(), "file"),
+        text::printable(&first.path),
+        text::printable(&first.why)
+    );
+    Some(bad(
+        "hashes",
+        says,
+        "the file, or its hash, is wrong at the site: have it put there anew; it is fetched again when it is opened",
+    ))
 }
 
 /// Runs what may hang, on a disk that is gone, where it can't hold up anything else.

@@ -152,6 +152,7 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
 
 /// Builds the one runtime of the process and runs a verb on it.
 fn block_on<F: Future<Output = Result<Exit, CliError>>>(verb: F) -> Result<Exit, CliError> {
+    backlot_platform::memory::few_arenas();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("backlot")

@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// folders.
     #[arg(required = true, value_name = "PATH|PATTERN")]
     paths: Vec<OsString>,
+    /// The whole projects that the paths lie in, with all that comes later.
+    #[arg(long)]
+    for_project: bool,
     /// Why, for whoever looks at the list.
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
@@ -55,6 +58,7 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
         paths: paths::all_in_drive(&args.paths, loaded)?,
         note: args.note,
         who: who(),
+        for_project: args.for_project,
     };
     let set: Vec<PinReport> = client.post("pins", &request).await?;
     if args.json {

@@ -71,6 +71,12 @@ fn show(s: &Status) {
             text::count(c.bad_granules)
         );
     }
+    if c.scrub.running {
+        outln!(
+            "  it is being looked through for damage: {} since the start",
+            text::bytes(c.scrub.bytes)
+        );
+    }
     show_pins(&s.pins);
     let h = &s.hydration;
     outln!("hydration");
@@ -80,6 +86,16 @@ fn show(s: &Status) {
         text::count(h.fetches),
         h.failed
     );
+    for wrong in h.mismatches.iter().take(REASONS) {
+        outln!(
+            "  not served: {}: {}",
+            text::printable(&wrong.path),
+            text::printable(&wrong.why)
+        );
+    }
+    if h.mismatches.len() > REASONS {
+        outln!("  and {} more of that kind", h.mismatches.len() - REASONS);
+    }
     for f in &h.in_flight {
         outln!(
             "  {} {} of {}",

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backlot_cache::{CacheError, GRANULE};
+use backlot_cache::CacheError;
 use tracing::{debug, info, warn};
 
 use super::drive::{Drive, Inner, disk_space};
@@ -19,8 +19,6 @@ use crate::state::StateError;
 
 /// Files that are named in an answer.
 const NAMED: usize = 100;
-/// Granules verified before others have the cache: 16 MiB.
-const VERIFY_STEP: u64 = 256 * GRANULE;
 
 /// The verification of a drive's cache, running or last.
 #[derive(Debug, Default)]
@@ -85,6 +83,7 @@ impl Inner {
             disk_free_bytes: disk_space(&self.cache_dir).1,
             min_free_bytes: self.limits.cache_min_free,
             pin_room_bytes: self.room().bytes(),
+            scrub: self.scrub_now(),
         }
     }
 
@@ -215,31 +214,30 @@ impl Inner {
     fn verify_all(&self) {
         let contents = self.cache.contents();
         self.verification.progress().contents = contents.len() as u64;
-        // The least recently used first, so that being looked at changes nothing of their order.
-        for (id, len) in contents {
+        for (id, _) in contents {
             let mut at = 0;
-            // Evicted meanwhile, or with another length: nothing to look at.
-            let Ok(content) = self.cache.content(id, len) else {
-                continue;
-            };
-            while at < len && !self.stop.is_cancelled() {
-                match content.verify(at..at + VERIFY_STEP) {
-                    Ok(verified) => {
+            while at < u64::MAX && !self.stop.is_cancelled() {
+                match self.verify_piece(id, at) {
+                    Ok(Some((verified, next))) => {
                         let mut progress = self.verification.progress();
                         progress.bytes += verified.bytes;
                         progress.bad_granules += verified.bad_granules;
+                        at = next;
                     }
+                    // Evicted meanwhile.
+                    Ok(None) => break,
                     Err(e) => {
                         debug!(content = %id, error = %e, "not verified");
                         self.verification.progress().unreadable += 1;
                         break;
                     }
                 }
-                at += VERIFY_STEP;
             }
-            drop(content);
             if self.stop.is_cancelled() {
                 return;
+            }
+            if at == u64::MAX {
+                self.cache.looked_at(id, None);
             }
             self.verification.progress().verified_contents += 1;
         }
@@ -261,15 +259,8 @@ impl Drive {
         let drive = Arc::clone(self.inner());
         tokio::task::spawn_blocking(move || {
             drive.verify_all();
-            let bad = {
-                let mut progress = drive.verification.progress();
-                progress.running = false;
-                progress.bad_granules
-            };
+            drive.verification.progress().running = false;
             drive.verification.is_running.store(false, Ordering::Release);
-            if bad > 0 {
-                drive.pins.tree_changed();
-            }
         });
         self.verification()
     }

@@ -23,7 +23,7 @@ use super::cached::Verification;
 use super::doubt::Doubts;
 use super::filesystem::DriveFs;
 use super::handles::Handles;
-use super::hydrate::{HydrateStats, OpenContent};
+use super::hydrate::{HydrateStats, Mismatches, OpenContent, Origin};
 use super::hydrations::Hydrations;
 use super::local::Locals;
 use super::native::Checks;
@@ -33,8 +33,9 @@ use super::pins::Pins;
 use super::places::Places;
 use super::publish::Sending;
 use super::refusals::Refusals;
-use super::report::{FlightReport, HydrationReport, ProjectReport, SiteReport, Status};
+use super::report::{CacheReport, FlightReport, HydrationReport, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
+use super::scrub::Scrub;
 use super::sequence::Sequences;
 use super::site::Site;
 use super::writing::{Copies, Settling};
@@ -170,6 +171,7 @@ pub struct Inner {
     pub(super) pins: Pins,
     pub(super) hydrations: Hydrations,
     pub(super) verification: Verification,
+    pub(super) scrub: Scrub,
     pub(super) sites: BTreeMap<SiteName, Arc<Site>>,
     pub(super) projects: Vec<Arc<Project>>,
     pub(super) limits: Limits,
@@ -180,6 +182,7 @@ pub struct Inner {
     pub(super) checks: Checks,
     pub(super) scans: Scans,
     pub(super) stats: Arc<HydrateStats>,
+    pub(super) mismatches: Arc<Mismatches>,
     pub(super) sequences: Sequences,
     pub(super) stop: CancellationToken,
     contents: Mutex<HashMap<ContentId, Weak<OpenContent>>>,
@@ -287,6 +290,7 @@ impl Drive {
             pins: Pins::default(),
             hydrations: Hydrations::default(),
             verification: Verification::default(),
+            scrub: Scrub::new(config.cache.scrub),
             sites,
             bandwidth,
             projects,
@@ -305,6 +309,7 @@ impl Drive {
             checks: Checks::default(),
             scans: Scans::default(),
             stats: Arc::default(),
+            mismatches: Arc::default(),
             sequences,
             stop: CancellationToken::new(),
             contents: Mutex::default(),
@@ -314,6 +319,12 @@ impl Drive {
             started: Instant::now(),
         };
         let drive = Self(Arc::new(inner));
+        let weak = Arc::downgrade(drive.inner());
+        drive.mismatches.tell(move |ino| {
+            if let Some(drive) = weak.upgrade() {
+                drive.tell_content(ino);
+            }
+        });
         drive.recover().await?;
         drive.load_pins()?;
         if let Some(notes) = notes {
@@ -334,6 +345,7 @@ impl Drive {
         tokio::spawn(super::publish::start_transfers(Arc::clone(&self.0)));
         self.0.start_pins();
         tokio::spawn(super::bandwidth::keep_to_timetables(Arc::downgrade(&self.0)));
+        tokio::spawn(super::scrub::keep_scrubbed(Arc::downgrade(&self.0), self.stop.clone()));
         for project in &self.projects {
             tokio::spawn(super::scan::keep_scanned(Arc::downgrade(&self.0), Arc::clone(project)));
         }
@@ -533,6 +545,13 @@ impl Inner {
         sink.content_changed(NodeId(dir.0));
     }
 
+    /// Tells the kernel that nothing it holds of a file's bytes is to be used any more.
+    fn tell_content(&self, ino: Ino) {
+        if let Some(sink) = self.sink.get() {
+            sink.content_changed(self.names_lead_to(ino));
+        }
+    }
+
     /// Tells the kernel that the attributes of a node changed.
     pub(super) fn tell_attrs(&self, node: NodeId) {
         if let Some(sink) = self.sink.get() {
@@ -565,14 +584,19 @@ impl Inner {
             None => path,
         };
         let content = self.cache.content(id, node.size)?;
-        let opened = OpenContent::new(
-            Arc::clone(&project.site),
+        let origin = Origin {
+            ino: node.ino,
+            site: Arc::clone(&project.site),
             path,
             version,
+        };
+        let opened = OpenContent::new(
+            origin,
             Arc::clone(&self.cache),
             content,
             self.limits.read_deadline,
             Arc::clone(&self.stats),
+            Arc::clone(&self.mismatches),
         );
         let mut contents = self.contents();
         // Somebody may have been faster; one content has one list of fetches.
@@ -719,7 +743,7 @@ impl Inner {
             bytes: counts.bytes,
             projects: projects.collect::<Result<_, StateError>>()?,
             sites: self.sites.values().map(|s| SiteReport::new(s)).collect(),
-            cache: (&usage, self.cache_dir.as_path()).into(),
+            cache: CacheReport::new(&usage, &self.cache_dir, self.scrub.told()),
             hydration: HydrationReport {
                 fetched_bytes: self.stats.fetched_bytes.load(Ordering::Relaxed),
                 fetches: self.stats.fetches.load(Ordering::Relaxed),
@@ -728,6 +752,7 @@ impl Inner {
                 uncached_bytes: self.stats.uncached_bytes.load(Ordering::Relaxed),
                 open_handles: self.handles.len(),
                 in_flight: self.in_flight(),
+                mismatches: self.mismatch_reports(),
             },
             sequences: self.sequences.report(self)?,
             native_reads: self.host.get().and_then(|tells| tells()).map(Into::into),

@@ -685,6 +685,7 @@ pub(super) fn hydrate_error(e: HydrateError) -> FsError {
     let kind = match &e {
         HydrateError::Offline { .. } => FsErrorKind::Offline,
         HydrateError::Deadline(_) => FsErrorKind::TimedOut,
+        HydrateError::Mismatch(_) => FsErrorKind::Io,
         HydrateError::Cache(_) => FsErrorKind::CacheFull,
         HydrateError::Provider(p) => match p.kind {
             ErrorKind::VersionMismatch | ErrorKind::NotFound => FsErrorKind::RemoteChanged,

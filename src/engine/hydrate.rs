@@ -8,9 +8,11 @@
 //!
 //! Lock order: `OpenContent::fetches` alone; no lock is held over an await.
 
+mod proof;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use backlot_cache::{CacheError, Content, ContentCache, GRANULE, Hit};
@@ -21,11 +23,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::proof::Prefix;
 use super::native::Checking;
 use super::schedule::Priority;
 use super::site::Site;
-use crate::model::{RelPath, Version};
-use crate::providers::{ErrorKind, Op, ProviderError};
+use crate::model::{Ino, RelPath, Version};
+use crate::providers::{ErrorKind, FileHash, Op, ProviderError};
+
+pub use self::proof::Mismatch;
+pub(super) use self::proof::Mismatches;
 
 /// The longest request of background work. A demand asks for exactly its granules; what is fetched ahead is cut into
 /// pieces of this size, so that several connections share a window and a change of mind costs little.
@@ -55,6 +61,9 @@ pub enum HydrateError {
     /// The site said no, or something else than was expected.
     #[error("{0}")]
     Provider(Arc<ProviderError>),
+    /// The bytes are not what the site says they are.
+    #[error("{0}")]
+    Mismatch(Arc<Mismatch>),
     /// The cache can't take the bytes (full, read-only, failing).
     #[error("the cache can't hold the bytes: {0}")]
     Cache(Arc<CacheError>),
@@ -73,11 +82,43 @@ pub struct HydrateStats {
     pub cancelled: AtomicU64,
     /// Bytes served past the cache, since it could not hold them.
     pub uncached_bytes: AtomicU64,
+    /// Reads that came to the daemon.
+    pub demands: AtomicU64,
+    /// Those of them that are being answered.
+    pub demanding: AtomicU64,
+}
+
+/// A read that is being answered.
+struct Demand<'a>(&'a HydrateStats);
+
+impl<'a> Demand<'a> {
+    fn begin(stats: &'a HydrateStats) -> Self {
+        stats.demands.fetch_add(1, Ordering::Relaxed);
+        stats.demanding.fetch_add(1, Ordering::Relaxed);
+        Self(stats)
+    }
+}
+
+impl Drop for Demand<'_> {
+    fn drop(&mut self) {
+        self.0.demanding.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whose bytes, and where they come from.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) ino: Ino,
+    pub(super) site: Arc<Site>,
+    /// Where they are at the site.
+    pub(super) path: RelPath,
+    pub(super) version: Version,
 }
 
 /// One version of one file while somebody wants its bytes.
 #[derive(Debug)]
 pub struct OpenContent {
+    ino: Ino,
     site: Arc<Site>,
     path: RelPath,
     version: Version,
@@ -87,6 +128,12 @@ pub struct OpenContent {
     stats: Arc<HydrateStats>,
     fetches: Mutex<Vec<Arc<Fetch>>>,
     checking: Arc<AtomicBool>,
+    /// What the site says the hash of all bytes is, once it was asked.
+    told: tokio::sync::OnceCell<Option<FileHash>>,
+    proof: Arc<tokio::sync::Mutex<Prefix>>,
+    /// The bytes are not that.
+    failed: OnceLock<Arc<Mismatch>>,
+    mismatches: Arc<Mismatches>,
 }
 
 #[derive(Debug)]
@@ -145,15 +192,21 @@ impl Drop for Interest {
 
 impl OpenContent {
     pub(super) fn new(
-        site: Arc<Site>,
-        path: RelPath,
-        version: Version,
+        origin: Origin,
         cache: Arc<ContentCache>,
         content: Content,
         deadline: Duration,
         stats: Arc<HydrateStats>,
+        mismatches: Arc<Mismatches>,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        let Origin {
+            ino,
+            site,
+            path,
+            version,
+        } = origin;
+        let opened = Self {
+            ino,
             site,
             path,
             version,
@@ -163,7 +216,13 @@ impl OpenContent {
             stats,
             fetches: Mutex::default(),
             checking: Arc::default(),
-        })
+            told: tokio::sync::OnceCell::new(),
+            proof: Arc::default(),
+            failed: OnceLock::new(),
+            mismatches,
+        };
+        opened.recall();
+        Arc::new(opened)
     }
 
     /// The version whose bytes these are.
@@ -211,7 +270,9 @@ impl OpenContent {
     /// # Errors
     /// See [`HydrateError`]; without progress for the deadline the wait ends.
     pub async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, HydrateError> {
+        let _demand = Demand::begin(&self.stats);
         for _ in 0..MAX_ROUNDS {
+            self.trusted()?;
             match self.content.read(range.clone()) {
                 Ok(Hit::Full(bytes)) => return Ok(bytes),
                 Ok(Hit::Missing(_)) => {}
@@ -229,6 +290,7 @@ impl OpenContent {
                 Err(e) => return Err(e),
             }
         }
+        self.trusted()?;
         warn!(path = %self.path, "the cache loses bytes as fast as they arrive; they come past it");
         self.read_past_cache(range).await
     }
@@ -285,6 +347,7 @@ impl OpenContent {
     /// Joins the fetches that cover the missing parts of a range and starts those that nobody began. Returns each with
     /// the offset up to which this range needs it.
     fn want(self: &Arc<Self>, range: &Range<u64>, priority: Priority) -> Result<Vec<(Interest, u64)>, HydrateError> {
+        self.trusted()?;
         let mut fetches = self.lock();
         // A fetch leaves the list only after its bytes are in the cache, so looking at the cache under this lock never
         // misses a granule between the two.
@@ -408,7 +471,7 @@ impl OpenContent {
         }
     }
 
-    async fn stream(&self, fetch: &Fetch) -> Result<(), HydrateError> {
+    async fn stream(self: &Arc<Self>, fetch: &Fetch) -> Result<(), HydrateError> {
         let _slot = self.slot(fetch).await;
         let (cache, length) = (Arc::clone(&self.cache), fetch.span.end - fetch.span.start);
         // Making room may delete files, which takes its time.
@@ -462,19 +525,19 @@ impl OpenContent {
         }
         let content = self.content.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(e) = content.whole_file() {
+            if let Err(e) = content.prove() {
                 debug!(content = %content.id(), error = %e, "it is checked once more before it is given out");
             }
         });
     }
 
     /// Puts whole granules into the cache and tells those who wait.
-    async fn land(&self, fetch: &Fetch, at: u64, mut bytes: Bytes) -> Result<u64, HydrateError> {
+    async fn land(self: &Arc<Self>, fetch: &Fetch, at: u64, mut bytes: Bytes) -> Result<u64, HydrateError> {
         let mut at = at;
         while !bytes.is_empty() {
             let batch = bytes.split_to(bytes.len().min(FILL_BATCH));
-            let (content, len) = (self.content.clone(), batch.len() as u64);
-            self.on_disk(move || content.fill(at, &batch)).await?;
+            let len = batch.len() as u64;
+            self.take_in(fetch, at, batch).await?;
             at += len;
             fetch.progress.send_replace(Progress::UpTo(at));
         }

@@ -30,6 +30,7 @@ pub mod report;
 pub mod rescue;
 pub mod scan;
 pub mod schedule;
+mod scrub;
 mod sequence;
 pub mod site;
 mod site_id;

@@ -451,7 +451,7 @@ impl Inner {
                 reserved.release(step as u64);
             }
             // Takes note that they are right, for who gives them out.
-            drop(content.whole_file()?);
+            content.prove()?;
             Ok::<_, backlot_cache::CacheError>(true)
         });
         match adopted.await {

@@ -10,7 +10,8 @@ use backlot_config::ZoneKind;
 use tracing::debug;
 
 use super::drive::{Inner, LookupError, Project, content_version};
-use super::report::LsEntry;
+use super::hydrate::Mismatch;
+use super::report::{LsEntry, PinFailure};
 use crate::model::{EntryKind, FileState, Ino, Name, RelPath, Residency, Sync};
 use crate::state::{Child, Conflict, Node, ReadTxn, StateError, Task, TaskState};
 
@@ -226,7 +227,37 @@ impl Inner {
 
     fn worded(&self, node: &Node, sync: Sync) -> (FileState, u64) {
         let (residency, bytes) = self.residency(node);
+        if sync == Sync::Clean && self.mismatch_of(node).is_some() {
+            return (FileState::Failed, bytes);
+        }
         (FileState::of(sync, residency, node.size), bytes)
+    }
+
+    /// Returns what is wrong with the bytes that came for a file.
+    fn mismatch_of(&self, node: &Node) -> Option<Arc<Mismatch>> {
+        if self.mismatches.is_empty() || node.own && node.origin.is_none() {
+            return None;
+        }
+        self.mismatches.of(self.content_id(node.ino, &content_version(node)))
+    }
+
+    /// Returns the files whose bytes are not what their site says they are; those are forgotten that are gone or have
+    /// another version by now.
+    pub(super) fn mismatch_reports(&self) -> Vec<PinFailure> {
+        let mut reports = Vec::new();
+        for (id, mismatch) in self.mismatches.list() {
+            let node = self.tree.node(mismatch.ino).ok().flatten();
+            if !node.is_some_and(|node| self.content_id(node.ino, &content_version(&node)) == id) {
+                self.mismatches.forget(id);
+                continue;
+            }
+            let path = self.tree.path_of(mismatch.ino).ok().flatten();
+            reports.push(PinFailure {
+                path: path.map_or_else(|| mismatch.path.to_string(), |path| path.to_string()),
+                why: mismatch.to_string(),
+            });
+        }
+        reports
     }
 
     fn residency(&self, node: &Node) -> (Residency, u64) {
@@ -259,7 +290,7 @@ impl Inner {
                 return Ok(Some(format!("the site has another version as {wanted}")));
             }
             if !node.own {
-                return Ok(None);
+                return Ok(self.mismatch_of(node).map(|mismatch| mismatch.to_string()));
             }
             let tasks = txn.tasks_of_ino(node.ino)?;
             Ok(tasks.into_iter().find_map(|task| task.error))

@@ -55,7 +55,7 @@ pub enum FileState {
     Queued,
     /// Is being sent.
     Uploading,
-    /// Could not be sent.
+    /// Could not be sent; or what came of it is not what the site says it is.
     Failed,
     /// The site has another one.
     Conflict,

@@ -2,15 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A hash of whole files that a site gives by itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HashKind {
-    /// MD5.
-    Md5,
-    /// SHA-256.
-    Sha256,
-}
+use super::HashKind;
 
 /// Facts about a site. A capability claimed and not kept fails the conformance suite.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -29,7 +21,7 @@ pub struct Capabilities {
     pub byte_names: bool,
     /// Finest step of modification times, in nanoseconds.
     pub mtime_step_ns: u64,
-    /// The hash that the site gives for a whole file.
+    /// The hash that the site gives for whole files, for some of them at least: see [`Provider::hash`](super::Provider::hash).
     pub hash: Option<HashKind>,
     /// Reads that are worth having under way at once.
     pub parallel_reads: usize,

@@ -6,6 +6,7 @@
 mod build;
 mod capabilities;
 mod error;
+mod hash;
 pub mod layers;
 pub mod local;
 pub mod memory;
@@ -21,8 +22,9 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 pub use build::{Controls, build};
-pub use capabilities::{Capabilities, HashKind};
+pub use capabilities::Capabilities;
 pub use error::{ErrorKind, Op, ProviderError, Retry};
+pub use hash::{FileHash, HashKind, Hasher};
 
 use crate::model::{EntryKind, Name, RelPath, Version};
 
@@ -127,6 +129,13 @@ pub trait Provider: Send + Sync + Debug + 'static {
         at: &'a Version,
         range: Range<u64>,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>>;
+
+    /// Returns the hash that the site itself names for all bytes of the version `at`; `None` where it names none. Asked once
+    /// for each file that is fetched, of sites whose [`Capabilities::hash`] is set; a site whose versions say it answers
+    /// without asking anybody. Never computed here, from bytes that are read for it.
+    async fn hash(&self, _path: &RelPath, _at: &Version) -> Result<Option<FileHash>, ProviderError> {
+        Ok(None)
+    }
 
     /// Begins an upload beside its final name; the folder is made if it is missing.
     async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError>;

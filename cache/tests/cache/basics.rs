@@ -258,7 +258,21 @@ fn what_is_proven_is_not_read_again_unless_it_was_written_to() {
     }
     assert!(content.whole_file().unwrap().is_none(), "it was written to");
     assert!(!content.check(0..len).unwrap());
-    assert_eq!(content.missing(0..len).unwrap(), vec![7 * G..8 * G]);
+    assert_eq!(
+        content.missing(0..len).unwrap(),
+        vec![0..len],
+        "it was handed out: all of it goes"
+    );
+    assert_eq!(cache.usage().bad_granules, 1);
+    hydrate(&content);
+    // Written to through no descriptor of ours, while ours stays open.
+    assert!(content.whole_file().unwrap().is_some());
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rot", 9 * G).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    assert!(content.whole_file().unwrap().is_none(), "it was written to");
+    assert!(!content.check(0..len).unwrap());
+    assert_eq!(cache.usage().bad_granules, 2);
 }
 
 #[test]

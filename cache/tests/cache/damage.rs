@@ -159,7 +159,7 @@ fn an_unusable_index_means_an_empty_cache() {
         let file = OpenOptions::new().write(true).open(dir.join(index)).unwrap();
         file.write_all_at(&value.to_be_bytes(), offset).unwrap();
     };
-    starts_empty(|dir| pragma(dir, 60, 3));
+    starts_empty(|dir| pragma(dir, 60, 4));
     // It says that it is older than it is.
     starts_empty(|dir| pragma(dir, 60, 1));
     starts_empty(|dir| pragma(dir, 68, 7));
@@ -252,4 +252,109 @@ fn verifying_finds_what_was_checked_before_and_rotted_since() {
     let content = cache.content(id(1), LEN).unwrap();
     assert_eq!(content.verify(0..LEN).unwrap().bad_granules, 16, "a file that is gone");
     assert_eq!(cache.residency(id(1), LEN).unwrap(), Residency::None);
+}
+
+#[test]
+fn what_was_handed_out_and_rots_is_dropped_whole_and_never_mended_in_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let content = cache.content(id(1), LEN).unwrap();
+    hydrate(&content);
+    let lent = content.whole_file().unwrap().unwrap();
+    rot(dir.path(), 1, 20);
+    let found = content.verify(0..LEN).unwrap();
+    assert_eq!(
+        (found.bytes, found.bad_granules, found.dropped_whole),
+        (LEN, 1, true),
+        "{found:?}"
+    );
+    assert_eq!(content.missing(0..LEN).unwrap(), vec![0..LEN]);
+    hydrate(&content);
+    // Who has it still reads that file as it was given out, rot included; who comes now gets another.
+    let first = |file: &fs::File| {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 20 * G).unwrap();
+        byte[0]
+    };
+    let right = truth(id(1), 20 * G..20 * G + 1)[0];
+    assert_eq!(
+        (first(&lent), first(&content.whole_file().unwrap().unwrap())),
+        (!right, right)
+    );
+    // One that was not handed out is mended.
+    let other = cache.content(id(2), LEN).unwrap();
+    hydrate(&other);
+    assert!(other.prove().unwrap());
+    rot(dir.path(), 2, 20);
+    let found = other.verify(0..LEN).unwrap();
+    assert_eq!((found.bad_granules, found.dropped_whole), (1, false));
+    assert_eq!(other.missing(0..LEN).unwrap(), vec![20 * G..21 * G]);
+    assert!(!other.prove().unwrap());
+    hydrate(&other);
+    assert!(other.prove().unwrap());
+}
+
+/// Turns the first byte of a granule over.
+fn rot(dir: &std::path::Path, content: u8, granule: u64) {
+    let path = data_file(dir, id(content));
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    let right = truth(id(content), granule * G..granule * G + 1);
+    file.write_all_at(&[!right[0]], granule * G).unwrap();
+}
+
+#[test]
+fn many_readers_of_one_bad_granule_find_it_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..10 {
+        hydrated(dir.path(), &[1]);
+        rot(dir.path(), 1, 7);
+        let cache = open(dir.path());
+        let content = cache.content(id(1), LEN).unwrap();
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    start.wait();
+                    hydrate(&content);
+                });
+            }
+        });
+        assert_eq!(cache.usage().bad_granules, 1, "round {round}");
+        drop(content);
+        cache.close().unwrap();
+    }
+}
+
+#[test]
+fn a_look_is_no_use_and_its_place_survives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let soon = || std::time::SystemTime::now() + std::time::Duration::from_secs(1);
+    {
+        let cache = open(dir.path());
+        for n in [3, 1, 2] {
+            hydrate(&cache.content(id(n), LEN).unwrap());
+        }
+        assert!(cache.look(id(9)).unwrap().is_none(), "nothing is here of it");
+        assert_eq!(cache.due(std::time::UNIX_EPOCH, 9).count, 0);
+        assert_eq!(cache.due(soon(), 9).contents, [id(3), id(1), id(2)]);
+        assert_eq!(cache.due(soon(), 2).contents, [id(3), id(1)]);
+        let looked = cache.look(id(3)).unwrap().unwrap();
+        assert_eq!((looked.len(), looked.verify(0..LEN).unwrap().bytes), (LEN, LEN));
+        drop(looked);
+        cache.looked_at(id(3), None);
+        cache.looked_at(id(1), Some(5 * G));
+        assert_eq!(cache.due(soon(), 9).contents, [id(1), id(2), id(3)]);
+        let order: Vec<_> = cache.contents().into_iter().map(|(id, _)| id).collect();
+        assert_eq!(order, [id(3), id(1), id(2)], "the order of use is as it was");
+        cache.close().unwrap();
+    }
+    let cache = open(dir.path());
+    assert_eq!(cache.looking(), Some((id(1), 5 * G)));
+    let due = cache.due(soon(), 9);
+    assert_eq!((due.contents, due.bytes), (vec![id(1), id(2), id(3)], 3 * LEN));
+    // Who comes for the bytes while it is looked at uses it.
+    let looked = cache.look(id(3)).unwrap().unwrap();
+    drop(cache.content(id(3), LEN).unwrap());
+    drop(looked);
+    assert_eq!(cache.contents().last().unwrap().0, id(3));
 }

@@ -10,9 +10,9 @@ use futures::stream::BoxStream;
 
 use super::*;
 use crate::model::SiteName;
-use crate::providers::Listed;
 use crate::providers::layers::{Call, Layer};
 use crate::providers::memory::MemorySite;
+use crate::providers::{HashKind, Hasher, Listed};
 
 const LEN: u64 = 6 << 20;
 
@@ -111,6 +111,11 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::with_hash(|_| None)
+    }
+
+    /// A site that names a hash for the file.
+    fn with_hash(hash: impl FnOnce(&Bytes) -> Option<FileHash>) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let memory = MemorySite::new();
         let path = RelPath::new("plate.exr").expect("a path");
@@ -118,6 +123,9 @@ impl Rig {
             .map(|n| (n.wrapping_mul(2_654_435_761) >> 11).to_le_bytes()[0])
             .collect();
         let version = memory.put(&path, truth.clone()).expect("a file");
+        if let Some(hash) = hash(&truth) {
+            memory.name_hash(&path, Some(hash));
+        }
         let watch = Arc::new(Watch::default());
         let provider = WatchLayer(Arc::clone(&watch)).over(Arc::new(memory));
         let cache = ContentCache::open(CacheOptions {
@@ -129,15 +137,14 @@ impl Rig {
         });
         let cache = Arc::new(cache.expect("a cache"));
         let content = cache.content(ContentId([7; 16]), LEN).expect("a place");
-        let content = OpenContent::new(
-            Site::new(SiteName("memory".to_owned()), provider, 3),
+        let origin = Origin {
+            ino: Ino(7),
+            site: Site::new(SiteName("memory".to_owned()), provider, 3),
             path,
             version,
-            cache,
-            content,
-            Duration::from_secs(60),
-            Arc::default(),
-        );
+        };
+        let deadline = Duration::from_secs(60);
+        let content = OpenContent::new(origin, cache, content, deadline, Arc::default(), Arc::default());
         Self {
             _dir: dir,
             watch,
@@ -270,4 +277,87 @@ async fn who_goes_away_stops_what_nobody_else_wants_and_nothing_else() {
         cancelled > 20 && met > 100,
         "{cancelled} stopped, {met} read: this proves nothing"
     );
+}
+
+fn hash_of(kind: HashKind, bytes: &[u8]) -> FileHash {
+    let mut hasher = Hasher::new(kind);
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn bytes_that_are_what_the_site_says_become_whole_in_any_order() {
+    for (seed, kind) in [(1, HashKind::Md5), (2, HashKind::Sha256), (3, HashKind::Sha256)] {
+        let rig = Arc::new(Rig::with_hash(|truth| Some(hash_of(kind, truth))));
+        let mut readers = tokio::task::JoinSet::new();
+        for reader in 0..6 {
+            let rig = Arc::clone(&rig);
+            readers.spawn(async move {
+                let mut rng = Chance(seed * 100 + reader);
+                for _ in 0..10 {
+                    let range = rng.range();
+                    if rng.below(4) == 0 {
+                        // Who goes away in the middle of a landing, or of the hash, leaves nothing half done.
+                        let patience = Duration::from_micros(rng.below(4_000));
+                        drop(timeout(patience, rig.content.read(range)).await);
+                        continue;
+                    }
+                    let bytes = rig.content.read(range.clone()).await.expect("bytes");
+                    assert!(rig.right(&range, &bytes), "{range:?}");
+                }
+                rig.content.read(0..LEN).await.expect("all of it");
+            });
+        }
+        while let Some(done) = readers.join_next().await {
+            done.expect("a reader");
+        }
+        assert!(rig.content.content().is_full() && rig.content.mismatches.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn bytes_that_are_not_what_the_site_says_never_become_whole() {
+    for seed in 0..6 {
+        let rig = Arc::new(Rig::with_hash(|truth| Some(hash_of(HashKind::Sha256, &truth[1..]))));
+        let mut readers = tokio::task::JoinSet::new();
+        for reader in 0..6 {
+            let rig = Arc::clone(&rig);
+            readers.spawn(async move {
+                let mut rng = Chance(seed * 100 + reader);
+                for _ in 0..30 {
+                    let range = rng.range();
+                    match rig.content.read(range.clone()).await {
+                        // Before anybody could know.
+                        Ok(bytes) => assert!(rig.right(&range, &bytes), "{range:?}"),
+                        Err(HydrateError::Mismatch(_)) => return true,
+                        Err(e) => panic!("{e}"),
+                    }
+                    assert!(!rig.content.content().is_full(), "it was whole for a moment");
+                }
+                rig.content.read(0..LEN).await.is_err()
+            });
+        }
+        while let Some(done) = readers.join_next().await {
+            assert!(done.expect("a reader"), "all of it was read");
+        }
+        for range in [0..1, LEN - 1..LEN, 0..LEN] {
+            let read = rig.content.read(range).await;
+            assert!(matches!(read, Err(HydrateError::Mismatch(_))), "{read:?}");
+        }
+        let all = rig.content.ensure(0..LEN, Priority::Pin).await;
+        assert!(matches!(all, Err(HydrateError::Mismatch(_))), "{all:?}");
+        let begun = std::time::Instant::now();
+        while !rig.content.in_flight().is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(rig.content.content().resident_bytes(), 0, "nothing of it is kept");
+        let told = rig.content.mismatches.list();
+        assert_eq!(told.len(), 1);
+        assert!(
+            told[0].1.to_string().contains("are not what the site memory says"),
+            "{}",
+            told[0].1
+        );
+    }
 }

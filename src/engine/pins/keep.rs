@@ -128,6 +128,8 @@ struct Keeper {
     tasks: JoinSet<Outcome>,
     running: HashMap<Ino, Running>,
     failures: HashMap<Ino, Failure>,
+    /// Files that came in this round.
+    came: u64,
 }
 
 /// What ended a wait.
@@ -194,6 +196,8 @@ impl Keeper {
         let mut unfitting = Tally::default();
         let mut failing = Vec::new();
         let (mut failed, mut waiting, mut is_woken) = (0, Vec::new(), false);
+        let mut here = 0;
+        self.came = 0;
         loop {
             let going = Arc::clone(drive);
             let page = tokio::task::spawn_blocking(move || {
@@ -214,9 +218,13 @@ impl Keeper {
             };
             let room = drive.room().bytes();
             for found in page {
-                let Some(look) = drive.look_at(&found.node).filter(|look| !look.is_here()) else {
+                let Some(look) = drive.look_at(&found.node) else {
                     continue;
                 };
+                if look.is_here() {
+                    here += 1;
+                    continue;
+                }
                 if self.running.contains_key(&found.node.ino) {
                     continue;
                 }
@@ -265,6 +273,8 @@ impl Keeper {
                 over => return over,
             }
         }
+        // Those that somebody else brought since the look are among them.
+        drive.pins.known().wanted.resident_files = here + self.came;
         // What was on its way may have taken less than it was thought to.
         if is_woken || had_any && unfitting.files > 0 {
             return Waited::Look;
@@ -358,6 +368,7 @@ impl Keeper {
         let error = match fetched {
             Ok(()) => {
                 self.failures.remove(&ino);
+                self.came += 1;
                 drive.pins.known().wanted.resident_files += 1;
                 return;
             }

@@ -550,6 +550,13 @@ impl Drive {
         for text in &request.paths {
             selected.extend(self.select(text)?);
         }
+        if request.for_project {
+            let mut known = std::collections::HashSet::new();
+            selected.retain(|(project, _)| known.insert(project.root));
+            for (_, what) in &mut selected {
+                *what = Pattern::Path(RelPath::root());
+            }
+        }
         self.inner()
             .pin_selected(selected, request.note.clone(), &request.who)
             .await

@@ -23,7 +23,7 @@ use crate::state::ScanRecord;
 pub use limits::{LimitReport, LimitRequest, SiteLimitReport};
 pub use pins::{
     CacheStat, CacheTop, EvictReport, HydrationProgress, Kept, KeptWhy, PinFailure, PinReport, PinRequest, PinTotals,
-    PinsReport, TopRow, VerifyProgress,
+    PinsReport, ScrubReport, TopRow, VerifyProgress,
 };
 pub use queues::{
     Changed, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport, QueueReport, Selection,
@@ -201,10 +201,13 @@ pub struct CacheReport {
     pub bad_granules: u64,
     /// Bytes evicted since the start.
     pub evicted_bytes: u64,
+    /// The look through it in the background.
+    #[serde(default)]
+    pub scrub: ScrubReport,
 }
 
-impl From<(&Usage, &Path)> for CacheReport {
-    fn from((usage, dir): (&Usage, &Path)) -> Self {
+impl CacheReport {
+    pub(super) fn new(usage: &Usage, dir: &Path, scrub: ScrubReport) -> Self {
         Self {
             dir: dir.to_owned(),
             bytes: usage.bytes,
@@ -213,6 +216,7 @@ impl From<(&Usage, &Path)> for CacheReport {
             contents: usage.contents,
             bad_granules: usage.bad_granules,
             evicted_bytes: usage.evicted_bytes,
+            scrub,
         }
     }
 }
@@ -234,6 +238,9 @@ pub struct HydrationReport {
     pub open_handles: usize,
     /// Open files that bytes arrive for.
     pub in_flight: Vec<FlightReport>,
+    /// Files whose bytes were not what their site says they are, the latest first.
+    #[serde(default)]
+    pub mismatches: Vec<PinFailure>,
 }
 
 /// An open file that bytes arrive for.

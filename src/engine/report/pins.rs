@@ -17,6 +17,9 @@ pub struct PinRequest {
     pub note: Option<String>,
     /// On whose word.
     pub who: String,
+    /// The whole projects that those lie in.
+    #[serde(default)]
+    pub for_project: bool,
 }
 
 /// A rule by which files are kept resident, and how far it is.
@@ -239,6 +242,35 @@ pub struct CacheStat {
     pub min_free_bytes: u64,
     /// What pins may take.
     pub pin_room_bytes: u64,
+    /// The look through it in the background.
+    #[serde(default)]
+    pub scrub: ScrubReport,
+}
+
+/// The look through the cache in the background, since the start.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// Each content is looked at once in so many milliseconds; `None`: never.
+    pub every_ms: Option<u64>,
+    /// It is under way.
+    pub running: bool,
+    /// Contents that were looked at whole.
+    pub contents: u64,
+    /// Bytes that were looked at.
+    pub bytes: u64,
+    /// Granules that it found bad, and dropped.
+    pub bad_granules: u64,
+    /// Contents that could not be looked at.
+    pub unreadable: u64,
+    /// Times that it waited for readers.
+    pub pauses: u64,
+    /// Contents that are due. Counted for `cache stat` only.
+    pub due_contents: u64,
+    /// Their resident bytes. Counted for `cache stat` only.
+    pub due_bytes: u64,
+    /// When the content was looked at that waits longest, milliseconds since 1970 (0: never); `None` if nothing is here.
+    /// Told by `cache stat` only.
+    pub oldest_ms: Option<i64>,
 }
 
 /// `GET /v1/cache/top`.

@@ -29,7 +29,9 @@ pub use meter::{Meter, MeterLayer, MeterSnapshot, OpCounts};
 pub use retry::{RetryLayer, RetryPolicy};
 pub use throttle::{Limits, ThrottleLayer};
 
-use super::{Capabilities, Entry, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan, UploadToken};
+use super::{
+    Capabilities, Entry, FileHash, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan, UploadToken,
+};
 use crate::model::{RelPath, Version};
 
 /// An operation, as a layer sees it.
@@ -136,6 +138,12 @@ impl<L: Layer> Provider for Layered<L> {
     ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
         let run = move |range| self.inner.read(path, at, range);
         self.layer.around_read(Call::on(Op::Read, path), range, run)
+    }
+
+    async fn hash(&self, path: &RelPath, at: &Version) -> Result<Option<FileHash>, ProviderError> {
+        self.layer
+            .around(Call::on(Op::Stat, path), || self.inner.hash(path, at))
+            .await
     }
 
     async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError> {

@@ -9,7 +9,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
-use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, fstat, fstatvfs, readlinkat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, OFlags, Stat, fgetxattr, fstat, fstatvfs, readlinkat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 use tracing::{debug, warn};
 
@@ -17,7 +19,7 @@ use super::error::{errno, io_error};
 use super::root::Root;
 use crate::model::{EntryKind, Name, RelPath, Version};
 use crate::providers::upload::is_temp_name;
-use crate::providers::{Entry, ErrorKind, Listed, Op, ProviderError, SiteSpace};
+use crate::providers::{Entry, ErrorKind, FileHash, HashKind, Listed, Op, ProviderError, SiteSpace};
 
 /// Rows fetched in one go.
 const ROWS: usize = 1024;
@@ -106,6 +108,45 @@ pub(super) fn list_some(root: &Root, path: &RelPath, dir: Option<Dir>) -> Result
         }
     }
     Ok((rows, dir))
+}
+
+/// Where `shatag` and `cshatag` keep the SHA-256 of a file, and the time of its last change when they took it.
+const HASH_ATTRIBUTE: &str = "user.shatag.sha256";
+const HASH_TIME: &str = "user.shatag.ts";
+/// Those programs keep that time no finer than this, in nanoseconds.
+const HASH_TIME_STEP: u64 = 1_000;
+
+/// Returns the hash that somebody has noted with a file, if it is of these bytes.
+pub(super) fn hash(root: &Root, path: &RelPath, at: &Version) -> Result<Option<FileHash>, ProviderError> {
+    let file = open(root, path, at, &(0..0))?;
+    let attribute = |name: &str| {
+        let mut value = [0; 128];
+        // Not there, or on a file system that has none.
+        let len = fgetxattr(&file, name, &mut value).ok()?;
+        Some(String::from_utf8_lossy(value.get(..len)?).trim().to_owned())
+    };
+    let Some(hex) = attribute(HASH_ATTRIBUTE) else {
+        return Ok(None);
+    };
+    let stat = fstat(&file).map_err(|e| errno(Op::Stat, Some(path), e))?;
+    let taken = attribute(HASH_TIME).and_then(|text| nanoseconds(&text));
+    if taken.is_none_or(|taken| taken.abs_diff(mtime_ns(&stat)) > HASH_TIME_STEP) {
+        debug!(%path, "the hash noted with it is of other bytes");
+        return Ok(None);
+    }
+    let hash = FileHash::from_hex(HashKind::Sha256, &hex);
+    if hash.is_none() {
+        debug!(%path, "what is noted with it is no hash");
+    }
+    Ok(hash)
+}
+
+/// Reads seconds with a fraction, as in `1577836800.25`.
+fn nanoseconds(text: &str) -> Option<i64> {
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let seconds: i64 = seconds.parse().ok()?;
+    seconds.checked_mul(1_000_000_000)?.checked_add(digits.parse().ok()?)
 }
 
 /// Opens a file for reading a range of one version.

@@ -24,7 +24,8 @@ use tokio::sync::Semaphore;
 
 use self::root::Root;
 use super::{
-    Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan, UploadToken,
+    Capabilities, Entry, ErrorKind, FileHash, HashKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace,
+    UploadPlan, UploadToken,
 };
 use crate::model::{RelPath, Version};
 
@@ -128,7 +129,7 @@ impl Provider for LocalSite {
             symlinks: true,
             byte_names: true,
             mtime_step_ns: 1,
-            hash: None,
+            hash: Some(HashKind::Sha256),
             parallel_reads: self.requests,
         }
     }
@@ -172,6 +173,12 @@ impl Provider for LocalSite {
                 std::future::ready(go_on.then_some(chunk))
             })
             .boxed()
+    }
+
+    async fn hash(&self, path: &RelPath, at: &Version) -> Result<Option<FileHash>, ProviderError> {
+        let at = at.clone();
+        self.block(Op::Stat, path, move |root, path| files::hash(root, path, &at))
+            .await
     }
 
     async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError> {

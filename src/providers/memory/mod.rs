@@ -18,7 +18,8 @@ use self::tree::Tree;
 use super::layers::{Meter, MeterSnapshot};
 use super::upload::check_expect;
 use super::{
-    Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan, UploadToken,
+    Capabilities, Entry, ErrorKind, FileHash, HashKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace,
+    UploadPlan, UploadToken,
 };
 use crate::model::{Name, RelPath, Version};
 
@@ -44,6 +45,9 @@ struct State {
     tree: Tree,
     /// Parts that have arrived, by nonce.
     uploads: HashMap<String, BTreeMap<u32, Bytes>>,
+    /// Hashes that the site names, by path, and whether it names any.
+    hashes: HashMap<RelPath, FileHash>,
+    names_hashes: bool,
     /// What a commit answered, by nonce: asked again, it answers the same as long as that is what is there.
     committed: HashMap<String, Version>,
 }
@@ -87,6 +91,16 @@ impl MemorySite {
     /// Makes the site refuse everything at and below a path, or stop refusing.
     pub fn deny(&self, path: &RelPath, deny: bool) {
         self.lock().tree.deny(path, deny);
+    }
+
+    /// Makes the site name a hash for a file, right or wrong; `None`: none.
+    pub fn name_hash(&self, path: &RelPath, hash: Option<FileHash>) {
+        let mut state = self.lock();
+        state.names_hashes = true;
+        match hash {
+            Some(hash) => state.hashes.insert(path.clone(), hash),
+            None => state.hashes.remove(path),
+        };
     }
 
     /// Returns the bytes of the file at the path, if it is one.
@@ -161,7 +175,7 @@ impl Provider for MemorySite {
             symlinks: true,
             byte_names: true,
             mtime_step_ns: 1,
-            hash: None,
+            hash: self.lock().names_hashes.then_some(HashKind::Sha256),
             parallel_reads: 16,
         }
     }
@@ -202,6 +216,16 @@ impl Provider for MemorySite {
             }
         })
         .boxed()
+    }
+
+    async fn hash(&self, path: &RelPath, at: &Version) -> Result<Option<FileHash>, ProviderError> {
+        self.count(Op::Stat, |s| {
+            let entry = s.tree.entry(path, Op::Stat)?;
+            if entry.version != *at {
+                return Err(ProviderError::new(ErrorKind::VersionMismatch, Op::Stat).at(path));
+            }
+            Ok(s.hashes.get(path).cloned())
+        })
     }
 
     async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError> {
