@@ -51,6 +51,8 @@ pub(crate) struct Inner {
     ground: RwLock<u64>,
     /// A data file was created through this handle, which nobody may have filled since.
     created: AtomicBool,
+    /// Some handle on it counts as a use.
+    used: AtomicBool,
 }
 
 /// The part of an operation that lies in one segment.
@@ -83,6 +85,13 @@ impl Content {
     #[must_use]
     pub fn len(&self) -> u64 {
         self.0.layout.len
+    }
+
+    /// Has it count as used now, and when the last handle is let go.
+    pub fn mark_used(&self) {
+        if !self.0.used.swap(true, Ordering::Relaxed) {
+            lock(&self.0.shared.books).touch(self.0.id);
+        }
     }
 
     /// True for a content of no bytes, which is always fully here.
@@ -195,6 +204,7 @@ impl Inner {
             layout,
             ground: RwLock::new(key),
             created: AtomicBool::new(false),
+            used: AtomicBool::new(false),
         }
     }
 
@@ -642,7 +652,9 @@ impl Drop for Inner {
         live.remove(&self.id);
         let filled = {
             let mut books = lock(&self.shared.books);
-            books.touch(self.id);
+            if *self.used.get_mut() {
+                books.touch(self.id);
+            }
             books.get(self.id).is_some()
         };
         // A file that was created and never filled (full disk, say) is on no list: it goes with the handle.

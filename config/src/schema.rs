@@ -32,6 +32,8 @@ pub struct Config {
     pub projects: BTreeMap<String, Project>,
     /// `[hydration]`
     pub hydration: Hydration,
+    /// `[firewall]`
+    pub firewall: Firewall,
     /// `[scan]`
     pub scan: Scan,
     /// `[publish]`
@@ -401,6 +403,33 @@ impl Default for Hydration {
             sequences: true,
             sequence_window: Period::from_secs(2),
             sequence_max: ByteSize::mib(256),
+        }
+    }
+}
+
+/// `[firewall]`: which programs may have bytes fetched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Firewall {
+    /// Keep thumbnailers, indexers, virus scanners and backups to what is here, and programs that only look into files to
+    /// `budget`.
+    pub enabled: bool,
+    /// Further programs to keep to what is here, by the name of the program or script; `*` and `?` stand for any
+    /// characters and for one.
+    pub deny: Vec<String>,
+    /// Programs that are never held back, though they or who starts them are on a list, by names like those of `deny`.
+    pub allow: Vec<String>,
+    /// Bytes that a program which opens many files and reads only their beginnings may have fetched a minute.
+    pub budget: ByteSize,
+}
+
+impl Default for Firewall {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            deny: Vec::new(),
+            allow: Vec::new(),
+            budget: ByteSize::mib(64),
         }
     }
 }

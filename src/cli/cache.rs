@@ -9,7 +9,7 @@ use super::client::Client;
 use super::error::{CliError, Exit};
 use super::evict;
 use super::pin::PATIENCE;
-use super::text;
+use super::{programs, text};
 use crate::api::types::TopQuery;
 use crate::engine::report::{CacheStat, CacheTop, EvictReport, VerifyProgress};
 
@@ -31,8 +31,11 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Shows which folders hold how much of it.
+    /// Shows which folders hold how much of it, or which programs had how much fetched.
     Top {
+        /// By the folders that bytes are in, or by the programs that had them fetched since the daemon started.
+        #[arg(long, value_enum, default_value_t = By::Folder)]
+        by: By,
         /// Put folders together by their first so many names; 1 is the projects. Left out: each folder by itself.
         #[arg(long, value_name = "N")]
         depth: Option<usize>,
@@ -62,11 +65,26 @@ enum Verb {
     },
 }
 
+/// What `cache top` counts by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum By {
+    /// Folders of the drive.
+    Folder,
+    /// Programs.
+    Process,
+}
+
 pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     let client = Client::at(loaded.config.drive.socket_path(), PATIENCE)?;
     match args.verb {
         Verb::Stat { json } => stat(&client, json).await,
-        Verb::Top { depth, limit, json } => {
+        Verb::Top {
+            by: By::Process,
+            limit,
+            json,
+            ..
+        } => programs::top(&client, limit, json).await,
+        Verb::Top { depth, limit, json, .. } => {
             top(
                 &client,
                 TopQuery {

@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 use super::cached::Verification;
 use super::doubt::Doubts;
 use super::filesystem::DriveFs;
+use super::firewall::Firewall;
 use super::handles::Handles;
 use super::hydrate::{HydrateStats, OpenContent};
 use super::hydrations::Hydrations;
@@ -31,13 +32,14 @@ use super::pins::Pins;
 use super::places::Places;
 use super::publish::Sending;
 use super::refusals::Refusals;
-use super::report::{FlightReport, HydrationReport, ProjectReport, SiteReport, Status};
+use super::report::{FlightReport, HydrationReport, ProgramsReport, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
 use super::sequence::Sequences;
 use super::site::Site;
 use super::writing::{Copies, Settling};
 use super::zones::Zones;
 use crate::model::{Ino, Name, PathError, ProjectName, RelPath, SiteName, Version};
+use crate::providers::layers::Meter;
 use crate::providers::{Controls, ErrorKind, Listed, Provider, ProviderError};
 use crate::state::{ListingDiff, NewProject, Node, Remote, StateError, StateStore, Tree};
 use crate::transfer::Transfers;
@@ -75,6 +77,9 @@ pub enum OpenError {
     /// The zones of a project.
     #[error("project {0}: its zones: {1}")]
     Zones(ProjectName, #[source] globset::Error),
+    /// The names of programs in the settings.
+    #[error("the names of programs in [firewall]: {0}")]
+    Firewall(#[source] globset::Error),
     /// A site's settings.
     #[error("site {0}: {1}")]
     Site(SiteName, ProviderError),
@@ -176,6 +181,7 @@ pub struct Inner {
     pub(super) checks: Checks,
     pub(super) scans: Scans,
     pub(super) stats: Arc<HydrateStats>,
+    pub(super) firewall: Firewall,
     pub(super) sequences: Sequences,
     pub(super) stop: CancellationToken,
     contents: Mutex<HashMap<ContentId, Weak<OpenContent>>>,
@@ -211,11 +217,12 @@ impl Drive {
         let mut sites = BTreeMap::new();
         for (name, settings) in &config.sites {
             let name = SiteName(name.clone());
-            let built = crate::providers::build(&name, settings, &controls(config, settings));
+            let controls = controls(config, settings);
+            let built = crate::providers::build(&name, settings, &controls);
             let provider = built.map_err(|e| OpenError::Site(name.clone(), e))?;
-            sites.insert(name, provider);
+            sites.insert(name, (provider, Some(controls.meter)));
         }
-        Self::open_with(config, sites).await
+        Self::open_metered(config, sites).await
     }
 
     /// Like [`Drive::open`], with the providers given: for the demo and for tests.
@@ -225,6 +232,14 @@ impl Drive {
     pub async fn open_with(
         config: &Config,
         providers: BTreeMap<SiteName, Arc<dyn Provider>>,
+    ) -> Result<Self, OpenError> {
+        let unmetered = providers.into_iter().map(|(name, provider)| (name, (provider, None)));
+        Self::open_metered(config, unmetered.collect()).await
+    }
+
+    async fn open_metered(
+        config: &Config,
+        providers: BTreeMap<SiteName, (Arc<dyn Provider>, Option<Arc<Meter>>)>,
     ) -> Result<Self, OpenError> {
         let store = StateStore::open(&config.drive.data_dir)?;
         let cache = ContentCache::open(CacheOptions {
@@ -246,7 +261,7 @@ impl Drive {
         let slots = config.hydration.parallel_fetches as usize;
         let sites: BTreeMap<_, _> = providers
             .into_iter()
-            .map(|(name, p)| (name.clone(), Site::new(name, p, slots)))
+            .map(|(name, (p, meter))| (name.clone(), Site::new(name, p, meter, slots)))
             .collect();
         let projects = open_projects(config, &store, &sites).await?;
         let (sequences, notes) = Sequences::new(&config.hydration, config.cache.max_size.bytes());
@@ -290,6 +305,7 @@ impl Drive {
             checks: Checks::default(),
             scans: Scans::default(),
             stats: Arc::default(),
+            firewall: Firewall::new(&config.firewall).map_err(OpenError::Firewall)?,
             sequences,
             stop: CancellationToken::new(),
             contents: Mutex::default(),
@@ -537,6 +553,13 @@ impl Inner {
 
     /// Returns the content of a file's current version, shared by all who have it open.
     pub(super) fn open_content(&self, node: &Node) -> Result<Arc<OpenContent>, OpenError> {
+        let opened = self.open_content_quietly(node)?;
+        opened.content().mark_used();
+        Ok(opened)
+    }
+
+    /// Like [`open_content`](Self::open_content), without its counting as use of what is here.
+    pub(super) fn open_content_quietly(&self, node: &Node) -> Result<Arc<OpenContent>, OpenError> {
         let version = content_version(node);
         let id = self.content_id(node.ino, &version);
         if let Some(open) = self.contents().get(&id).and_then(Weak::upgrade) {
@@ -548,7 +571,7 @@ impl Inner {
             Some(origin) => project.remote_path.concat(&origin.path),
             None => path,
         };
-        let content = self.cache.content(id, node.size)?;
+        let content = self.cache.content_quietly(id, node.size)?;
         let opened = OpenContent::new(
             Arc::clone(&project.site),
             path,
@@ -713,11 +736,18 @@ impl Inner {
                 open_handles: self.handles.len(),
                 in_flight: self.in_flight(),
             },
+            programs: self.programs(),
             sequences: self.sequences.report(self)?,
             native_reads: self.host.get().and_then(|tells| tells()).map(Into::into),
             pins: self.pin_totals(),
             publishing: self.publishing()?,
         })
+    }
+
+    /// Returns what was fetched for which program since the start, and what was refused to whom.
+    #[must_use]
+    pub fn programs(&self) -> ProgramsReport {
+        self.firewall.report()
     }
 
     fn in_flight(&self) -> Vec<FlightReport> {

@@ -21,6 +21,7 @@ use backlot_platform::vfs::VirtualFs;
 use bytes::Bytes;
 
 use super::drive::{Inner, now_ns};
+use super::firewall::is_read;
 use super::handles::{OpenFile, Source};
 use super::hydrate::HydrateError;
 use super::local::{LocalFile, Sized};
@@ -324,9 +325,9 @@ impl VirtualFs for DriveFs {
         Err(FsErrorKind::Busy.into())
     }
 
-    async fn read(&self, _cx: &OpCx, handle: HandleId, range: Range<u64>) -> Result<Bytes, FsError> {
+    async fn read(&self, cx: &OpCx, handle: HandleId, range: Range<u64>) -> Result<Bytes, FsError> {
         let file = self.file(handle)?;
-        self.read_open(&file, range).await
+        self.read_open(cx, &file, range).await
     }
 
     async fn write(&self, cx: &OpCx, handle: HandleId, at: u64, data: Bytes) -> Result<u32, FsError> {
@@ -416,6 +417,12 @@ impl VirtualFs for DriveFs {
         {
             let was_read = file.is_native() || file.was_read(content.content().len());
             self.drive.sequences.closed(ino, was_read);
+        }
+        if file.was_cold()
+            && let (Some(opener), Source::Site(content)) = (file.opener(), file.source())
+        {
+            let was_read = is_read(file.asked(), content.content().len());
+            self.drive.firewall.closed(opener, was_read);
         }
         drop(file);
         self.drive.locals.forget(ino);

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::firewall::Payer;
 use super::native::Checking;
 use super::schedule::Priority;
 use super::site::Site;
@@ -92,6 +93,8 @@ pub struct OpenContent {
 #[derive(Debug)]
 struct Fetch {
     span: Range<u64>,
+    /// Who wanted it first.
+    payer: Payer,
     progress: watch::Sender<Progress>,
     wanted: AtomicUsize,
     priority: watch::Sender<Priority>,
@@ -210,36 +213,53 @@ impl OpenContent {
     ///
     /// # Errors
     /// See [`HydrateError`]; without progress for the deadline the wait ends.
-    pub async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, HydrateError> {
+    pub async fn read(self: &Arc<Self>, range: Range<u64>, payer: &Payer) -> Result<Bytes, HydrateError> {
         for _ in 0..MAX_ROUNDS {
             match self.content.read(range.clone()) {
                 Ok(Hit::Full(bytes)) => return Ok(bytes),
                 Ok(Hit::Missing(_)) => {}
                 Err(e) => {
                     warn!(path = %self.path, error = %e, "the cache can't be read; bytes come past it");
-                    return self.read_past_cache(range).await;
+                    return self.read_past_cache(range, payer).await;
                 }
             }
-            match self.ensure(range.clone(), Priority::Demand).await {
+            match self.ensure(range.clone(), Priority::Demand, payer).await {
                 Ok(()) => {}
                 Err(HydrateError::Cache(e)) => {
                     warn!(path = %self.path, error = %e, "the cache can't hold bytes; they come past it");
-                    return self.read_past_cache(range).await;
+                    return self.read_past_cache(range, payer).await;
                 }
                 Err(e) => return Err(e),
             }
         }
         warn!(path = %self.path, "the cache loses bytes as fast as they arrive; they come past it");
-        self.read_past_cache(range).await
+        self.read_past_cache(range, payer).await
+    }
+
+    /// Returns the bytes of a range if all of them are here.
+    pub(super) fn read_here(&self, range: Range<u64>) -> Option<Bytes> {
+        match self.content.read(range) {
+            Ok(Hit::Full(bytes)) => Some(bytes),
+            Ok(Hit::Missing(_)) => None,
+            Err(e) => {
+                debug!(path = %self.path, error = %e, "the cache can't be read");
+                None
+            }
+        }
     }
 
     /// Makes a range local and waits for it.
     ///
     /// # Errors
     /// See [`HydrateError`].
-    pub async fn ensure(self: &Arc<Self>, range: Range<u64>, priority: Priority) -> Result<(), HydrateError> {
+    pub async fn ensure(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        priority: Priority,
+        payer: &Payer,
+    ) -> Result<(), HydrateError> {
         loop {
-            let wanted = self.want(&range, priority)?;
+            let wanted = self.want(&range, priority, payer)?;
             if wanted.is_empty() {
                 return Ok(());
             }
@@ -254,9 +274,14 @@ impl OpenContent {
     ///
     /// # Errors
     /// See [`HydrateError`].
-    pub(super) async fn bring(self: &Arc<Self>, range: Range<u64>, priority: Priority) -> Result<(), HydrateError> {
+    pub(super) async fn bring(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        priority: Priority,
+        payer: &Payer,
+    ) -> Result<(), HydrateError> {
         for _ in 0..MAX_ROUNDS {
-            let wanted = self.want(&range, priority)?;
+            let wanted = self.want(&range, priority, payer)?;
             if wanted.is_empty() {
                 return Ok(());
             }
@@ -272,8 +297,8 @@ impl OpenContent {
     }
 
     /// Starts fetching what is missing of a range and returns the interest that keeps it going.
-    pub fn fetch_ahead(self: &Arc<Self>, range: Range<u64>, priority: Priority) -> Vec<Interest> {
-        match self.want(&range, priority) {
+    pub fn fetch_ahead(self: &Arc<Self>, range: Range<u64>, priority: Priority, payer: &Payer) -> Vec<Interest> {
+        match self.want(&range, priority, payer) {
             Ok(wanted) => wanted.into_iter().map(|(interest, _)| interest).collect(),
             Err(e) => {
                 debug!(path = %self.path, error = %e, "not fetched ahead");
@@ -284,7 +309,12 @@ impl OpenContent {
 
     /// Joins the fetches that cover the missing parts of a range and starts those that nobody began. Returns each with
     /// the offset up to which this range needs it.
-    fn want(self: &Arc<Self>, range: &Range<u64>, priority: Priority) -> Result<Vec<(Interest, u64)>, HydrateError> {
+    fn want(
+        self: &Arc<Self>,
+        range: &Range<u64>,
+        priority: Priority,
+        payer: &Payer,
+    ) -> Result<Vec<(Interest, u64)>, HydrateError> {
         let mut fetches = self.lock();
         // A fetch leaves the list only after its bytes are in the cache, so looking at the cache under this lock never
         // misses a granule between the two.
@@ -339,6 +369,7 @@ impl OpenContent {
                 let end = (at + MAX_FETCH).min(gap.end);
                 let fetch = Arc::new(Fetch {
                     span: at..end,
+                    payer: payer.at(priority),
                     progress: watch::Sender::new(Progress::UpTo(at)),
                     wanted: AtomicUsize::new(0),
                     priority: watch::Sender::new(priority),
@@ -430,6 +461,7 @@ impl OpenContent {
             self.stats
                 .fetched_bytes
                 .fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            fetch.payer.charge(chunk.len() as u64);
             pending.extend_from_slice(&chunk);
             let end = at + pending.len() as u64;
             // Whole granules go to the cache; so does the tail when the span is complete.
@@ -518,7 +550,7 @@ impl OpenContent {
 
     /// Serves a range without the cache: for when the cache's disk is full, read-only or failing. Costs a request each
     /// time, but a reader gets its bytes.
-    async fn read_past_cache(&self, range: Range<u64>) -> Result<Bytes, HydrateError> {
+    async fn read_past_cache(&self, range: Range<u64>, payer: &Payer) -> Result<Bytes, HydrateError> {
         if let super::link::LinkState::Down { reason } = self.site.link().state() {
             return Err(HydrateError::Offline {
                 site: self.site.name().to_string(),
@@ -530,7 +562,13 @@ impl OpenContent {
         let mut stream = self.site.provider().read(&self.path, &self.version, range);
         while out.len() < want {
             match timeout(self.deadline, stream.next()).await {
-                Ok(Some(Ok(chunk))) => out.extend_from_slice(&chunk),
+                Ok(Some(Ok(chunk))) => {
+                    self.stats
+                        .uncached_bytes
+                        .fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                    payer.charge(chunk.len() as u64);
+                    out.extend_from_slice(&chunk);
+                }
                 Ok(Some(Err(e))) => {
                     self.site.link().failed(&e);
                     return Err(HydrateError::Provider(Arc::new(e)));
@@ -544,7 +582,6 @@ impl OpenContent {
                 Err(_elapsed) => return Err(HydrateError::Deadline(self.deadline)),
             }
         }
-        self.stats.uncached_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
         Ok(out.freeze())
     }
 

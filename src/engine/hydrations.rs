@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use super::drive::{Drive, Inner};
+use super::firewall::Cause;
 use super::pins::walk::{Scope, Walk};
 use super::pins::{FetchError, PinError, Tally, fetch_file};
 use super::report::{HydrationProgress, PinFailure};
@@ -162,7 +163,7 @@ async fn bring(drive: &Arc<Inner>, job: &Hydration, scopes: Vec<Scope>) -> Resul
                 ended(job, running.join_next().await);
             }
             let (path, missing) = (found.path_in_drive(), look.missing());
-            let fetching = fetch_file(Arc::clone(drive), found.node);
+            let fetching = fetch_file(Arc::clone(drive), found.node, Cause::Hydrate);
             running.spawn(async move { (path, missing, fetching.await) });
         }
     }

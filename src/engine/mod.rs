@@ -8,6 +8,7 @@ mod conflicts;
 mod doubt;
 pub mod drive;
 pub mod filesystem;
+mod firewall;
 mod handles;
 pub mod hydrate;
 pub mod hydrations;

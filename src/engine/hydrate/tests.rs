@@ -107,6 +107,7 @@ struct Rig {
     watch: Arc<Watch>,
     truth: Bytes,
     content: Arc<OpenContent>,
+    payer: Payer,
 }
 
 impl Rig {
@@ -130,7 +131,7 @@ impl Rig {
         let cache = Arc::new(cache.expect("a cache"));
         let content = cache.content(ContentId([7; 16]), LEN).expect("a place");
         let content = OpenContent::new(
-            Site::new(SiteName("memory".to_owned()), provider, 3),
+            Site::new(SiteName("memory".to_owned()), provider, None, 3),
             path,
             version,
             cache,
@@ -143,6 +144,7 @@ impl Rig {
             watch,
             truth,
             content,
+            payer: Payer::nobody(),
         }
     }
 
@@ -181,10 +183,10 @@ async fn whoever_asks_a_granule_is_asked_of_the_site_once() {
                 let mut rng = Chance(seed * 100 + reader);
                 for _ in 0..20 {
                     let range = rng.range();
-                    let bytes = rig.content.read(range.clone()).await.expect("bytes");
+                    let bytes = rig.content.read(range.clone(), &rig.payer).await.expect("bytes");
                     assert!(rig.right(&range, &bytes), "{range:?}");
                 }
-                rig.content.read(0..LEN).await.expect("all of it");
+                rig.content.read(0..LEN, &rig.payer).await.expect("all of it");
             });
         }
         while let Some(done) = readers.join_next().await {
@@ -222,7 +224,7 @@ async fn who_goes_away_stops_what_nobody_else_wants_and_nothing_else() {
                     let patience = Duration::from_micros(rng.below(6_000));
                     match rng.below(6) {
                         // A program that is killed while it reads.
-                        0..2 => match timeout(patience, rig.content.read(range.clone())).await {
+                        0..2 => match timeout(patience, rig.content.read(range.clone(), &rig.payer)).await {
                             Ok(bytes) => {
                                 assert!(rig.right(&range, &bytes.expect("bytes")), "{range:?}");
                                 whole += 1;
@@ -231,13 +233,13 @@ async fn who_goes_away_stops_what_nobody_else_wants_and_nothing_else() {
                         },
                         // A change of mind about what is fetched ahead.
                         2..5 => {
-                            let ahead = rig.content.fetch_ahead(range, Priority::ReadAhead);
+                            let ahead = rig.content.fetch_ahead(range, Priority::ReadAhead, &rig.payer);
                             tokio::time::sleep(patience).await;
                             drop(ahead);
                         }
                         // Who stays gets its bytes, whoever of the others went away from the same fetch.
                         _ => {
-                            let bytes = rig.content.read(range.clone()).await.expect("bytes");
+                            let bytes = rig.content.read(range.clone(), &rig.payer).await.expect("bytes");
                             assert!(rig.right(&range, &bytes), "{range:?}");
                             whole += 1;
                         }
@@ -263,7 +265,7 @@ async fn who_goes_away_stops_what_nobody_else_wants_and_nothing_else() {
         assert!(running.is_empty(), "still read at the site: {running:?}");
         // (A fetch that is being stopped may still be ending beside its successor.)
         cancelled += rig.content.stats.cancelled.load(Ordering::SeqCst);
-        let bytes = rig.content.read(0..LEN).await.expect("all of it");
+        let bytes = rig.content.read(0..LEN, &rig.payer).await.expect("all of it");
         assert!(rig.right(&(0..LEN), &bytes));
     }
     assert!(

@@ -3,6 +3,7 @@
 //! Owns: shapes and words. Refuses to know: where the facts come from.
 
 mod pins;
+mod programs;
 mod queues;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub use pins::{
     CacheStat, CacheTop, EvictReport, HydrationProgress, Kept, KeptWhy, PinFailure, PinReport, PinRequest, PinTotals,
     PinsReport, TopRow, VerifyProgress,
 };
+pub use programs::{ProgramReport, ProgramsReport};
 pub use queues::{
     Changed, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport, QueueReport, Selection,
     TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
@@ -57,6 +59,9 @@ pub struct Status {
     pub cache: CacheReport,
     /// Bytes on their way here.
     pub hydration: HydrationReport,
+    /// What was fetched for which program.
+    #[serde(default)]
+    pub programs: ProgramsReport,
     /// Sequences that are played.
     pub sequences: SequencesReport,
     /// What the kernel reads by itself; `None` without a mount.
@@ -159,6 +164,9 @@ pub struct SiteReport {
     pub reason: Option<String>,
     /// Fetches that run, and that wait.
     pub fetching: (usize, usize),
+    /// Bytes of files read from it since the start, as counted where they come in.
+    #[serde(default)]
+    pub read_bytes: Option<u64>,
 }
 
 impl SiteReport {
@@ -173,6 +181,7 @@ impl SiteReport {
             link: link.to_owned(),
             reason,
             fetching: site.slots().load(),
+            read_bytes: site.read_bytes(),
         }
     }
 }
