@@ -167,5 +167,6 @@ fn cure(p: &ProgramReport, mount: &Path) -> String {
         ),
         Some(_) | None => format!("leave {at} out of what it reads"),
     };
+    let name = name.split(" (").next().unwrap_or(name);
     format!("{how}; if it is to read the drive, add \"{name}\" to `allow` in [firewall]")
 }
