@@ -119,13 +119,27 @@ pub struct Cache {
     pub max_size: ByteSize,
     /// Free space to leave on the cache's disk, whatever `max-size` says.
     pub min_free: ByteSize,
+    /// Bytes that the beginnings and ends of media files may take beside `max-size`, so that asking what a file is costs
+    /// nothing when it had to go; never more than a sixteenth of `max-size`. 0 keeps none.
+    pub heads: ByteSize,
+    /// Extensions of the files whose beginnings and ends are kept, in any case.
+    pub head_extensions: Vec<String>,
 }
+
+/// What programs ask for its size and format.
+const MEDIA: &[&str] = &[
+    "exr", "dpx", "cin", "tif", "tiff", "tx", "jpg", "jpeg", "png", "hdr", "psd", "psb", "webp", "heic", "cr2", "cr3",
+    "nef", "arw", "dng", "mov", "mp4", "m4v", "mxf", "mkv", "webm", "avi", "braw", "r3d", "ari", "arx", "wav", "aif",
+    "aiff", "flac", "mp3", "abc", "usd", "usda", "usdc", "usdz", "vdb", "bgeo", "sc", "fbx", "blend", "pdf",
+];
 
 impl Default for Cache {
     fn default() -> Self {
         Self {
             max_size: ByteSize::gib(100),
             min_free: ByteSize::gib(10),
+            heads: ByteSize::gib(2),
+            head_extensions: MEDIA.iter().map(|&extension| extension.to_owned()).collect(),
         }
     }
 }

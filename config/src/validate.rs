@@ -238,6 +238,18 @@ impl Checker<'_> {
                 format!("the least is {least}"),
             );
         }
+        if let Some(bad) = config
+            .cache
+            .head_extensions
+            .iter()
+            .find(|e| e.is_empty() || e.contains(['.', '/']))
+        {
+            self.error(
+                &["cache", "head-extensions"],
+                format!("`{bad}` is not an extension"),
+                "write what follows the last dot of a name, as in \"exr\"".to_owned(),
+            );
+        }
         let hydration = &config.hydration;
         let (shortest, longest) = (Period::from_millis(100), Period::from_secs(600));
         self.within(

@@ -10,7 +10,8 @@ use super::Face;
 use super::problem::Problem;
 use super::queue_routes::{Answer, Asked, body};
 use super::routes::{aside, bad_request};
-use super::types::{HydrationState, PathsRequest, TopQuery, UnpinRequest};
+use super::types::{HydrateRequest, HydrationState, PathsRequest, TopQuery, UnpinRequest};
+use crate::engine::hydrations::Wanted;
 use crate::engine::report::{
     CacheStat, CacheTop, EvictReport, PinReport, PinRequest, PinsReport, ProgramsReport, VerifyProgress,
 };
@@ -45,8 +46,10 @@ async fn unpin(State(api): State<Face>, asked: Asked<UnpinRequest>) -> Answer<Ve
     Ok(Json(api.drive.unpin(&body(asked)?.what).await?))
 }
 
-async fn hydrate(State(api): State<Face>, asked: Asked<PathsRequest>) -> Answer<HydrationState> {
-    let job = api.drive.hydrate(&body(asked)?.paths).await?;
+async fn hydrate(State(api): State<Face>, asked: Asked<HydrateRequest>) -> Answer<HydrationState> {
+    let request = body(asked)?;
+    let what = if request.heads { Wanted::Heads } else { Wanted::All };
+    let job = api.drive.hydrate(&request.paths, what).await?;
     Ok(Json(HydrationState {
         id: job.id,
         progress: job.progress(),

@@ -128,6 +128,14 @@ async fn stat(client: &Client, json: bool) -> Result<Exit, CliError> {
         text::bytes(s.disk_free_bytes),
         text::bytes(s.min_free_bytes)
     );
+    if s.max_head_bytes > 0 {
+        outln!(
+            "  beside that {} of {} with the beginnings and ends of {}",
+            text::bytes(s.head_bytes),
+            text::bytes(s.max_head_bytes),
+            text::counted_u64(s.heads, "media file")
+        );
+    }
     outln!(
         "  since the start: {} evicted, {} damaged, {} without room",
         text::bytes(s.evicted_bytes),

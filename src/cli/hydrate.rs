@@ -11,7 +11,7 @@ use super::client::Client;
 use super::error::{CliError, Exit};
 use super::pin::PATIENCE;
 use super::{paths, text};
-use crate::api::types::{HydrationState, PathsRequest};
+use crate::api::types::{HydrateRequest, HydrationState};
 use crate::daemon::EndSignals;
 use crate::engine::report::HydrationProgress;
 
@@ -27,6 +27,10 @@ pub(super) struct Args {
     /// Paths of the drive, or below its mount point, and patterns of such; a folder is everything below it.
     #[arg(required = true, value_name = "PATH|PATTERN")]
     paths: Vec<OsString>,
+    /// Only the beginnings and ends of media files, so that asking what they are costs nothing; kept apart, whatever happens
+    /// to the rest.
+    #[arg(long)]
+    heads: bool,
     /// Return at once; the daemon goes on with it.
     #[arg(long)]
     no_wait: bool,
@@ -36,8 +40,9 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
-    let request = PathsRequest {
+    let request = HydrateRequest {
         paths: paths::all_in_drive(&args.paths, loaded)?,
+        heads: args.heads,
     };
     let client = Client::at(loaded.config.drive.socket_path(), PATIENCE)?;
     let mut signals = EndSignals::new().map_err(|e| CliError::failed("listen for signals", &e))?;

@@ -67,7 +67,7 @@ impl Inner {
     /// Returns the cache's figures.
     #[must_use]
     pub fn cache_stat(&self) -> CacheStat {
-        let usage = self.cache.usage();
+        let (usage, heads) = (self.cache.usage(), self.heads.usage());
         CacheStat {
             dir: self.cache_dir.clone(),
             bytes: usage.bytes,
@@ -85,6 +85,9 @@ impl Inner {
             disk_free_bytes: disk_space(&self.cache_dir).1,
             min_free_bytes: self.limits.cache_min_free,
             pin_room_bytes: self.room().bytes(),
+            head_bytes: heads.bytes,
+            max_head_bytes: heads.max_bytes,
+            heads: heads.contents,
         }
     }
 
@@ -143,6 +146,7 @@ impl Inner {
                 }
             }
         }
+        self.heads.clear();
         // Numbers of contents say nothing to anybody.
         report.kept.clear();
         info!(

@@ -23,6 +23,7 @@ use super::doubt::Doubts;
 use super::filesystem::DriveFs;
 use super::firewall::Firewall;
 use super::handles::Handles;
+use super::heads::Heads;
 use super::hydrate::{HydrateStats, OpenContent};
 use super::hydrations::Hydrations;
 use super::local::Locals;
@@ -152,6 +153,7 @@ pub struct Inner {
     pub(super) store: StateStore,
     pub(super) tree: Tree,
     pub(super) cache: Arc<ContentCache>,
+    pub(super) heads: Heads,
     pub(super) objects: Arc<Objects>,
     pub(super) locals: Locals,
     pub(super) copies: Copies,
@@ -272,6 +274,7 @@ impl Drive {
             tree: Tree::new(store.clone()),
             store,
             cache: Arc::new(cache),
+            heads: Heads::open(config, CACHE_FLUSH)?,
             objects: Arc::new(objects),
             locals: Locals::default(),
             copies: Copies::default(),
@@ -376,13 +379,12 @@ impl Drive {
             warn!("an upload did not stop in time; the next start goes on with it");
         }
         self.0.settle_all().await;
-        let cache = Arc::clone(&self.cache);
-        let store = self.store.clone();
+        let drive = Arc::clone(&self.0);
         let closed = tokio::task::spawn_blocking(move || {
-            if let Err(e) = cache.close() {
+            if let Err(e) = drive.cache.close().and(drive.heads.close()) {
                 warn!(error = %e, "the cache's index was not flushed; what it misses is fetched again");
             }
-            store.close();
+            drive.store.close();
         })
         .await;
         if closed.is_err() {
@@ -555,6 +557,9 @@ impl Inner {
     pub(super) fn open_content(&self, node: &Node) -> Result<Arc<OpenContent>, OpenError> {
         let opened = self.open_content_quietly(node)?;
         opened.content().mark_used();
+        if let Some(head) = opened.head() {
+            head.mark_used();
+        }
         Ok(opened)
     }
 
@@ -572,12 +577,14 @@ impl Inner {
             None => path,
         };
         let content = self.cache.content_quietly(id, node.size)?;
+        let head = self.heads.of(&path, id, node.size);
         let opened = OpenContent::new(
             Arc::clone(&project.site),
             path,
             version,
             Arc::clone(&self.cache),
             content,
+            head,
             self.limits.read_deadline,
             Arc::clone(&self.stats),
         );
@@ -733,6 +740,7 @@ impl Inner {
                 failed: self.stats.failed.load(Ordering::Relaxed),
                 cancelled: self.stats.cancelled.load(Ordering::Relaxed),
                 uncached_bytes: self.stats.uncached_bytes.load(Ordering::Relaxed),
+                head_bytes: self.heads.served(),
                 open_handles: self.handles.len(),
                 in_flight: self.in_flight(),
             },

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::firewall::Payer;
+use super::heads::Head;
 use super::native::Checking;
 use super::schedule::Priority;
 use super::site::Site;
@@ -84,6 +85,7 @@ pub struct OpenContent {
     version: Version,
     cache: Arc<ContentCache>,
     content: Content,
+    head: Option<Head>,
     deadline: Duration,
     stats: Arc<HydrateStats>,
     fetches: Mutex<Vec<Arc<Fetch>>>,
@@ -153,6 +155,7 @@ impl OpenContent {
         version: Version,
         cache: Arc<ContentCache>,
         content: Content,
+        head: Option<Head>,
         deadline: Duration,
         stats: Arc<HydrateStats>,
     ) -> Arc<Self> {
@@ -162,6 +165,7 @@ impl OpenContent {
             version,
             cache,
             content,
+            head,
             deadline,
             stats,
             fetches: Mutex::default(),
@@ -177,6 +181,11 @@ impl OpenContent {
     /// The bytes that are here.
     pub fn content(&self) -> &Content {
         &self.content
+    }
+
+    /// Where its beginning and end are kept apart.
+    pub(super) fn head(&self) -> Option<&Head> {
+        self.head.as_ref()
     }
 
     /// Begins a check of the bytes that are here, unless one is under way.
@@ -238,14 +247,26 @@ impl OpenContent {
 
     /// Returns the bytes of a range if all of them are here.
     pub(super) fn read_here(&self, range: Range<u64>) -> Option<Bytes> {
-        match self.content.read(range) {
-            Ok(Hit::Full(bytes)) => Some(bytes),
-            Ok(Hit::Missing(_)) => None,
-            Err(e) => {
-                debug!(path = %self.path, error = %e, "the cache can't be read");
-                None
-            }
+        if let Ok(Hit::Full(bytes)) = self.content.read(range.clone()) {
+            return Some(bytes);
         }
+        let head = self.head.as_ref()?;
+        let mut out = BytesMut::new();
+        let mut at = range.start;
+        while at < range.end {
+            let piece = at..(at / GRANULE * GRANULE + GRANULE).min(range.end);
+            match self.content.read(piece.clone()) {
+                Ok(Hit::Full(bytes)) => out.extend_from_slice(&bytes),
+                Ok(Hit::Missing(_)) | Err(_) => out.extend_from_slice(&head.read(&piece)?),
+            }
+            at = piece.end;
+        }
+        Some(out.freeze())
+    }
+
+    /// Says how far on from `at` its beginning or end is kept apart.
+    fn kept_until(&self, at: u64, end: u64) -> u64 {
+        self.head.as_ref().map_or(at, |head| head.run(at, end))
     }
 
     /// Makes a range local and waits for it.
@@ -357,6 +378,7 @@ impl OpenContent {
         }
         if !gaps.is_empty()
             && let super::link::LinkState::Down { reason } = self.site.link().state()
+            && gaps.iter().any(|gap| self.kept_until(gap.start, gap.end) < gap.end)
         {
             return Err(HydrateError::Offline {
                 site: self.site.name().to_string(),
@@ -439,15 +461,18 @@ impl OpenContent {
         }
     }
 
-    async fn stream(&self, fetch: &Fetch) -> Result<(), HydrateError> {
+    async fn stream(self: &Arc<Self>, fetch: &Fetch) -> Result<(), HydrateError> {
+        let mut at = self.take_kept(fetch).await?;
+        if at == fetch.span.end {
+            return Ok(());
+        }
         let _slot = self.slot(fetch).await;
-        let (cache, length) = (Arc::clone(&self.cache), fetch.span.end - fetch.span.start);
+        let (cache, length) = (Arc::clone(&self.cache), fetch.span.end - at);
         // Making room may delete files, which takes its time.
         let mut reserved = self.on_disk(move || cache.reserve(length)).await?;
         self.stats.fetches.fetch_add(1, Ordering::Relaxed);
-        let mut stream = self.site.provider().read(&self.path, &self.version, fetch.span.clone());
+        let mut stream = self.site.provider().read(&self.path, &self.version, at..fetch.span.end);
         let mut pending = BytesMut::new();
-        let mut at = fetch.span.start;
         loop {
             let chunk = match stream.next().await {
                 Some(Ok(chunk)) => chunk,
@@ -487,6 +512,55 @@ impl OpenContent {
         Ok(())
     }
 
+    /// Takes what is kept apart of the beginning of a span; returns how far that went.
+    async fn take_kept(self: &Arc<Self>, fetch: &Fetch) -> Result<u64, HydrateError> {
+        let mut at = fetch.span.start;
+        let until = self.kept_until(at, fetch.span.end);
+        // What ends within a granule ends where the file does.
+        let until = if until == self.content.len() {
+            until
+        } else {
+            until / GRANULE * GRANULE
+        };
+        if until <= at {
+            return Ok(at);
+        }
+        let (cache, length) = (Arc::clone(&self.cache), until - at);
+        let _reserved = self.on_disk(move || cache.reserve(length)).await?;
+        let (this, range) = (Arc::clone(self), at..until);
+        let read = self.on_disk(move || Ok(this.head.as_ref().and_then(|head| head.read(&range))));
+        // Damaged, or evicted meanwhile: it comes from the site.
+        if let Some(bytes) = read.await? {
+            at = self.land(fetch, at, bytes).await?;
+        }
+        Ok(at)
+    }
+
+    /// Has the beginning and the end of it kept apart, fetching what is not here, without the rest.
+    pub(super) async fn bring_head(self: &Arc<Self>, payer: &Payer) -> Result<(), HydrateError> {
+        let Some(head) = &self.head else { return Ok(()) };
+        for range in head.missing() {
+            let bytes = match self.read_here(range.clone()) {
+                Some(bytes) => bytes,
+                None => {
+                    let mut ticket = self.site.slots().queue(Priority::Pin, range.end - range.start);
+                    let _slot = ticket.granted().await;
+                    self.stats.fetches.fetch_add(1, Ordering::Relaxed);
+                    self.read_past_cache(range.clone(), payer).await?
+                }
+            };
+            let this = Arc::clone(self);
+            let keep = move || {
+                if let Some(head) = &this.head {
+                    head.keep(range.start, &bytes);
+                }
+                Ok(())
+            };
+            self.on_disk(keep).await?;
+        }
+        Ok(())
+    }
+
     /// Has the cache take note, while it still knows that all bytes came through it, that they are right.
     fn whole(&self) {
         if self.content.len() < super::native::SMALLEST || !self.content.is_full() {
@@ -501,12 +575,19 @@ impl OpenContent {
     }
 
     /// Puts whole granules into the cache and tells those who wait.
-    async fn land(&self, fetch: &Fetch, at: u64, mut bytes: Bytes) -> Result<u64, HydrateError> {
+    async fn land(self: &Arc<Self>, fetch: &Fetch, at: u64, mut bytes: Bytes) -> Result<u64, HydrateError> {
         let mut at = at;
         while !bytes.is_empty() {
             let batch = bytes.split_to(bytes.len().min(FILL_BATCH));
-            let (content, len) = (self.content.clone(), batch.len() as u64);
-            self.on_disk(move || content.fill(at, &batch)).await?;
+            let (this, len) = (Arc::clone(self), batch.len() as u64);
+            let fill = move || {
+                this.content.fill(at, &batch)?;
+                if let Some(head) = &this.head {
+                    head.keep(at, &batch);
+                }
+                Ok(())
+            };
+            self.on_disk(fill).await?;
             at += len;
             fetch.progress.send_replace(Progress::UpTo(at));
         }

@@ -10,6 +10,7 @@ pub mod drive;
 pub mod filesystem;
 mod firewall;
 mod handles;
+mod heads;
 pub mod hydrate;
 pub mod hydrations;
 pub mod link;

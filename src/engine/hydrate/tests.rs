@@ -136,6 +136,7 @@ impl Rig {
             version,
             cache,
             content,
+            None,
             Duration::from_secs(60),
             Arc::default(),
         );

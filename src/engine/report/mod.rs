@@ -233,6 +233,9 @@ pub struct HydrationReport {
     pub cancelled: u64,
     /// Bytes served past the cache.
     pub uncached_bytes: u64,
+    /// Bytes of beginnings and ends that were here, of files that were not.
+    #[serde(default)]
+    pub head_bytes: u64,
     /// Files open through the mount.
     pub open_handles: usize,
     /// Open files that bytes arrive for.
