@@ -388,3 +388,108 @@ fn every_byte_is_on_the_account_of_who_caused_it() {
         assert_eq!(wire, 12 * MIB + 60 * 300_000 + 2 * MIB + 3 * MIB);
     });
 }
+
+/// `docs/semantics.md`: *beginnings and ends*.
+#[test]
+fn the_beginning_and_the_end_of_a_media_file_outlive_it_in_the_cache_and_the_link() {
+    drive_test(|| {
+        let (len, names) = (3 * MIB + 1234, ["a.mov", "b.exr", "c.txt"]);
+        let rig = Rig::new(&names.map(|name| (name, len)));
+        let drive = rig.builder().build().mounted();
+        for name in names {
+            right(name, &run(Path::new("/bin/cat"), &[], &drive.path(name)), len);
+        }
+        eventually("nothing is in use any more", || {
+            let told: Value = serde_json::from_str(&drive.tell(["evict", "--json", "show"])).unwrap();
+            number(&told, "kept_files") == 0
+        });
+        let stat: Value = serde_json::from_str(&drive.tell(["cache", "stat", "--json"])).unwrap();
+        assert_eq!((number(&stat, "bytes"), number(&stat, "heads")), (0, 2), "{stat}");
+        assert!(number(&stat, "head_bytes") <= 2 * 256 * KIB, "{stat}");
+
+        // The site is gone: what is asked of a media file's ends is here, for whoever asks, and nothing else.
+        let away = rig.dir.path().join("away");
+        fs::rename(rig.root(), &away).unwrap();
+        let fetched = drive.fetched();
+        let listed = rig.program("head", "tumblerd");
+        right("a.mov", &run(&listed, &["-c", "4096"], &drive.path("a.mov")), 4096);
+        right(
+            "a.mov",
+            &run(Path::new("/bin/head"), &["-c", "100000"], &drive.path("a.mov")),
+            100_000,
+        );
+        let end = run(Path::new("/usr/bin/tail"), &["-c", "60000"], &drive.path("b.exr"));
+        assert!(end.status.success(), "{}", String::from_utf8_lossy(&end.stderr));
+        assert_eq!(end.stdout.len(), 60_000);
+        assert_eq!(tree::first_wrong(seed("b.exr"), len - 60_000, &end.stdout), None);
+        assert!(
+            !run(Path::new("/bin/head"), &["-c", "10"], &drive.path("c.txt"))
+                .status
+                .success()
+        );
+        refused(
+            "a.mov",
+            &run(&rig.program("cat", "clamscan"), &[], &drive.path("a.mov")),
+        );
+        assert_eq!(drive.fetched(), fetched);
+        assert!(drive.counter("head_bytes") > 0);
+        fs::rename(&away, rig.root()).unwrap();
+        eventually("the site answers again", || {
+            let _ = run(Path::new("/bin/cat"), &[], &drive.path("c.txt"));
+            drive.link() == "up"
+        });
+        for name in names {
+            right(name, &run(Path::new("/bin/cat"), &[], &drive.path(name)), len);
+        }
+        adds_up(&drive);
+    });
+}
+
+#[test]
+fn beginnings_and_ends_can_be_fetched_without_the_rest_and_are_those_of_the_version_that_is_there() {
+    drive_test(|| {
+        let names: Vec<String> = (0..40).map(|n| format!("plates/p.{n:04}.exr")).collect();
+        let mut files: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 2 * MIB)).collect();
+        files.extend([("plates/notes.txt", MIB), ("plates/small.exr", 1000)]);
+        let rig = Rig::new(&files);
+        let drive = rig.builder().set("scan.recheck-after", "100ms").build().mounted();
+        let told: Value = serde_json::from_str(&drive.tell(["hydrate", "--heads", "--json", "show"])).unwrap();
+        assert_eq!(
+            (
+                number(&told["progress"], "files"),
+                number(&told["progress"], "resident_files")
+            ),
+            (40, 40),
+            "{told}"
+        );
+        let fetched = adds_up(&drive);
+        assert_eq!(fetched, 40 * 192 * KIB);
+        assert_eq!(number(&account(&drive, "backlot"), "hydrate_bytes"), fetched);
+        drive.tell(["hydrate", "--heads", "show"]);
+        let (head, tail) = (rig.program("head", "probe"), rig.program("tail", "probe-end"));
+        for name in &names {
+            right(name, &run(&head, &["-c", "65536"], &drive.path(name)), 65536);
+            let end = run(&tail, &["-c", "65536"], &drive.path(name));
+            assert_eq!(
+                tree::first_wrong(seed(name), 2 * MIB - 65536, &end.stdout),
+                None,
+                "{name}"
+            );
+            assert_eq!(end.stdout.len(), 65536);
+        }
+        assert_eq!(adds_up(&drive), fetched, "probing costs nothing");
+
+        // Another version has another beginning.
+        tree::write(&rig.root().join(&names[0]), 99, 2 * MIB + 7);
+        eventually("the change is noticed", || {
+            let _ = fs::read_dir(drive.path("plates")).unwrap().count();
+            fs::metadata(drive.path(&names[0])).unwrap().len() == 2 * MIB + 7
+        });
+        let out = run(&head, &["-c", "65536"], &drive.path(&names[0]));
+        assert_eq!(tree::first_wrong(99, 0, &out.stdout), None);
+
+        drive.tell(["cache", "clear", "--yes"]);
+        let stat: Value = serde_json::from_str(&drive.tell(["cache", "stat", "--json"])).unwrap();
+        assert!(number(&stat, "heads") <= 1, "{stat}");
+    });
+}

@@ -13,6 +13,8 @@ use crate::engine::report::{ProgramReport, ProgramsReport};
 
 /// Programs that `status` shows.
 const SHOWN: usize = 5;
+/// Programs held back that `doctor` names, the worst first.
+const TOLD: usize = 10;
 
 /// `backlot cache top --by process`.
 pub(super) async fn top(client: &Client, limit: usize, json: bool) -> Result<Exit, CliError> {
@@ -83,8 +85,8 @@ pub(super) fn show(report: &ProgramsReport) {
     }
     for program in refused(report).take(SHOWN) {
         outln!(
-            "  {} to {} ({})",
-            text::counted_u64(program.refusals, "request refused"),
+            "  {} refused to {} ({})",
+            text::counted_u64(program.refusals, "request"),
             text::printable(&program.name),
             standing(program).unwrap_or_default()
         );
@@ -108,6 +110,7 @@ pub(super) fn findings(report: &ProgramsReport, mount: &Path) -> Vec<Finding> {
         )];
     }
     let found: Vec<Finding> = refused(report)
+        .take(TOLD)
         .map(|p| {
             let such = p.refused_path.as_deref();
             let such = such.map(|path| format!(", such as {path}")).unwrap_or_default();

@@ -21,7 +21,6 @@ use backlot_platform::vfs::VirtualFs;
 use bytes::Bytes;
 
 use super::drive::{Inner, now_ns};
-use super::firewall::is_read;
 use super::handles::{OpenFile, Source};
 use super::hydrate::HydrateError;
 use super::local::{LocalFile, Sized};
@@ -421,8 +420,7 @@ impl VirtualFs for DriveFs {
         if file.was_cold()
             && let (Some(opener), Source::Site(content)) = (file.opener(), file.source())
         {
-            let was_read = is_read(file.asked(), content.content().len());
-            self.drive.firewall.closed(opener, was_read);
+            self.drive.firewall.closed(opener, &file, content.content().len());
         }
         drop(file);
         self.drive.locals.forget(ino);

@@ -3,17 +3,19 @@
 //! Owns: the last opens of a program and its budget. Refuses to know: processes, files. Invariant: memory is bounded
 //! whatever a program does.
 //!
-//! The figures: `file`, `ffprobe`, `exiftool` and file browsers open some hundred files a second here when these are
-//! local, and read up to 1 MiB of each (`file` 1 MiB by its own limit, libmagic's `bytes`). A person opening files by hand
-//! gets to one or two a second, and a program that opens a scene's inputs is on the list of those that may. So more than 32
-//! looks in ten seconds are no person's, and cost 64 MiB at the very most with small files fetched whole before anything
-//! is done about it.
+//! The figures: `file`, `ffprobe`, `exiftool` and file browsers open some hundred files a second when these are local. A
+//! person opening files by hand gets to one or two a second, and a program that opens a scene's inputs is on the list of
+//! those that may. So more than 32 looks in ten seconds are no person's. Most look at some KiB, for which the kernel
+//! asks up to 128; `file` reads 7 MiB of each (`FILE_BYTES_MAX` of libmagic 5.44), which the kernel's read-ahead doubles.
+//! Of such looks fewer are enough: once they have cost what the program may have fetched a minute.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// So many looks ...
 const LOOKS: usize = 32;
+/// ... or so many that cost a minute's budget ...
+const DEAR_LOOKS: usize = 8;
 /// ... within this time ...
 const WITHIN: Duration = Duration::from_secs(10);
 /// ... that are so many of four opens, make a program one that only looks.
@@ -26,7 +28,7 @@ const OPENS: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Who reads on beyond so much of a file reads it, however long it is.
-const READS: u64 = 4 << 20;
+const READS: u64 = 32 << 20;
 
 /// Says whether a file of this length was read, by what was asked for of it, rather than looked into. A quarter of it is as
 /// in what decides about fetching the next one ahead; the kernel reads some 128 KiB for a few bytes.
@@ -37,7 +39,7 @@ pub(in crate::engine) fn is_read(asked: u64, len: u64) -> bool {
 /// The last opens of files that were not here.
 #[derive(Debug)]
 pub(super) struct Looks {
-    opens: VecDeque<(Instant, bool)>,
+    opens: VecDeque<(Instant, Option<u64>)>,
     /// It is held back, and looked into a file last then.
     held: Option<Instant>,
     /// Bytes that may be fetched, and as of when.
@@ -55,14 +57,15 @@ impl Looks {
         }
     }
 
-    /// A file that had not been here as a whole was closed. Says whether the program is one from now on that only looks.
-    pub(super) fn closed(&mut self, was_read: bool, now: Instant) -> bool {
+    /// A file that had not been here as a whole was closed: it was looked into, at the cost of so many bytes, or it was read.
+    /// Says whether the program is one from now on that only looks.
+    pub(super) fn closed(&mut self, look: Option<u64>, budget: u64, now: Instant) -> bool {
         if self.opens.len() >= OPENS {
             self.opens.pop_front();
         }
-        self.opens.push_back((now, !was_read));
+        self.opens.push_back((now, look));
         if self.is_held(now) {
-            if !was_read {
+            if look.is_some() {
                 self.held = Some(now);
             }
             return false;
@@ -74,8 +77,10 @@ impl Looks {
         {
             self.opens.pop_front();
         }
-        let looks = self.opens.iter().filter(|(_, look)| *look).count();
-        if looks < LOOKS || looks * 4 < self.opens.len() * OF_FOUR {
+        let looks = self.opens.iter().filter_map(|(_, look)| *look);
+        let (looks, cost) = looks.fold((0, 0_u64), |(n, cost), bytes| (n + 1, cost.saturating_add(bytes)));
+        let many = looks >= LOOKS || looks >= DEAR_LOOKS && cost >= budget.max(READS);
+        if !many || looks * 4 < self.opens.len() * OF_FOUR {
             return false;
         }
         self.held = Some(now);
@@ -117,7 +122,8 @@ mod tests {
         let (mut looks, mut now, mut held) = (Looks::new(), Instant::now(), false);
         for n in 1..=count {
             now += apart;
-            held |= looks.closed(read_each > 0 && n % read_each == 0, now);
+            let is_read = read_each > 0 && n % read_each == 0;
+            held |= looks.closed((!is_read).then_some(4096), 60 * MIB, now);
         }
         (looks, now, held)
     }
@@ -140,6 +146,15 @@ mod tests {
     }
 
     #[test]
+    fn fewer_looks_are_enough_if_they_are_dear() {
+        let (mut looks, now) = (Looks::new(), Instant::now());
+        for n in 1..=10 {
+            let held = looks.closed(Some(7 * MIB), 60 * MIB, now);
+            assert_eq!(held, n == 9, "after {n}");
+        }
+    }
+
+    #[test]
     fn a_budget_is_spent_and_fills_again_within_a_minute_to_no_more_than_it_is() {
         let (mut looks, mut now, _) = looks(40, Duration::from_millis(20), 0);
         let budget = 60 * MIB;
@@ -153,10 +168,10 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_or_four_mib_are_a_read_and_small_files_are_read_whole() {
+    fn a_quarter_or_32_mib_are_a_read_and_small_files_are_read_whole() {
         assert!(is_read(100 << 10, 100 << 10) && !is_read(99 << 10, 100 << 10));
         assert!(is_read(MIB, 4 * MIB) && !is_read(MIB - 1, 4 * MIB));
-        assert!(is_read(4 * MIB, 1 << 40) && !is_read(4 * MIB - 1, 1 << 40));
+        assert!(is_read(32 * MIB, 1 << 40) && !is_read(32 * MIB - 1, 1 << 40));
         assert!(is_read(0, 0));
     }
 }

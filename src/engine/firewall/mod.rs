@@ -20,14 +20,13 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use tracing::info;
 
+use super::handles::OpenFile;
+use super::report::ProgramsReport;
 pub(super) use gate::Grant;
+use ledger::Ledger;
 pub(super) use ledger::Payer;
 pub(super) use ledger::{Account, Cause};
-pub(super) use looks::is_read;
-
-use super::report::ProgramsReport;
-use ledger::Ledger;
-use looks::Looks;
+use looks::{Looks, is_read};
 use process::{Facts, facts, script};
 use programs::{Lists, ProgramNames, Standing};
 
@@ -222,8 +221,10 @@ impl Firewall {
     }
 
     /// A file that had not been here as a whole was closed by who had opened it.
-    pub(super) fn closed(&self, process: &Process, was_read: bool) {
-        if process.standing == Standing::Plain && process.looks().closed(was_read, Instant::now()) {
+    pub(super) fn closed(&self, process: &Process, file: &OpenFile, len: u64) {
+        let asked = file.asked();
+        let look = (!is_read(asked, len)).then_some(asked);
+        if process.standing == Standing::Plain && process.looks().closed(look, self.budget, Instant::now()) {
             process.account.held();
             info!(
                 program = process.account.name(),
