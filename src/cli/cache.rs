@@ -33,15 +33,15 @@ enum Verb {
     },
     /// Shows which folders hold how much of it, or which programs had how much fetched.
     Top {
-        /// By the folders that bytes are in, or by the programs that had them fetched since the daemon started.
-        #[arg(long, value_enum, default_value_t = By::Folder)]
-        by: By,
         /// Put folders together by their first so many names; 1 is the projects. Left out: each folder by itself.
         #[arg(long, value_name = "N")]
         depth: Option<usize>,
         /// Show so many.
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
+        /// By the folders that bytes are in, or by the programs that had them fetched since the daemon started.
+        #[arg(long, value_enum, default_value_t = By::Folder)]
+        by: By,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -68,9 +68,7 @@ enum Verb {
 /// What `cache top` counts by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 enum By {
-    /// Folders of the drive.
     Folder,
-    /// Programs.
     Process,
 }
 

@@ -27,13 +27,13 @@ pub(super) struct Args {
     /// Paths of the drive, or below its mount point, and patterns of such; a folder is everything below it.
     #[arg(required = true, value_name = "PATH|PATTERN")]
     paths: Vec<OsString>,
+    /// Return at once; the daemon goes on with it.
+    #[arg(long)]
+    no_wait: bool,
     /// Only the beginnings and ends of media files, so that asking what they are costs nothing; kept apart, whatever happens
     /// to the rest.
     #[arg(long)]
     heads: bool,
-    /// Return at once; the daemon goes on with it.
-    #[arg(long)]
-    no_wait: bool,
     /// Print JSON when it has ended.
     #[arg(long)]
     json: bool,
