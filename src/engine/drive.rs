@@ -24,7 +24,7 @@ use super::filesystem::DriveFs;
 use super::firewall::Firewall;
 use super::handles::Handles;
 use super::heads::Heads;
-use super::hydrate::{HydrateStats, OpenContent};
+use super::hydrate::{HydrateStats, Kept, OpenContent};
 use super::hydrations::Hydrations;
 use super::local::Locals;
 use super::native::Checks;
@@ -138,6 +138,9 @@ impl Project {
     }
 }
 
+/// A site's provider, and its meter where that is known.
+type Metered = (Arc<dyn Provider>, Option<Arc<Meter>>);
+
 /// What a host reads by itself, told when asked; `None` once it has ended.
 pub type HostTells = dyn Fn() -> Option<NativeReads> + Send + Sync;
 
@@ -239,10 +242,7 @@ impl Drive {
         Self::open_metered(config, unmetered.collect()).await
     }
 
-    async fn open_metered(
-        config: &Config,
-        providers: BTreeMap<SiteName, (Arc<dyn Provider>, Option<Arc<Meter>>)>,
-    ) -> Result<Self, OpenError> {
+    async fn open_metered(config: &Config, providers: BTreeMap<SiteName, Metered>) -> Result<Self, OpenError> {
         let store = StateStore::open(&config.drive.data_dir)?;
         let cache = ContentCache::open(CacheOptions {
             dir: config.drive.cache_dir.clone(),
@@ -576,15 +576,16 @@ impl Inner {
             Some(origin) => project.remote_path.concat(&origin.path),
             None => path,
         };
-        let content = self.cache.content_quietly(id, node.size)?;
         let head = self.heads.of(&path, id, node.size);
         let opened = OpenContent::new(
             Arc::clone(&project.site),
             path,
             version,
-            Arc::clone(&self.cache),
-            content,
-            head,
+            Kept {
+                cache: Arc::clone(&self.cache),
+                content: self.cache.content_quietly(id, node.size)?,
+                head,
+            },
             self.limits.read_deadline,
             Arc::clone(&self.stats),
         );

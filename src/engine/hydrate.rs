@@ -77,6 +77,15 @@ pub struct HydrateStats {
     pub uncached_bytes: AtomicU64,
 }
 
+/// Where the bytes of a version of a file are kept.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) cache: Arc<ContentCache>,
+    pub(super) content: Content,
+    /// Its beginning and its end, apart.
+    pub(super) head: Option<Head>,
+}
+
 /// One version of one file while somebody wants its bytes.
 #[derive(Debug)]
 pub struct OpenContent {
@@ -153,12 +162,11 @@ impl OpenContent {
         site: Arc<Site>,
         path: RelPath,
         version: Version,
-        cache: Arc<ContentCache>,
-        content: Content,
-        head: Option<Head>,
+        kept: Kept,
         deadline: Duration,
         stats: Arc<HydrateStats>,
     ) -> Arc<Self> {
+        let Kept { cache, content, head } = kept;
         Arc::new(Self {
             site,
             path,
@@ -632,6 +640,9 @@ impl OpenContent {
     /// Serves a range without the cache: for when the cache's disk is full, read-only or failing. Costs a request each
     /// time, but a reader gets its bytes.
     async fn read_past_cache(&self, range: Range<u64>, payer: &Payer) -> Result<Bytes, HydrateError> {
+        if let Some(bytes) = self.read_here(range.clone()) {
+            return Ok(bytes);
+        }
         if let super::link::LinkState::Down { reason } = self.site.link().state() {
             return Err(HydrateError::Offline {
                 site: self.site.name().to_string(),

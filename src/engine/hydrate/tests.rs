@@ -134,9 +134,11 @@ impl Rig {
             Site::new(SiteName("memory".to_owned()), provider, None, 3),
             path,
             version,
-            cache,
-            content,
-            None,
+            Kept {
+                cache,
+                content,
+                head: None,
+            },
             Duration::from_secs(60),
             Arc::default(),
         );
