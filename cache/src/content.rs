@@ -91,6 +91,13 @@ impl Content {
         self.0.layout.len
     }
 
+    /// Has it count as used now, and when the last handle is let go.
+    pub fn mark_used(&self) {
+        if !self.0.is_used.swap(true, Ordering::AcqRel) {
+            lock(&self.0.shared.books).touch(self.0.id);
+        }
+    }
+
     /// True for a content of no bytes, which is always fully here.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -243,6 +243,17 @@ impl ContentCache {
     /// # Errors
     /// [`CacheError::LengthDiffers`] if a live handle has another length.
     pub fn content(&self, id: ContentId, len: u64) -> Result<Content, CacheError> {
+        let content = self.content_quietly(id, len)?;
+        content.mark_used();
+        Ok(content)
+    }
+
+    /// Like [`ContentCache::content`], but does not count as a use: what is looked at so is evicted as if nobody had, unless
+    /// [`Content::mark_used`] says otherwise.
+    ///
+    /// # Errors
+    /// As [`ContentCache::content`].
+    pub fn content_quietly(&self, id: ContentId, len: u64) -> Result<Content, CacheError> {
         self.shared.check_open()?;
         let mut live = lock(&self.shared.live);
         if let Some(inner) = live.get(&id).and_then(Weak::upgrade) {
@@ -250,9 +261,6 @@ impl ContentCache {
             drop(live);
             let known = inner.layout.len;
             return if known == len {
-                if !inner.is_used.swap(true, Ordering::AcqRel) {
-                    lock(&self.shared.books).touch(id);
-                }
                 Ok(Content(inner))
             } else {
                 Err(CacheError::LengthDiffers { known, asked: len })
@@ -264,8 +272,7 @@ impl ContentCache {
             Some(_) => (self.shared.new_key(), self.shared.drop_content(id).1),
             None => (self.shared.new_key(), None),
         };
-        lock(&self.shared.books).touch(id);
-        let inner = Inner::new(Arc::clone(&self.shared), id, Layout { len }, key, true);
+        let inner = Inner::new(Arc::clone(&self.shared), id, Layout { len }, key, false);
         let inner = Arc::new(inner);
         live.insert(id, Arc::downgrade(&inner));
         drop(live);

@@ -154,6 +154,7 @@ pub fn render_origin(loaded: &Loaded) -> Vec<Row> {
         rows.section(&format!("projects.{name}"), table(project));
     }
     rows.section("hydration", table(&config.hydration));
+    rows.section("firewall", table(&config.firewall));
     rows.section("scan", table(&config.scan));
     rows.section("publish", table(&config.publish));
     rows.section("fuse", table(&config.fuse));

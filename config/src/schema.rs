@@ -33,6 +33,8 @@ pub struct Config {
     pub projects: BTreeMap<String, Project>,
     /// `[hydration]`
     pub hydration: Hydration,
+    /// `[firewall]`
+    pub firewall: Firewall,
     /// `[scan]`
     pub scan: Scan,
     /// `[publish]`
@@ -120,7 +122,19 @@ pub struct Cache {
     pub min_free: ByteSize,
     /// How often all of it is held against its checksums in the background, 1 second to 365 days, or `"off"`.
     pub scrub: Scrub,
+    /// Bytes that the beginnings and ends of media files may take beside `max-size`, so that asking what a file is costs
+    /// nothing when it had to go; never more than a sixteenth of `max-size`. 0 keeps none.
+    pub heads: ByteSize,
+    /// Extensions of the files whose beginnings and ends are kept, in any case.
+    pub head_extensions: Vec<String>,
 }
+
+/// What programs ask for its size and format.
+const MEDIA: &[&str] = &[
+    "exr", "dpx", "cin", "tif", "tiff", "tx", "jpg", "jpeg", "png", "hdr", "psd", "psb", "webp", "heic", "cr2", "cr3",
+    "nef", "arw", "dng", "mov", "mp4", "m4v", "mxf", "mkv", "webm", "avi", "braw", "r3d", "ari", "arx", "wav", "aif",
+    "aiff", "flac", "mp3", "abc", "usd", "usda", "usdc", "usdz", "vdb", "bgeo", "sc", "fbx", "blend", "pdf",
+];
 
 impl Default for Cache {
     fn default() -> Self {
@@ -128,6 +142,8 @@ impl Default for Cache {
             max_size: ByteSize::gib(100),
             min_free: ByteSize::gib(10),
             scrub: Scrub::Every(Period::from_secs(7 * 24 * 3600)),
+            heads: ByteSize::gib(2),
+            head_extensions: MEDIA.iter().map(|&extension| extension.to_owned()).collect(),
         }
     }
 }
@@ -448,6 +464,33 @@ impl Default for Hydration {
             sequences: true,
             sequence_window: Period::from_secs(2),
             sequence_max: ByteSize::mib(256),
+        }
+    }
+}
+
+/// `[firewall]`: which programs may have bytes fetched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Firewall {
+    /// Keep thumbnailers, indexers, virus scanners and backups to what is here, and programs that only look into files to
+    /// `budget`.
+    pub enabled: bool,
+    /// Further programs to keep to what is here, by the name of the program or script; `*` and `?` stand for any
+    /// characters and for one.
+    pub deny: Vec<String>,
+    /// Programs that are never held back, though they or who starts them are on a list, by names like those of `deny`.
+    pub allow: Vec<String>,
+    /// Bytes that a program which opens many files and reads only their beginnings may have fetched a minute.
+    pub budget: ByteSize,
+}
+
+impl Default for Firewall {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            deny: Vec::new(),
+            allow: Vec::new(),
+            budget: ByteSize::mib(64),
         }
     }
 }

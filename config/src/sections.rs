@@ -12,20 +12,21 @@ use crate::de::{self, Kind, Step, keys_of};
 use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
 use crate::schema::{
-    Cache, Config, Drive, Fuse, Hydration, LocalSite, Log, Machine, Project, ProviderSettings, Publish, Scan, SftpSite,
-    Site, SiteLimits,
+    Cache, Config, Drive, Firewall, Fuse, Hydration, LocalSite, Log, Machine, Project, ProviderSettings, Publish, Scan,
+    SftpSite, Site, SiteLimits,
 };
 use crate::tree::{Node, Table, Value};
 
 const PROVIDER: &str = "provider";
 
 /// The sections that are one table each, with their keys.
-pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 8] {
+pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 9] {
     [
         ("drive", keys_of::<Drive>()),
         ("machine", keys_of::<Machine>()),
         ("cache", keys_of::<Cache>()),
         ("hydration", keys_of::<Hydration>()),
+        ("firewall", keys_of::<Firewall>()),
         ("scan", keys_of::<Scan>()),
         ("publish", keys_of::<Publish>()),
         ("fuse", keys_of::<Fuse>()),
@@ -63,6 +64,7 @@ pub(crate) fn build(tree: &mut Table, errors: &mut Vec<ConfigError>) -> Config {
             Some(builder.read(node, section))
         }),
         hydration: builder.section(tree, "hydration"),
+        firewall: builder.section(tree, "firewall"),
         scan: builder.section(tree, "scan"),
         publish: builder.section(tree, "publish"),
         fuse: builder.section(tree, "fuse"),

@@ -22,7 +22,8 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Longest name of a folder in bytes, on Linux as on Windows.
 const MAX_FOLDER_NAME: usize = 255;
 
-/// Compiles a pattern of `zones` or `pins`. Patterns match paths inside the project, bytes of any encoding, as written:
+/// Compiles a pattern of `zones` or `pins`, or of a program's name. Patterns match paths inside the project, bytes of any
+/// encoding, as written:
 /// `*` and `?`, which is one byte, stay within a name, `**` spans folders, `{a,b}` and `[a-z]` are alternatives.
 ///
 /// # Errors
@@ -242,6 +243,18 @@ impl Checker<'_> {
             let (shortest, longest) = (Period::from_secs(1), Period::from_secs(365 * 24 * 3600));
             self.within(&["cache", "scrub"], period, shortest, longest);
         }
+        if let Some(bad) = config
+            .cache
+            .head_extensions
+            .iter()
+            .find(|e| e.is_empty() || e.contains(['.', '/']))
+        {
+            self.error(
+                &["cache", "head-extensions"],
+                format!("`{bad}` is not an extension"),
+                "write what follows the last dot of a name, as in \"exr\"".to_owned(),
+            );
+        }
         let hydration = &config.hydration;
         let (shortest, longest) = (Period::from_millis(100), Period::from_secs(600));
         self.within(
@@ -275,6 +288,9 @@ impl Checker<'_> {
             ByteSize::mib(1),
             ByteSize::gib(64),
         );
+        for (key, names) in [("deny", &config.firewall.deny), ("allow", &config.firewall.allow)] {
+            self.programs(&["firewall", key], names);
+        }
         self.within(&["scan", "parallel"], config.scan.parallel, 1, 64);
         let publish = &config.publish;
         let longest = Period::from_secs(600);
@@ -488,6 +504,19 @@ impl Checker<'_> {
         }
     }
 
+    /// Programs are told apart by their names.
+    fn programs(&mut self, key: Key<'_>, names: &[String]) {
+        if let Some(path) = names.iter().find(|name| name.contains('/')) {
+            let hint = format!(
+                "write the last part alone: `{}`",
+                path.rsplit('/').next().unwrap_or_default()
+            );
+            self.error(key, format!("`{path}` is a path, not the name of a program"), hint);
+            return;
+        }
+        self.patterns(key, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
     fn patterns(&mut self, key: Key<'_>, patterns: &[&str]) {
         let before = self.errors.len();
         for (index, pattern) in patterns.iter().enumerate() {
@@ -509,11 +538,9 @@ impl Checker<'_> {
             }
             Err(error) => format!("`{pattern}` is not a pattern: {}", error.kind()),
         };
-        let [.., section, name, last] = key else { return };
-        let last = format!("{last}[{index}]");
         let place = self.place(key);
         if let Some(place) = place {
-            let key = format!("{section}.{name}.{last}");
+            let key = format!("{}[{index}]", key.join("."));
             self.errors.push(ConfigError {
                 place,
                 problem: format!("{key}: {problem}"),

@@ -187,6 +187,7 @@ impl Bridge {
                 None => {}
             },
             K::NotFound
+            | K::HeldBack
             | K::Exists
             | K::Left
             | K::NotDir

@@ -63,6 +63,8 @@ pub enum FsErrorKind {
     CrossDevice,
     /// Beyond the end of the file, for a search for data or holes.
     PastEnd,
+    /// The bytes are not here, and nothing is fetched for the program that asks.
+    HeldBack,
     /// Anything else.
     Io,
 }
@@ -72,30 +74,30 @@ impl FsErrorKind {
     #[must_use]
     pub fn errno(self) -> i32 {
         match self {
-            Self::NotFound => 2,                            // ENOENT
-            Self::Io | Self::Offline | Self::TimedOut => 5, // EIO
-            Self::PastEnd => 6,                             // ENXIO
-            Self::BadHandle => 9,                           // EBADF
-            Self::Denied => 13,                             // EACCES
-            Self::NotPermitted => 1,                        // EPERM
-            Self::Busy => 16,                               // EBUSY
-            Self::Exists => 17,                             // EEXIST
-            Self::CrossDevice => 18,                        // EXDEV
-            Self::NotDir => 20,                             // ENOTDIR
-            Self::IsDir => 21,                              // EISDIR
-            Self::Invalid => 22,                            // EINVAL
-            Self::FileTooLarge => 27,                       // EFBIG
-            Self::CacheFull | Self::NoSpace => 28,          // ENOSPC
-            Self::ReadOnly => 30,                           // EROFS
-            Self::TooManyLinks => 31,                       // EMLINK
-            Self::Range => 34,                              // ERANGE
-            Self::NameTooLong => 36,                        // ENAMETOOLONG
-            Self::NotEmpty => 39,                           // ENOTEMPTY
-            Self::NoAttr => 61,                             // ENODATA
-            Self::Unsupported => 95,                        // EOPNOTSUPP
-            Self::RemoteChanged | Self::Left => 116,        // ESTALE
-            Self::RemoteQuota => 122,                       // EDQUOT
-            Self::Interrupted => 4,                         // EINTR
+            Self::NotFound => 2,                                             // ENOENT
+            Self::Io | Self::Offline | Self::TimedOut | Self::HeldBack => 5, // EIO
+            Self::PastEnd => 6,                                              // ENXIO
+            Self::BadHandle => 9,                                            // EBADF
+            Self::Denied => 13,                                              // EACCES
+            Self::NotPermitted => 1,                                         // EPERM
+            Self::Busy => 16,                                                // EBUSY
+            Self::Exists => 17,                                              // EEXIST
+            Self::CrossDevice => 18,                                         // EXDEV
+            Self::NotDir => 20,                                              // ENOTDIR
+            Self::IsDir => 21,                                               // EISDIR
+            Self::Invalid => 22,                                             // EINVAL
+            Self::FileTooLarge => 27,                                        // EFBIG
+            Self::CacheFull | Self::NoSpace => 28,                           // ENOSPC
+            Self::ReadOnly => 30,                                            // EROFS
+            Self::TooManyLinks => 31,                                        // EMLINK
+            Self::Range => 34,                                               // ERANGE
+            Self::NameTooLong => 36,                                         // ENAMETOOLONG
+            Self::NotEmpty => 39,                                            // ENOTEMPTY
+            Self::NoAttr => 61,                                              // ENODATA
+            Self::Unsupported => 95,                                         // EOPNOTSUPP
+            Self::RemoteChanged | Self::Left => 116,                         // ESTALE
+            Self::RemoteQuota => 122,                                        // EDQUOT
+            Self::Interrupted => 4,                                          // EINTR
         }
     }
 }
@@ -130,6 +132,7 @@ impl fmt::Display for FsErrorKind {
             Self::BadHandle => "the handle is not open",
             Self::CrossDevice => "on another device",
             Self::PastEnd => "beyond the end of the file",
+            Self::HeldBack => "the bytes are not here, and nothing is fetched for this program",
             Self::Io => "input/output error",
         })
     }

@@ -10,8 +10,11 @@ use super::Face;
 use super::problem::Problem;
 use super::queue_routes::{Answer, Asked, body};
 use super::routes::{aside, bad_request};
-use super::types::{HydrationState, PathsRequest, TopQuery, UnpinRequest};
-use crate::engine::report::{CacheStat, CacheTop, EvictReport, PinReport, PinRequest, PinsReport, VerifyProgress};
+use super::types::{HydrateRequest, HydrationState, PathsRequest, TopQuery, UnpinRequest};
+use crate::engine::hydrations::Wanted;
+use crate::engine::report::{
+    CacheStat, CacheTop, EvictReport, PinReport, PinRequest, PinsReport, ProgramsReport, VerifyProgress,
+};
 
 /// Rows of `cache top` if nobody says how many.
 const TOP: usize = 20;
@@ -24,6 +27,7 @@ pub(super) fn routes() -> Router<Face> {
         .route("/v1/hydrations/{id}", get(hydration))
         .route("/v1/cache", get(cache))
         .route("/v1/cache/top", get(top))
+        .route("/v1/cache/programs", get(programs))
         .route("/v1/cache/evict", post(evict))
         .route("/v1/cache/verify", get(verification).post(verify))
         .route("/v1/cache/clear", post(clear))
@@ -42,8 +46,10 @@ async fn unpin(State(api): State<Face>, asked: Asked<UnpinRequest>) -> Answer<Ve
     Ok(Json(api.drive.unpin(&body(asked)?.what).await?))
 }
 
-async fn hydrate(State(api): State<Face>, asked: Asked<PathsRequest>) -> Answer<HydrationState> {
-    let job = api.drive.hydrate(&body(asked)?.paths).await?;
+async fn hydrate(State(api): State<Face>, asked: Asked<HydrateRequest>) -> Answer<HydrationState> {
+    let request = body(asked)?;
+    let what = if request.heads { Wanted::Heads } else { Wanted::All };
+    let job = api.drive.hydrate(&request.paths, what).await?;
     Ok(Json(HydrationState {
         id: job.id,
         progress: job.progress(),
@@ -73,6 +79,10 @@ async fn top(State(api): State<Face>, query: Result<Query<TopQuery>, QueryReject
     let Query(query) = query.map_err(|e| bad_request(&e))?;
     let limit = query.limit.unwrap_or(TOP);
     Ok(Json(aside(move || api.drive.cache_top(query.depth, limit)).await??))
+}
+
+async fn programs(State(api): State<Face>) -> Answer<ProgramsReport> {
+    Ok(Json(api.drive.programs()))
 }
 
 async fn evict(State(api): State<Face>, asked: Asked<PathsRequest>) -> Answer<EvictReport> {

@@ -108,7 +108,18 @@ pub struct UnpinRequest {
     pub what: Vec<String>,
 }
 
-/// `POST /v1/hydrations` and `POST /v1/cache/evict`.
+/// `POST /v1/hydrations`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HydrateRequest {
+    /// Paths and patterns of the drive.
+    pub paths: Vec<String>,
+    /// Only the beginnings and ends of media files, to be kept apart.
+    #[serde(default)]
+    pub heads: bool,
+}
+
+/// `POST /v1/cache/evict`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PathsRequest {

@@ -9,7 +9,7 @@ use super::client::Client;
 use super::error::{CliError, Exit};
 use super::evict;
 use super::pin::PATIENCE;
-use super::text;
+use super::{programs, text};
 use crate::api::types::TopQuery;
 use crate::engine::report::{CacheStat, CacheTop, EvictReport, VerifyProgress};
 
@@ -31,7 +31,7 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Shows which folders hold how much of it.
+    /// Shows which folders hold how much of it, or which programs had how much fetched.
     Top {
         /// Put folders together by their first so many names; 1 is the projects. Left out: each folder by itself.
         #[arg(long, value_name = "N")]
@@ -39,6 +39,9 @@ enum Verb {
         /// Show so many.
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
+        /// By the folders that bytes are in, or by the programs that had them fetched since the daemon started.
+        #[arg(long, value_enum, default_value_t = By::Folder)]
+        by: By,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -62,11 +65,24 @@ enum Verb {
     },
 }
 
+/// What `cache top` counts by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum By {
+    Folder,
+    Process,
+}
+
 pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     let client = Client::at(loaded.config.drive.socket_path(), PATIENCE)?;
     match args.verb {
         Verb::Stat { json } => stat(&client, json).await,
-        Verb::Top { depth, limit, json } => {
+        Verb::Top {
+            by: By::Process,
+            limit,
+            json,
+            ..
+        } => programs::top(&client, limit, json).await,
+        Verb::Top { depth, limit, json, .. } => {
             top(
                 &client,
                 TopQuery {
@@ -110,6 +126,14 @@ async fn stat(client: &Client, json: bool) -> Result<Exit, CliError> {
         text::bytes(s.disk_free_bytes),
         text::bytes(s.min_free_bytes)
     );
+    if s.max_head_bytes > 0 {
+        outln!(
+            "  beside that {} of {} with the beginnings and ends of {}",
+            text::bytes(s.head_bytes),
+            text::bytes(s.max_head_bytes),
+            text::counted_u64(s.heads, "media file")
+        );
+    }
     outln!(
         "  since the start: {} evicted, {} damaged, {} without room",
         text::bytes(s.evicted_bytes),

@@ -16,7 +16,7 @@ use super::client::{Client, Listener};
 use super::error::{CliError, Exit};
 use super::mount::store_hint;
 use super::status::{pinned, pins_trouble, reads};
-use super::{Settings, local, text};
+use super::{Settings, local, programs, text};
 use crate::api::types::Health;
 use crate::engine::drive::check_site;
 use crate::engine::report::Status;
@@ -58,6 +58,14 @@ pub(super) fn good(what: &str, says: impl Into<String>) -> Finding {
         ok: true,
         says: says.into(),
         hint: None,
+    }
+}
+
+/// All is well, and there is something to be done about it all the same.
+pub(super) fn advised(what: &str, says: impl Into<String>, hint: impl Into<String>) -> Finding {
+    Finding {
+        ok: true,
+        ..bad(what, says, hint)
     }
 }
 
@@ -224,6 +232,7 @@ async fn ask_daemon(config: &Config, found: &mut Vec<Finding>) -> Daemon {
             found.extend(status.native_reads.as_ref().map(|native| good("reads", reads(native))));
             found.extend(pins(&status));
             found.extend(mismatches(&status));
+            found.extend(programs::findings(&status.programs, &status.mount_point));
             found.extend(status.sites.iter().filter(|s| s.link == "down").map(|site| {
                 let reason = site.reason.as_deref().unwrap_or("no reason given");
                 let says = format!("the daemon has lost {}: {reason}", site.name);

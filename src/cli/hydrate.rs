@@ -11,7 +11,7 @@ use super::client::Client;
 use super::error::{CliError, Exit};
 use super::pin::PATIENCE;
 use super::{paths, text};
-use crate::api::types::{HydrationState, PathsRequest};
+use crate::api::types::{HydrateRequest, HydrationState};
 use crate::daemon::EndSignals;
 use crate::engine::report::HydrationProgress;
 
@@ -30,14 +30,19 @@ pub(super) struct Args {
     /// Return at once; the daemon goes on with it.
     #[arg(long)]
     no_wait: bool,
+    /// Only the beginnings and ends of media files, so that asking what they are costs nothing; kept apart, whatever happens
+    /// to the rest.
+    #[arg(long)]
+    heads: bool,
     /// Print JSON when it has ended.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
-    let request = PathsRequest {
+    let request = HydrateRequest {
         paths: paths::all_in_drive(&args.paths, loaded)?,
+        heads: args.heads,
     };
     let client = Client::at(loaded.config.drive.socket_path(), PATIENCE)?;
     let mut signals = EndSignals::new().map_err(|e| CliError::failed("listen for signals", &e))?;

@@ -41,6 +41,7 @@ mod ls;
 mod mount;
 mod paths;
 mod pin;
+mod programs;
 mod queue;
 mod recover;
 mod scan;

@@ -98,7 +98,9 @@ pub(super) fn start_error(what: &str, e: &DaemonError) -> CliError {
         DaemonError::Open(OpenError::Local { .. }) => {
             error.hint("see that this user may write in the data folder, and that its disk has room")
         }
-        DaemonError::Open(OpenError::Path(..) | OpenError::Zones(..)) => error.hint("correct that in the settings"),
+        DaemonError::Open(OpenError::Path(..) | OpenError::Zones(..) | OpenError::Firewall(_)) => {
+            error.hint("correct that in the settings")
+        }
         DaemonError::Open(OpenError::NoProject(_)) => error,
         DaemonError::Socket { .. } => error.hint("see that this user may write there, or set another drive.socket"),
         DaemonError::System(_) => error.hint("is a limit on processes, threads or open files reached? see `ulimit -a`"),

@@ -4,7 +4,7 @@ use backlot_config::Loaded;
 
 use super::client::Client;
 use super::error::{CliError, Exit};
-use super::{queue, text};
+use super::{programs, queue, text};
 use crate::engine::report::{
     NativeReport, PendingReport, PinTotals, ProjectReport, PublishingReport, SequencesReport, Status,
 };
@@ -107,6 +107,7 @@ fn show(s: &Status) {
     if let Some(native) = &s.native_reads {
         outln!("  {}", reads(native));
     }
+    programs::show(&s.programs);
     show_sequences(&s.sequences);
     show_publishing(&s.publishing);
 }

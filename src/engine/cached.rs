@@ -65,7 +65,7 @@ impl Inner {
     /// Returns the cache's figures.
     #[must_use]
     pub fn cache_stat(&self) -> CacheStat {
-        let usage = self.cache.usage();
+        let (usage, heads) = (self.cache.usage(), self.heads.usage());
         CacheStat {
             dir: self.cache_dir.clone(),
             bytes: usage.bytes,
@@ -84,6 +84,9 @@ impl Inner {
             min_free_bytes: self.limits.cache_min_free,
             pin_room_bytes: self.room().bytes(),
             scrub: self.scrub_now(),
+            head_bytes: heads.bytes,
+            max_head_bytes: heads.max_bytes,
+            heads: heads.contents,
         }
     }
 
@@ -142,6 +145,7 @@ impl Inner {
                 }
             }
         }
+        self.heads.clear();
         // Numbers of contents say nothing to anybody.
         report.kept.clear();
         info!(

@@ -22,8 +22,10 @@ use super::bandwidth::Bandwidth;
 use super::cached::Verification;
 use super::doubt::Doubts;
 use super::filesystem::DriveFs;
+use super::firewall::Firewall;
 use super::handles::Handles;
-use super::hydrate::{HydrateStats, Mismatches, OpenContent, Origin};
+use super::heads::Heads;
+use super::hydrate::{HydrateStats, Kept, Mismatches, OpenContent, Origin};
 use super::hydrations::Hydrations;
 use super::local::Locals;
 use super::native::Checks;
@@ -33,7 +35,7 @@ use super::pins::Pins;
 use super::places::Places;
 use super::publish::Sending;
 use super::refusals::Refusals;
-use super::report::{CacheReport, FlightReport, HydrationReport, ProjectReport, SiteReport, Status};
+use super::report::{CacheReport, FlightReport, HydrationReport, ProgramsReport, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
 use super::scrub::Scrub;
 use super::sequence::Sequences;
@@ -41,6 +43,7 @@ use super::site::Site;
 use super::writing::{Copies, Settling};
 use super::zones::Zones;
 use crate::model::{Ino, Name, PathError, ProjectName, RelPath, SiteName, Version};
+use crate::providers::layers::Meter;
 use crate::providers::{Controls, ErrorKind, Listed, Provider, ProviderError};
 use crate::state::{ListingDiff, NewProject, Node, Remote, StateError, StateStore, Tree};
 use crate::transfer::Transfers;
@@ -78,6 +81,9 @@ pub enum OpenError {
     /// The zones of a project.
     #[error("project {0}: its zones: {1}")]
     Zones(ProjectName, #[source] globset::Error),
+    /// The names of programs in the settings.
+    #[error("the names of programs in [firewall]: {0}")]
+    Firewall(#[source] globset::Error),
     /// A site's settings.
     #[error("site {0}: {1}")]
     Site(SiteName, ProviderError),
@@ -135,6 +141,9 @@ impl Project {
     }
 }
 
+/// A site's provider, and its meter where that is known.
+type Metered = (Arc<dyn Provider>, Option<Arc<Meter>>);
+
 /// What a host reads by itself, told when asked; `None` once it has ended.
 pub type HostTells = dyn Fn() -> Option<NativeReads> + Send + Sync;
 
@@ -150,6 +159,7 @@ pub struct Inner {
     pub(super) store: StateStore,
     pub(super) tree: Tree,
     pub(super) cache: Arc<ContentCache>,
+    pub(super) heads: Heads,
     pub(super) objects: Arc<Objects>,
     pub(super) locals: Locals,
     pub(super) bandwidth: Bandwidth,
@@ -183,6 +193,7 @@ pub struct Inner {
     pub(super) scans: Scans,
     pub(super) stats: Arc<HydrateStats>,
     pub(super) mismatches: Arc<Mismatches>,
+    pub(super) firewall: Firewall,
     pub(super) sequences: Sequences,
     pub(super) stop: CancellationToken,
     contents: Mutex<HashMap<ContentId, Weak<OpenContent>>>,
@@ -221,9 +232,9 @@ impl Drive {
             let built = crate::providers::build(&name, settings, &controls);
             let provider = built.map_err(|e| OpenError::Site(name.clone(), e))?;
             bandwidth.add(name.clone(), &settings.limits, controls.limits);
-            sites.insert(name, provider);
+            sites.insert(name, (provider, Some(controls.meter)));
         }
-        Self::open_all(config, sites, bandwidth).await
+        Self::open_metered(config, sites, bandwidth).await
     }
 
     /// Like [`Drive::open`], with the providers given: for the demo and for tests.
@@ -234,12 +245,13 @@ impl Drive {
         config: &Config,
         providers: BTreeMap<SiteName, Arc<dyn Provider>>,
     ) -> Result<Self, OpenError> {
-        Self::open_all(config, providers, Bandwidth::default()).await
+        let unmetered = providers.into_iter().map(|(name, provider)| (name, (provider, None)));
+        Self::open_metered(config, unmetered.collect(), Bandwidth::default()).await
     }
 
-    async fn open_all(
+    async fn open_metered(
         config: &Config,
-        providers: BTreeMap<SiteName, Arc<dyn Provider>>,
+        providers: BTreeMap<SiteName, Metered>,
         bandwidth: Bandwidth,
     ) -> Result<Self, OpenError> {
         let store = StateStore::open(&config.drive.data_dir)?;
@@ -262,7 +274,7 @@ impl Drive {
         let slots = config.hydration.parallel_fetches as usize;
         let sites: BTreeMap<_, _> = providers
             .into_iter()
-            .map(|(name, p)| (name.clone(), Site::new(name, p, slots)))
+            .map(|(name, (p, meter))| (name.clone(), Site::new(name, p, meter, slots)))
             .collect();
         let projects = open_projects(config, &store, &sites).await?;
         let (sequences, notes) = Sequences::new(&config.hydration, config.cache.max_size.bytes());
@@ -273,6 +285,7 @@ impl Drive {
             tree: Tree::new(store.clone()),
             store,
             cache: Arc::new(cache),
+            heads: Heads::open(config, CACHE_FLUSH)?,
             objects: Arc::new(objects),
             locals: Locals::default(),
             copies: Copies::default(),
@@ -310,6 +323,7 @@ impl Drive {
             scans: Scans::default(),
             stats: Arc::default(),
             mismatches: Arc::default(),
+            firewall: Firewall::new(&config.firewall).map_err(OpenError::Firewall)?,
             sequences,
             stop: CancellationToken::new(),
             contents: Mutex::default(),
@@ -388,13 +402,12 @@ impl Drive {
             warn!("an upload did not stop in time; the next start goes on with it");
         }
         self.0.settle_all().await;
-        let cache = Arc::clone(&self.cache);
-        let store = self.store.clone();
+        let drive = Arc::clone(&self.0);
         let closed = tokio::task::spawn_blocking(move || {
-            if let Err(e) = cache.close() {
+            if let Err(e) = drive.cache.close().and(drive.heads.close()) {
                 warn!(error = %e, "the cache's index was not flushed; what it misses is fetched again");
             }
-            store.close();
+            drive.store.close();
         })
         .await;
         if closed.is_err() {
@@ -572,6 +585,16 @@ impl Inner {
 
     /// Returns the content of a file's current version, shared by all who have it open.
     pub(super) fn open_content(&self, node: &Node) -> Result<Arc<OpenContent>, OpenError> {
+        let opened = self.open_content_quietly(node)?;
+        opened.content().mark_used();
+        if let Some(head) = opened.head() {
+            head.mark_used();
+        }
+        Ok(opened)
+    }
+
+    /// Like [`open_content`](Self::open_content), without its counting as use of what is here.
+    pub(super) fn open_content_quietly(&self, node: &Node) -> Result<Arc<OpenContent>, OpenError> {
         let version = content_version(node);
         let id = self.content_id(node.ino, &version);
         if let Some(open) = self.contents().get(&id).and_then(Weak::upgrade) {
@@ -583,7 +606,7 @@ impl Inner {
             Some(origin) => project.remote_path.concat(&origin.path),
             None => path,
         };
-        let content = self.cache.content(id, node.size)?;
+        let head = self.heads.of(&path, id, node.size);
         let origin = Origin {
             ino: node.ino,
             site: Arc::clone(&project.site),
@@ -592,8 +615,11 @@ impl Inner {
         };
         let opened = OpenContent::new(
             origin,
-            Arc::clone(&self.cache),
-            content,
+            Kept {
+                cache: Arc::clone(&self.cache),
+                content: self.cache.content_quietly(id, node.size)?,
+                head,
+            },
             self.limits.read_deadline,
             Arc::clone(&self.stats),
             Arc::clone(&self.mismatches),
@@ -750,15 +776,23 @@ impl Inner {
                 failed: self.stats.failed.load(Ordering::Relaxed),
                 cancelled: self.stats.cancelled.load(Ordering::Relaxed),
                 uncached_bytes: self.stats.uncached_bytes.load(Ordering::Relaxed),
+                head_bytes: self.heads.served(),
                 open_handles: self.handles.len(),
                 in_flight: self.in_flight(),
                 mismatches: self.mismatch_reports(),
             },
+            programs: self.programs(),
             sequences: self.sequences.report(self)?,
             native_reads: self.host.get().and_then(|tells| tells()).map(Into::into),
             pins: self.pin_totals(),
             publishing: self.publishing()?,
         })
+    }
+
+    /// Returns what was fetched for which program since the start, and what was refused to whom.
+    #[must_use]
+    pub fn programs(&self) -> ProgramsReport {
+        self.firewall.report()
     }
 
     fn in_flight(&self) -> Vec<FlightReport> {

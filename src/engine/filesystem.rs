@@ -327,9 +327,9 @@ impl VirtualFs for DriveFs {
         Err(FsErrorKind::Busy.into())
     }
 
-    async fn read(&self, _cx: &OpCx, handle: HandleId, range: Range<u64>) -> Result<Bytes, FsError> {
+    async fn read(&self, cx: &OpCx, handle: HandleId, range: Range<u64>) -> Result<Bytes, FsError> {
         let file = self.file(handle)?;
-        self.read_open(&file, range).await
+        self.read_open(cx, &file, range).await
     }
 
     async fn write(&self, cx: &OpCx, handle: HandleId, at: u64, data: Bytes) -> Result<u32, FsError> {
@@ -426,6 +426,11 @@ impl VirtualFs for DriveFs {
         {
             let was_read = file.is_native() || file.was_read(content.content().len());
             self.drive.sequences.closed(ino, was_read);
+        }
+        if file.was_cold()
+            && let (Some(opener), Source::Site(content)) = (file.opener(), file.source())
+        {
+            self.drive.firewall.closed(opener, &file, content.content().len());
         }
         drop(file);
         self.drive.locals.forget(ino);

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use backlot_platform::types::{Backing, HandleId, NodeId};
 
+use super::firewall::{Payer, Process};
 use super::hydrate::{Interest, OpenContent};
 use super::local::LocalFile;
 use super::native::{Native, REST, has_another, node_of};
@@ -37,6 +38,10 @@ pub(super) struct OpenFile {
     followed: AtomicBool,
     /// Bytes asked for through it.
     asked: AtomicU64,
+    /// Who opened it.
+    opener: Option<Arc<Process>>,
+    /// Not all of it was here when it was opened.
+    was_cold: bool,
     /// The host reads its bytes by itself, or may.
     native: AtomicBool,
     /// The host writes them by itself, and the own file was told.
@@ -70,6 +75,8 @@ impl OpenFile {
             stale: AtomicBool::new(false),
             followed: AtomicBool::new(false),
             asked: AtomicU64::new(0),
+            opener: None,
+            was_cold: false,
             native: AtomicBool::new(false),
             writes_natively: AtomicBool::new(false),
             ahead: Mutex::new(AheadState {
@@ -77,6 +84,24 @@ impl OpenFile {
                 wanted: Vec::new(),
             }),
         }
+    }
+
+    /// Says who opened it, and whether all of it was here then.
+    pub(super) fn opened_by(self, opener: &Arc<Process>, was_cold: bool) -> Self {
+        Self {
+            opener: Some(Arc::clone(opener)),
+            was_cold,
+            ..self
+        }
+    }
+
+    pub(super) fn opener(&self) -> Option<&Arc<Process>> {
+        self.opener.as_ref()
+    }
+
+    /// Says whether bytes of it were to come when it was opened.
+    pub(super) fn was_cold(&self) -> bool {
+        self.was_cold
     }
 
     pub(super) fn source(&self) -> Source {
@@ -125,6 +150,11 @@ impl OpenFile {
         before < enough && before + bytes >= enough
     }
 
+    /// Returns the bytes asked for through it.
+    pub(super) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// Says whether a good part of a file of this length was asked for.
     pub(super) fn was_read(&self, len: u64) -> bool {
         self.asked.load(Ordering::Relaxed) >= good_part(len)
@@ -147,7 +177,7 @@ impl OpenFile {
     }
 
     /// Starts or keeps fetching what this reader will want next.
-    pub(super) fn note_read(&self, content: &Arc<OpenContent>, range: std::ops::Range<u64>) {
+    pub(super) fn note_read(&self, content: &Arc<OpenContent>, range: std::ops::Range<u64>, payer: &Payer) {
         if content.content().is_full() {
             return;
         }
@@ -159,7 +189,7 @@ impl OpenFile {
             state.wanted.retain(|interest| !interest.is_over());
         }
         if let Some(range) = ahead.range {
-            let more = content.fetch_ahead(range, Priority::ReadAhead);
+            let more = content.fetch_ahead(range, Priority::ReadAhead, payer);
             state.wanted.extend(more);
         }
     }

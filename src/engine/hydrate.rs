@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use self::proof::Prefix;
+use super::firewall::Payer;
+use super::heads::Head;
 use super::native::Checking;
 use super::schedule::Priority;
 use super::site::Site;
@@ -115,6 +117,15 @@ pub(super) struct Origin {
     pub(super) version: Version,
 }
 
+/// Where the bytes of a version of a file are kept.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) cache: Arc<ContentCache>,
+    pub(super) content: Content,
+    /// Its beginning and its end, apart.
+    pub(super) head: Option<Head>,
+}
+
 /// One version of one file while somebody wants its bytes.
 #[derive(Debug)]
 pub struct OpenContent {
@@ -124,6 +135,7 @@ pub struct OpenContent {
     version: Version,
     cache: Arc<ContentCache>,
     content: Content,
+    head: Option<Head>,
     deadline: Duration,
     stats: Arc<HydrateStats>,
     fetches: Mutex<Vec<Arc<Fetch>>>,
@@ -139,6 +151,8 @@ pub struct OpenContent {
 #[derive(Debug)]
 struct Fetch {
     span: Range<u64>,
+    /// Who wanted it first.
+    payer: Payer,
     progress: watch::Sender<Progress>,
     wanted: AtomicUsize,
     priority: watch::Sender<Priority>,
@@ -193,8 +207,7 @@ impl Drop for Interest {
 impl OpenContent {
     pub(super) fn new(
         origin: Origin,
-        cache: Arc<ContentCache>,
-        content: Content,
+        kept: Kept,
         deadline: Duration,
         stats: Arc<HydrateStats>,
         mismatches: Arc<Mismatches>,
@@ -205,6 +218,7 @@ impl OpenContent {
             path,
             version,
         } = origin;
+        let Kept { cache, content, head } = kept;
         let opened = Self {
             ino,
             site,
@@ -212,6 +226,7 @@ impl OpenContent {
             version,
             cache,
             content,
+            head,
             deadline,
             stats,
             fetches: Mutex::default(),
@@ -233,6 +248,11 @@ impl OpenContent {
     /// The bytes that are here.
     pub fn content(&self) -> &Content {
         &self.content
+    }
+
+    /// Where its beginning and end are kept apart.
+    pub(super) fn head(&self) -> Option<&Head> {
+        self.head.as_ref()
     }
 
     /// Begins a check of the bytes that are here, unless one is under way.
@@ -269,7 +289,7 @@ impl OpenContent {
     ///
     /// # Errors
     /// See [`HydrateError`]; without progress for the deadline the wait ends.
-    pub async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, HydrateError> {
+    pub async fn read(self: &Arc<Self>, range: Range<u64>, payer: &Payer) -> Result<Bytes, HydrateError> {
         let _demand = Demand::begin(&self.stats);
         for _ in 0..MAX_ROUNDS {
             self.trusted()?;
@@ -278,30 +298,59 @@ impl OpenContent {
                 Ok(Hit::Missing(_)) => {}
                 Err(e) => {
                     warn!(path = %self.path, error = %e, "the cache can't be read; bytes come past it");
-                    return self.read_past_cache(range).await;
+                    return self.read_past_cache(range, payer).await;
                 }
             }
-            match self.ensure(range.clone(), Priority::Demand).await {
+            match self.ensure(range.clone(), Priority::Demand, payer).await {
                 Ok(()) => {}
                 Err(HydrateError::Cache(e)) => {
                     warn!(path = %self.path, error = %e, "the cache can't hold bytes; they come past it");
-                    return self.read_past_cache(range).await;
+                    return self.read_past_cache(range, payer).await;
                 }
                 Err(e) => return Err(e),
             }
         }
         self.trusted()?;
         warn!(path = %self.path, "the cache loses bytes as fast as they arrive; they come past it");
-        self.read_past_cache(range).await
+        self.read_past_cache(range, payer).await
+    }
+
+    /// Returns the bytes of a range if all of them are here.
+    pub(super) fn read_here(&self, range: Range<u64>) -> Option<Bytes> {
+        if let Ok(Hit::Full(bytes)) = self.content.read(range.clone()) {
+            return Some(bytes);
+        }
+        let head = self.head.as_ref()?;
+        let mut out = BytesMut::new();
+        let mut at = range.start;
+        while at < range.end {
+            let piece = at..(at / GRANULE * GRANULE + GRANULE).min(range.end);
+            match self.content.read(piece.clone()) {
+                Ok(Hit::Full(bytes)) => out.extend_from_slice(&bytes),
+                Ok(Hit::Missing(_)) | Err(_) => out.extend_from_slice(&head.read(&piece)?),
+            }
+            at = piece.end;
+        }
+        Some(out.freeze())
+    }
+
+    /// Says how far on from `at` its beginning or end is kept apart.
+    fn kept_until(&self, at: u64, end: u64) -> u64 {
+        self.head.as_ref().map_or(at, |head| head.run(at, end))
     }
 
     /// Makes a range local and waits for it.
     ///
     /// # Errors
     /// See [`HydrateError`].
-    pub async fn ensure(self: &Arc<Self>, range: Range<u64>, priority: Priority) -> Result<(), HydrateError> {
+    pub async fn ensure(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        priority: Priority,
+        payer: &Payer,
+    ) -> Result<(), HydrateError> {
         loop {
-            let wanted = self.want(&range, priority)?;
+            let wanted = self.want(&range, priority, payer)?;
             if wanted.is_empty() {
                 return Ok(());
             }
@@ -316,9 +365,14 @@ impl OpenContent {
     ///
     /// # Errors
     /// See [`HydrateError`].
-    pub(super) async fn bring(self: &Arc<Self>, range: Range<u64>, priority: Priority) -> Result<(), HydrateError> {
+    pub(super) async fn bring(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        priority: Priority,
+        payer: &Payer,
+    ) -> Result<(), HydrateError> {
         for _ in 0..MAX_ROUNDS {
-            let wanted = self.want(&range, priority)?;
+            let wanted = self.want(&range, priority, payer)?;
             if wanted.is_empty() {
                 return Ok(());
             }
@@ -334,8 +388,8 @@ impl OpenContent {
     }
 
     /// Starts fetching what is missing of a range and returns the interest that keeps it going.
-    pub fn fetch_ahead(self: &Arc<Self>, range: Range<u64>, priority: Priority) -> Vec<Interest> {
-        match self.want(&range, priority) {
+    pub fn fetch_ahead(self: &Arc<Self>, range: Range<u64>, priority: Priority, payer: &Payer) -> Vec<Interest> {
+        match self.want(&range, priority, payer) {
             Ok(wanted) => wanted.into_iter().map(|(interest, _)| interest).collect(),
             Err(e) => {
                 debug!(path = %self.path, error = %e, "not fetched ahead");
@@ -346,7 +400,12 @@ impl OpenContent {
 
     /// Joins the fetches that cover the missing parts of a range and starts those that nobody began. Returns each with
     /// the offset up to which this range needs it.
-    fn want(self: &Arc<Self>, range: &Range<u64>, priority: Priority) -> Result<Vec<(Interest, u64)>, HydrateError> {
+    fn want(
+        self: &Arc<Self>,
+        range: &Range<u64>,
+        priority: Priority,
+        payer: &Payer,
+    ) -> Result<Vec<(Interest, u64)>, HydrateError> {
         self.trusted()?;
         let mut fetches = self.lock();
         // A fetch leaves the list only after its bytes are in the cache, so looking at the cache under this lock never
@@ -390,6 +449,7 @@ impl OpenContent {
         }
         if !gaps.is_empty()
             && let super::link::LinkState::Down { reason } = self.site.link().state()
+            && gaps.iter().any(|gap| self.kept_until(gap.start, gap.end) < gap.end)
         {
             return Err(HydrateError::Offline {
                 site: self.site.name().to_string(),
@@ -402,6 +462,7 @@ impl OpenContent {
                 let end = (at + MAX_FETCH).min(gap.end);
                 let fetch = Arc::new(Fetch {
                     span: at..end,
+                    payer: payer.at(priority),
                     progress: watch::Sender::new(Progress::UpTo(at)),
                     wanted: AtomicUsize::new(0),
                     priority: watch::Sender::new(priority),
@@ -472,14 +533,17 @@ impl OpenContent {
     }
 
     async fn stream(self: &Arc<Self>, fetch: &Fetch) -> Result<(), HydrateError> {
+        let mut at = self.take_kept(fetch).await?;
+        if at == fetch.span.end {
+            return Ok(());
+        }
         let _slot = self.slot(fetch).await;
-        let (cache, length) = (Arc::clone(&self.cache), fetch.span.end - fetch.span.start);
+        let (cache, length) = (Arc::clone(&self.cache), fetch.span.end - at);
         // Making room may delete files, which takes its time.
         let mut reserved = self.on_disk(move || cache.reserve(length)).await?;
         self.stats.fetches.fetch_add(1, Ordering::Relaxed);
-        let mut stream = self.site.provider().read(&self.path, &self.version, fetch.span.clone());
+        let mut stream = self.site.provider().read(&self.path, &self.version, at..fetch.span.end);
         let mut pending = BytesMut::new();
-        let mut at = fetch.span.start;
         loop {
             let chunk = match stream.next().await {
                 Some(Ok(chunk)) => chunk,
@@ -493,6 +557,7 @@ impl OpenContent {
             self.stats
                 .fetched_bytes
                 .fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            fetch.payer.charge(chunk.len() as u64);
             pending.extend_from_slice(&chunk);
             let end = at + pending.len() as u64;
             // Whole granules go to the cache; so does the tail when the span is complete.
@@ -518,6 +583,55 @@ impl OpenContent {
         Ok(())
     }
 
+    /// Takes what is kept apart of the beginning of a span; returns how far that went.
+    async fn take_kept(self: &Arc<Self>, fetch: &Fetch) -> Result<u64, HydrateError> {
+        let mut at = fetch.span.start;
+        let until = self.kept_until(at, fetch.span.end);
+        // What ends within a granule ends where the file does.
+        let until = if until == self.content.len() {
+            until
+        } else {
+            until / GRANULE * GRANULE
+        };
+        if until <= at {
+            return Ok(at);
+        }
+        let (cache, length) = (Arc::clone(&self.cache), until - at);
+        let _reserved = self.on_disk(move || cache.reserve(length)).await?;
+        let (this, range) = (Arc::clone(self), at..until);
+        let read = self.on_disk(move || Ok(this.head.as_ref().and_then(|head| head.read(&range))));
+        // Damaged, or evicted meanwhile: it comes from the site.
+        if let Some(bytes) = read.await? {
+            at = self.land(fetch, at, bytes).await?;
+        }
+        Ok(at)
+    }
+
+    /// Has the beginning and the end of it kept apart, fetching what is not here, without the rest.
+    pub(super) async fn bring_head(self: &Arc<Self>, payer: &Payer) -> Result<(), HydrateError> {
+        let Some(head) = &self.head else { return Ok(()) };
+        for range in head.missing() {
+            let bytes = match self.read_here(range.clone()) {
+                Some(bytes) => bytes,
+                None => {
+                    let mut ticket = self.site.slots().queue(Priority::Pin, range.end - range.start);
+                    let _slot = ticket.granted().await;
+                    self.stats.fetches.fetch_add(1, Ordering::Relaxed);
+                    self.read_past_cache(range.clone(), payer).await?
+                }
+            };
+            let this = Arc::clone(self);
+            let keep = move || {
+                if let Some(head) = &this.head {
+                    head.keep(range.start, &bytes);
+                }
+                Ok(())
+            };
+            self.on_disk(keep).await?;
+        }
+        Ok(())
+    }
+
     /// Has the cache take note, while it still knows that all bytes came through it, that they are right.
     fn whole(&self) {
         if self.content.len() < super::native::SMALLEST || !self.content.is_full() {
@@ -537,7 +651,17 @@ impl OpenContent {
         while !bytes.is_empty() {
             let batch = bytes.split_to(bytes.len().min(FILL_BATCH));
             let len = batch.len() as u64;
-            self.take_in(fetch, at, batch).await?;
+            self.take_in(fetch, at, batch.clone()).await?;
+            if self.head.as_ref().is_some_and(|head| head.wants(at, len)) {
+                let (this, from) = (Arc::clone(self), at);
+                let keep = move || {
+                    if let Some(head) = &this.head {
+                        head.keep(from, &batch);
+                    }
+                    Ok(())
+                };
+                self.on_disk(keep).await?;
+            }
             at += len;
             fetch.progress.send_replace(Progress::UpTo(at));
         }
@@ -581,7 +705,10 @@ impl OpenContent {
 
     /// Serves a range without the cache: for when the cache's disk is full, read-only or failing. Costs a request each
     /// time, but a reader gets its bytes.
-    async fn read_past_cache(&self, range: Range<u64>) -> Result<Bytes, HydrateError> {
+    async fn read_past_cache(&self, range: Range<u64>, payer: &Payer) -> Result<Bytes, HydrateError> {
+        if let Some(bytes) = self.read_here(range.clone()) {
+            return Ok(bytes);
+        }
         if let super::link::LinkState::Down { reason } = self.site.link().state() {
             return Err(HydrateError::Offline {
                 site: self.site.name().to_string(),
@@ -593,7 +720,13 @@ impl OpenContent {
         let mut stream = self.site.provider().read(&self.path, &self.version, range);
         while out.len() < want {
             match timeout(self.deadline, stream.next()).await {
-                Ok(Some(Ok(chunk))) => out.extend_from_slice(&chunk),
+                Ok(Some(Ok(chunk))) => {
+                    self.stats
+                        .uncached_bytes
+                        .fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                    payer.charge(chunk.len() as u64);
+                    out.extend_from_slice(&chunk);
+                }
                 Ok(Some(Err(e))) => {
                     self.site.link().failed(&e);
                     return Err(HydrateError::Provider(Arc::new(e)));
@@ -607,7 +740,6 @@ impl OpenContent {
                 Err(_elapsed) => return Err(HydrateError::Deadline(self.deadline)),
             }
         }
-        self.stats.uncached_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
         Ok(out.freeze())
     }
 

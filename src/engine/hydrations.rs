@@ -13,11 +13,12 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use super::drive::{Drive, Inner};
-use super::pins::walk::{Scope, Walk};
-use super::pins::{FetchError, PinError, Tally, fetch_file};
+use super::firewall::{Cause, Payer};
+use super::pins::walk::{Found, Scope, Walk};
+use super::pins::{FetchError, Look, PinError, Tally, fetch_file};
 use super::report::{HydrationProgress, PinFailure};
 use crate::model::RelPath;
-use crate::state::StateError;
+use crate::state::{Node, StateError};
 
 /// Files under way at once.
 const FILES: usize = 8;
@@ -25,6 +26,15 @@ const FILES: usize = 8;
 const REMEMBERED: usize = 64;
 /// Failures that are told.
 const FAILURES_TOLD: usize = 20;
+
+/// What is wanted of files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// All bytes.
+    All,
+    /// The beginnings and ends of media files, kept apart from the rest.
+    Heads,
+}
 
 /// A hydration.
 #[derive(Debug)]
@@ -60,13 +70,25 @@ impl Inner {
         self.hydrations.all().iter().find(|job| job.id == id).cloned()
     }
 
+    /// Says how far a file is that is wanted; `None` if there is nothing to bring of it.
+    fn how_far(&self, found: &Found, what: Wanted) -> Option<Look> {
+        let mut look = self.look_at(&found.node)?;
+        if what == Wanted::Heads {
+            if !self.heads.is_kept(&found.path, look.len) {
+                return None;
+            }
+            (look.resident, look.len) = self.heads.residency(look.id, look.len);
+        }
+        Some(look)
+    }
+
     /// Counts what scopes cover, and what of it is pinned.
-    fn tally(&self, scopes: Vec<Scope>) -> Result<(Tally, u64), StateError> {
+    fn tally(&self, scopes: Vec<Scope>, what: Wanted) -> Result<(Tally, u64), StateError> {
         let (mut walk, mut tally, mut pinned) = (Walk::new(scopes), Tally::default(), 0);
         let rules = self.pins.rules();
         while let Some(page) = walk.next(self)? {
             for found in &page {
-                if let Some(look) = self.look_at(&found.node) {
+                if let Some(look) = self.how_far(found, what) {
                     tally.add(&look);
                     if rules.cover(&found.project, &found.path) {
                         pinned += look.len;
@@ -86,15 +108,20 @@ impl Drive {
     ///
     /// # Errors
     /// See [`PinError`]; what can't all be here at once is refused.
-    pub async fn hydrate(&self, paths: &[String]) -> Result<Arc<Hydration>, PinError> {
+    pub async fn hydrate(&self, paths: &[String], what: Wanted) -> Result<Arc<Hydration>, PinError> {
         let scopes = self.scopes_of(paths)?;
         let (drive, counting) = (Arc::clone(self.inner()), scopes.clone());
-        let counted = tokio::task::spawn_blocking(move || drive.tally(counting)).await;
+        let counted = tokio::task::spawn_blocking(move || drive.tally(counting, what)).await;
         let (wanted, pinned) = counted.unwrap_or(Err(StateError::Closed))?;
-        // Pins are counted as promised, not as far as they are here.
-        let totals = self.pin_totals();
-        let room = totals.room_bytes.saturating_sub(totals.bytes);
-        let needed = wanted.bytes.saturating_sub(pinned);
+        let (room, needed) = match what {
+            Wanted::All => {
+                // Pins are counted as promised, not as far as they are here.
+                let totals = self.pin_totals();
+                let room = totals.room_bytes.saturating_sub(totals.bytes);
+                (room, wanted.bytes.saturating_sub(pinned))
+            }
+            Wanted::Heads => (self.heads.usage().max_bytes, wanted.bytes),
+        };
         if needed > room && wanted.resident_bytes < wanted.bytes {
             return Err(PinError::NoRoom { needed, room });
         }
@@ -113,17 +140,17 @@ impl Drive {
                 drop(all.remove(at));
             }
         }
-        tokio::spawn(run(Arc::downgrade(self.inner()), Arc::clone(&job), scopes));
+        tokio::spawn(run(Arc::downgrade(self.inner()), Arc::clone(&job), scopes, what));
         Ok(job)
     }
 }
 
-async fn run(drive: Weak<Inner>, job: Arc<Hydration>, scopes: Vec<Scope>) {
+async fn run(drive: Weak<Inner>, job: Arc<Hydration>, scopes: Vec<Scope>, what: Wanted) {
     let Some(drive) = drive.upgrade() else { return };
     let stop = drive.stop.clone();
     let brought = tokio::select! {
         () = stop.cancelled() => Err(StateError::Closed),
-        brought = bring(&drive, &job, scopes) => brought,
+        brought = bring(&drive, &job, scopes, what) => brought,
     };
     job.progress.send_modify(|progress| {
         progress.done = true;
@@ -141,7 +168,7 @@ async fn run(drive: Weak<Inner>, job: Arc<Hydration>, scopes: Vec<Scope>) {
     );
 }
 
-async fn bring(drive: &Arc<Inner>, job: &Hydration, scopes: Vec<Scope>) -> Result<Tally, StateError> {
+async fn bring(drive: &Arc<Inner>, job: &Hydration, scopes: Vec<Scope>, what: Wanted) -> Result<Tally, StateError> {
     let gone = |_| StateError::Closed;
     let mut walk = Walk::new(scopes.clone());
     let mut running: JoinSet<(RelPath, u64, Result<(), FetchError>)> = JoinSet::new();
@@ -155,23 +182,36 @@ async fn bring(drive: &Arc<Inner>, job: &Hydration, scopes: Vec<Scope>) -> Resul
         walk = walked;
         let Some(page) = page? else { break };
         for found in page {
-            let Some(look) = drive.look_at(&found.node).filter(|look| !look.is_here()) else {
+            let Some(look) = drive.how_far(&found, what).filter(|look| !look.is_here()) else {
                 continue;
             };
             if running.len() >= FILES {
                 ended(job, running.join_next().await);
             }
             let (path, missing) = (found.path_in_drive(), look.missing());
-            let fetching = fetch_file(Arc::clone(drive), found.node);
-            running.spawn(async move { (path, missing, fetching.await) });
+            let drive = Arc::clone(drive);
+            running.spawn(async move {
+                let fetched = match what {
+                    Wanted::All => fetch_file(drive, found.node, Cause::Hydrate).await,
+                    Wanted::Heads => fetch_head(&drive, &found.node).await,
+                };
+                (path, missing, fetched)
+            });
         }
     }
     while !running.is_empty() {
         ended(job, running.join_next().await);
     }
     let counting = Arc::clone(drive);
-    let counted = tokio::task::spawn_blocking(move || counting.tally(scopes)).await;
+    let counted = tokio::task::spawn_blocking(move || counting.tally(scopes, what)).await;
     Ok(counted.map_err(gone)??.0)
+}
+
+/// Has the beginning and the end of a file kept apart.
+async fn fetch_head(drive: &Arc<Inner>, node: &Node) -> Result<(), FetchError> {
+    let content = drive.open_content(node)?;
+    let payer = Payer::of(drive.firewall.own(), Cause::Hydrate);
+    Ok(content.bring_head(&payer).await?)
 }
 
 type Ended = Result<(RelPath, u64, Result<(), FetchError>), tokio::task::JoinError>;

@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::drive::{OpenError, content_version};
 use super::filesystem::{DriveFs, hydrate_error, is_same_content, state_error};
+use super::firewall::{Grant, Payer};
 use super::handles::{OpenFile, Source};
 use super::hydrate::{HydrateError, OpenContent};
 use super::local::LocalFile;
@@ -38,7 +39,7 @@ impl DriveFs {
     }
 
     /// Reads through a handle; on a version that is gone, takes up the new one if nobody saw a byte of the old.
-    pub(super) async fn read_open(&self, file: &Arc<OpenFile>, range: Range<u64>) -> Result<Bytes, FsError> {
+    pub(super) async fn read_open(&self, cx: &OpCx, file: &Arc<OpenFile>, range: Range<u64>) -> Result<Bytes, FsError> {
         let mut switched = false;
         loop {
             let content = match file.source() {
@@ -52,11 +53,8 @@ impl DriveFs {
             } else if clipped.is_empty() {
                 return Ok(Bytes::new());
             } else {
-                file.note_read(&content, clipped.clone());
-                if file.is_followed() && file.asks_for(clipped.end - clipped.start, len) {
-                    self.drive.sequences.read(file.ino);
-                }
-                match content.read(clipped).await {
+                let read = self.read_as(cx, file, &content, clipped).await?;
+                match read {
                     Ok(bytes) if !self.is_old(file, &content) => {
                         file.mark_served();
                         return Ok(bytes);
@@ -95,6 +93,44 @@ impl DriveFs {
         }
     }
 
+    /// Reads what a site has for whoever asks, as far as that is to be had. The outer error is the firewall's.
+    async fn read_as(
+        &self,
+        cx: &OpCx,
+        file: &OpenFile,
+        content: &Arc<OpenContent>,
+        range: Range<u64>,
+    ) -> Result<Result<Bytes, HydrateError>, FsError> {
+        let len = content.content().len();
+        let firewall = &self.drive.firewall;
+        // Who reads need not be who opened: descriptors are inherited, and processes become other programs.
+        let reader = match file.opener().filter(|_| content.content().is_full() || cx.pid == 0) {
+            Some(opener) => Arc::clone(opener),
+            None => firewall.who(cx.pid).await,
+        };
+        let grant = if content.content().is_full() {
+            Grant::Free(Payer::by_priority(reader.account()))
+        } else {
+            firewall.admit_read(&reader, file, content, &range)
+        };
+        let became_read = file.asks_for(range.end - range.start, len);
+        let payer = match grant {
+            Grant::Free(payer) => {
+                file.note_read(content, range.clone(), &payer);
+                payer
+            }
+            Grant::Curbed(payer) => payer,
+            Grant::Here => {
+                let here = content.read_here(range);
+                return here.map(Ok).ok_or_else(|| firewall.refuse(&reader, content.path()));
+            }
+        };
+        if file.is_followed() && became_read {
+            self.drive.sequences.read(file.ino);
+        }
+        Ok(content.read(range, &payer).await)
+    }
+
     async fn read_own(&self, file: &OpenFile, own: &LocalFile, range: Range<u64>) -> Result<Bytes, FsError> {
         if file.is_stale() {
             return Err(FsErrorKind::RemoteChanged.into());
@@ -112,7 +148,14 @@ impl DriveFs {
         node: &Node,
         options: OpenOptions,
     ) -> Result<Option<Opened>, FsError> {
-        let content = match self.drive.open_content(node) {
+        let opener = self.drive.firewall.who(cx.pid).await;
+        let is_listed = self.drive.firewall.is_listed(&opener) && !options.write;
+        let opened = if is_listed {
+            self.drive.open_content_quietly(node)
+        } else {
+            self.drive.open_content(node)
+        };
+        let content = match opened {
             Ok(content) => content,
             // It was replaced or removed since its name was looked up.
             Err(OpenError::NoProject(_)) => return Err(FsErrorKind::Left.into()),
@@ -121,13 +164,19 @@ impl DriveFs {
         // Pages that the kernel may hold were read under this version or never: an earlier version's were dropped when
         // its change was noticed. Where nothing is resident there can be none, and the kernel is told so.
         let keep_cache = content.content().resident_bytes() > 0;
-        let file = Arc::new(OpenFile::new(
+        let is_here = content.content().is_full();
+        if is_listed && !is_here && content.read_here(0..1).is_none() {
+            // Not at its first read: through a mapping that would end the program.
+            return Err(self.drive.firewall.refuse(&opener, content.path()));
+        }
+        let file = OpenFile::new(
             node.ino,
             Source::Site(Arc::clone(&content)),
             !keep_cache,
             options.write,
             self.drive.limits.readahead_max,
-        ));
+        );
+        let file = Arc::new(file.opened_by(&opener, !is_here && !options.write));
         let offer = self.drive.offer(at, node, &content, options);
         let (handle, backing) = self.insert(at, node, &file, options, offer)?;
         // A change noticed between the look at the node and the insertion did not mark this handle: look again.
@@ -137,7 +186,8 @@ impl DriveFs {
             return Ok(None);
         }
         let len = content.content().len();
-        if !options.write {
+        let grant = self.drive.firewall.admit_open(&opener);
+        if !options.write && (matches!(grant, Grant::Free(_)) || is_here && !is_listed) {
             let resident = content.content().is_full();
             let followed = self.drive.sequences.opened(node.ino, len, cx.pid, resident);
             file.set_followed(followed);
@@ -147,9 +197,14 @@ impl DriveFs {
             }
         }
         // Who writes wants none of it, if the next request cuts it, or has all of it copied at the first write.
-        if !options.write && len > 0 && !content.content().is_full() {
+        if let Grant::Free(payer) = grant
+            && !options.write
+            && len > 0
+            && !content.content().is_full()
+        {
             let whole = len <= self.drive.limits.small_file;
-            file.keep(content.fetch_ahead(0..if whole { len } else { HEAD.min(len) }, Priority::ReadAhead));
+            let ahead = 0..if whole { len } else { HEAD.min(len) };
+            file.keep(content.fetch_ahead(ahead, Priority::ReadAhead, &payer));
         }
         // Pages belong to the file, not to an open of it: with this version's in there, a handle that reads an earlier
         // one would be given them without our being asked.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::link::Link;
 use super::schedule::Slots;
 use crate::model::SiteName;
+use crate::providers::layers::Meter;
 use crate::providers::{Provider, SiteSpace};
 
 /// How long a site's answer about its space is good for.
@@ -21,6 +22,7 @@ pub struct Site {
     link: Arc<Link>,
     slots: Arc<Slots>,
     space: Mutex<Space>,
+    meter: Option<Arc<Meter>>,
 }
 
 #[derive(Debug, Default)]
@@ -30,8 +32,8 @@ struct Space {
 }
 
 impl Site {
-    /// Makes a site whose background fetches share `slots`.
-    pub fn new(name: SiteName, provider: Arc<dyn Provider>, slots: usize) -> Arc<Self> {
+    /// Makes a site whose background fetches share `slots`, with the meter of its provider where that is known.
+    pub fn new(name: SiteName, provider: Arc<dyn Provider>, meter: Option<Arc<Meter>>, slots: usize) -> Arc<Self> {
         let link = Link::new(name.clone(), Arc::clone(&provider));
         Arc::new(Self {
             name,
@@ -39,6 +41,7 @@ impl Site {
             link,
             slots: Slots::new(slots),
             space: Mutex::default(),
+            meter,
         })
     }
 
@@ -50,6 +53,11 @@ impl Site {
     /// What speaks to it.
     pub fn provider(&self) -> &Arc<dyn Provider> {
         &self.provider
+    }
+
+    /// Bytes read from it since the start, as its meter counts them.
+    pub fn read_bytes(&self) -> Option<u64> {
+        self.meter.as_ref().map(|meter| meter.snapshot().bytes_in)
     }
 
     /// Whether it answers.

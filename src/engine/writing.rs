@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use super::drive::{Inner, Project, now_ms, now_ns};
 use super::filesystem::{hydrate_error, state_error};
+use super::firewall::{Cause, Payer};
 use super::hydrate::OpenContent;
 use super::local::{Facts, LocalFile, Sized};
 use super::objects::{Objects, is_full};
@@ -268,7 +269,7 @@ impl Inner {
             return Ok((object, file));
         }
         let content = self.open_content(node).map_err(|e| FsError::new(FsErrorKind::Io, e))?;
-        match self.copy_into(&content, &file, keep).await {
+        match self.copy_into(&content, &file, keep, &self.writer_of(node.ino)).await {
             Ok(()) => Ok((object, file)),
             Err(e) => {
                 self.drop_object(object);
@@ -277,18 +278,32 @@ impl Inner {
         }
     }
 
-    async fn copy_into(&self, content: &Arc<OpenContent>, file: &File, keep: u64) -> Result<(), FsError> {
+    /// Returns who pays for what a file is copied for: whoever has it open for writing.
+    fn writer_of(&self, ino: Ino) -> Payer {
+        let open = self.handles.of(ino);
+        let writer = open.iter().find(|file| file.may_write).and_then(|file| file.opener());
+        let account = writer.map_or_else(|| self.firewall.unknown(), |writer| writer.account());
+        Payer::of(account, Cause::Write)
+    }
+
+    async fn copy_into(
+        &self,
+        content: &Arc<OpenContent>,
+        file: &File,
+        keep: u64,
+        payer: &Payer,
+    ) -> Result<(), FsError> {
         let mut at = 0;
         let mut wanted = Vec::new();
         let mut asked = 0;
         while at < keep {
             if asked < keep && asked < at + COPY_AHEAD {
                 let until = (asked + COPY_AHEAD).min(keep);
-                wanted.extend(content.fetch_ahead(asked..until, Priority::ReadAhead));
+                wanted.extend(content.fetch_ahead(asked..until, Priority::ReadAhead, payer));
                 asked = until;
             }
             let step = at..(at + COPY_STEP).min(keep);
-            let bytes = content.read(step).await.map_err(hydrate_error)?;
+            let bytes = content.read(step, payer).await.map_err(hydrate_error)?;
             if bytes.is_empty() {
                 return Err(FsErrorKind::RemoteChanged.into());
             }

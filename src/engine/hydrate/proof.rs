@@ -304,8 +304,11 @@ impl OpenContent {
         error!(path = %self.path, "{mismatch}; nothing of it is kept");
         // First: from now on nobody is given any of it.
         drop(self.failed.set(Arc::clone(&mismatch)));
-        let content = self.content.clone();
+        let (this, content) = (Arc::clone(self), self.content.clone());
         let dropped = self.on_disk(move || {
+            if let Some(head) = &this.head {
+                head.forget();
+            }
             let dropped = content.drop_granules(0..content.len());
             drop(proof);
             dropped

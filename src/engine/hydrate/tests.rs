@@ -107,6 +107,7 @@ struct Rig {
     watch: Arc<Watch>,
     truth: Bytes,
     content: Arc<OpenContent>,
+    payer: Payer,
 }
 
 impl Rig {
@@ -139,17 +140,23 @@ impl Rig {
         let content = cache.content(ContentId([7; 16]), LEN).expect("a place");
         let origin = Origin {
             ino: Ino(7),
-            site: Site::new(SiteName("memory".to_owned()), provider, 3),
+            site: Site::new(SiteName("memory".to_owned()), provider, None, 3),
             path,
             version,
         };
+        let kept = Kept {
+            cache,
+            content,
+            head: None,
+        };
         let deadline = Duration::from_secs(60);
-        let content = OpenContent::new(origin, cache, content, deadline, Arc::default(), Arc::default());
+        let content = OpenContent::new(origin, kept, deadline, Arc::default(), Arc::default());
         Self {
             _dir: dir,
             watch,
             truth,
             content,
+            payer: Payer::nobody(),
         }
     }
 
@@ -188,10 +195,10 @@ async fn whoever_asks_a_granule_is_asked_of_the_site_once() {
                 let mut rng = Chance(seed * 100 + reader);
                 for _ in 0..20 {
                     let range = rng.range();
-                    let bytes = rig.content.read(range.clone()).await.expect("bytes");
+                    let bytes = rig.content.read(range.clone(), &rig.payer).await.expect("bytes");
                     assert!(rig.right(&range, &bytes), "{range:?}");
                 }
-                rig.content.read(0..LEN).await.expect("all of it");
+                rig.content.read(0..LEN, &rig.payer).await.expect("all of it");
             });
         }
         while let Some(done) = readers.join_next().await {
@@ -229,7 +236,7 @@ async fn who_goes_away_stops_what_nobody_else_wants_and_nothing_else() {
                     let patience = Duration::from_micros(rng.below(6_000));
                     match rng.below(6) {
                         // A program that is killed while it reads.
-                        0..2 => match timeout(patience, rig.content.read(range.clone())).await {
+                        0..2 => match timeout(patience, rig.content.read(range.clone(), &rig.payer)).await {
                             Ok(bytes) => {
                                 assert!(rig.right(&range, &bytes.expect("bytes")), "{range:?}");
                                 whole += 1;
@@ -238,13 +245,13 @@ async fn who_goes_away_stops_what_nobody_else_wants_and_nothing_else() {
                         },
                         // A change of mind about what is fetched ahead.
                         2..5 => {
-                            let ahead = rig.content.fetch_ahead(range, Priority::ReadAhead);
+                            let ahead = rig.content.fetch_ahead(range, Priority::ReadAhead, &rig.payer);
                             tokio::time::sleep(patience).await;
                             drop(ahead);
                         }
                         // Who stays gets its bytes, whoever of the others went away from the same fetch.
                         _ => {
-                            let bytes = rig.content.read(range.clone()).await.expect("bytes");
+                            let bytes = rig.content.read(range.clone(), &rig.payer).await.expect("bytes");
                             assert!(rig.right(&range, &bytes), "{range:?}");
                             whole += 1;
                         }
@@ -270,7 +277,7 @@ async fn who_goes_away_stops_what_nobody_else_wants_and_nothing_else() {
         assert!(running.is_empty(), "still read at the site: {running:?}");
         // (A fetch that is being stopped may still be ending beside its successor.)
         cancelled += rig.content.stats.cancelled.load(Ordering::SeqCst);
-        let bytes = rig.content.read(0..LEN).await.expect("all of it");
+        let bytes = rig.content.read(0..LEN, &rig.payer).await.expect("all of it");
         assert!(rig.right(&(0..LEN), &bytes));
     }
     assert!(
@@ -299,13 +306,13 @@ async fn bytes_that_are_what_the_site_says_become_whole_in_any_order() {
                     if rng.below(4) == 0 {
                         // Who goes away in the middle of a landing, or of the hash, leaves nothing half done.
                         let patience = Duration::from_micros(rng.below(4_000));
-                        drop(timeout(patience, rig.content.read(range)).await);
+                        drop(timeout(patience, rig.content.read(range, &rig.payer)).await);
                         continue;
                     }
-                    let bytes = rig.content.read(range.clone()).await.expect("bytes");
+                    let bytes = rig.content.read(range.clone(), &rig.payer).await.expect("bytes");
                     assert!(rig.right(&range, &bytes), "{range:?}");
                 }
-                rig.content.read(0..LEN).await.expect("all of it");
+                rig.content.read(0..LEN, &rig.payer).await.expect("all of it");
             });
         }
         while let Some(done) = readers.join_next().await {
@@ -326,7 +333,7 @@ async fn bytes_that_are_not_what_the_site_says_never_become_whole() {
                 let mut rng = Chance(seed * 100 + reader);
                 for _ in 0..30 {
                     let range = rng.range();
-                    match rig.content.read(range.clone()).await {
+                    match rig.content.read(range.clone(), &rig.payer).await {
                         // Before anybody could know.
                         Ok(bytes) => assert!(rig.right(&range, &bytes), "{range:?}"),
                         Err(HydrateError::Mismatch(_)) => return true,
@@ -334,17 +341,17 @@ async fn bytes_that_are_not_what_the_site_says_never_become_whole() {
                     }
                     assert!(!rig.content.content().is_full(), "it was whole for a moment");
                 }
-                rig.content.read(0..LEN).await.is_err()
+                rig.content.read(0..LEN, &rig.payer).await.is_err()
             });
         }
         while let Some(done) = readers.join_next().await {
             assert!(done.expect("a reader"), "all of it was read");
         }
         for range in [0..1, LEN - 1..LEN, 0..LEN] {
-            let read = rig.content.read(range).await;
+            let read = rig.content.read(range, &rig.payer).await;
             assert!(matches!(read, Err(HydrateError::Mismatch(_))), "{read:?}");
         }
-        let all = rig.content.ensure(0..LEN, Priority::Pin).await;
+        let all = rig.content.ensure(0..LEN, Priority::Pin, &rig.payer).await;
         assert!(matches!(all, Err(HydrateError::Mismatch(_))), "{all:?}");
         let begun = std::time::Instant::now();
         while !rig.content.in_flight().is_empty() {

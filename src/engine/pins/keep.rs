@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use super::walk::{Found, Walk};
 use super::{FAILURES_TOLD, Look, Tally};
 use crate::engine::drive::{Inner, OpenError, Project};
+use crate::engine::firewall::{Cause, Payer};
 use crate::engine::hydrate::HydrateError;
 use crate::engine::link::LinkState;
 use crate::engine::report::PinFailure;
@@ -72,14 +73,15 @@ impl FetchError {
 }
 
 /// Makes all of a file resident, whenever there is a turn for it.
-pub(in crate::engine) async fn fetch_file(drive: Arc<Inner>, node: Node) -> Result<(), FetchError> {
+pub(in crate::engine) async fn fetch_file(drive: Arc<Inner>, node: Node, cause: Cause) -> Result<(), FetchError> {
     let ino = node.ino;
     let fetched = async {
         let content = drive.open_content(&node)?;
+        let payer = Payer::of(drive.firewall.own(), cause);
         let mut at = 0;
         while at < node.size {
             let end = (at + WINDOW).min(node.size);
-            content.bring(at..end, Priority::Pin).await?;
+            content.bring(at..end, Priority::Pin, &payer).await?;
             at = end;
         }
         Ok(())
@@ -319,7 +321,7 @@ impl Keeper {
         // A content that has come up since the look is marked before its first byte is here.
         drive.cache.pin(look.id, drive.pins.round.load(Ordering::Relaxed));
         let (ino, path) = (found.node.ino, found.path_in_drive());
-        let fetching = fetch_file(Arc::clone(drive), found.node);
+        let fetching = fetch_file(Arc::clone(drive), found.node, Cause::Pin);
         let task = self.tasks.spawn(async move { (ino, path, fetching.await) });
         let running = Running {
             task,

@@ -4,6 +4,7 @@
 
 mod limits;
 mod pins;
+mod programs;
 mod queues;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub use pins::{
     CacheStat, CacheTop, EvictReport, HydrationProgress, Kept, KeptWhy, PinFailure, PinReport, PinRequest, PinTotals,
     PinsReport, ScrubReport, TopRow, VerifyProgress,
 };
+pub use programs::{ProgramReport, ProgramsReport};
 pub use queues::{
     Changed, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport, QueueReport, Selection,
     TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
@@ -59,6 +61,9 @@ pub struct Status {
     pub cache: CacheReport,
     /// Bytes on their way here.
     pub hydration: HydrationReport,
+    /// What was fetched for which program.
+    #[serde(default)]
+    pub programs: ProgramsReport,
     /// Sequences that are played.
     pub sequences: SequencesReport,
     /// What the kernel reads by itself; `None` without a mount.
@@ -165,6 +170,9 @@ pub struct SiteReport {
     pub reason: Option<String>,
     /// Fetches that run, and that wait.
     pub fetching: (usize, usize),
+    /// Bytes of files read from it since the start, as counted where they come in.
+    #[serde(default)]
+    pub read_bytes: Option<u64>,
 }
 
 impl SiteReport {
@@ -179,6 +187,7 @@ impl SiteReport {
             link: link.to_owned(),
             reason,
             fetching: site.slots().load(),
+            read_bytes: site.read_bytes(),
         }
     }
 }
@@ -234,6 +243,9 @@ pub struct HydrationReport {
     pub cancelled: u64,
     /// Bytes served past the cache.
     pub uncached_bytes: u64,
+    /// Bytes of beginnings and ends that were here, of files that were not.
+    #[serde(default)]
+    pub head_bytes: u64,
     /// Files open through the mount.
     pub open_handles: usize,
     /// Open files that bytes arrive for.

@@ -242,6 +242,15 @@ pub struct CacheStat {
     pub min_free_bytes: u64,
     /// What pins may take.
     pub pin_room_bytes: u64,
+    /// Bytes of the beginnings and ends of media files, kept beside the rest.
+    #[serde(default)]
+    pub head_bytes: u64,
+    /// The most that they may take.
+    #[serde(default)]
+    pub max_head_bytes: u64,
+    /// Files that they are of.
+    #[serde(default)]
+    pub heads: u64,
     /// The look through it in the background.
     #[serde(default)]
     pub scrub: ScrubReport,

@@ -511,6 +511,11 @@ impl Folders {
         }
     }
 
+    /// The thread that opened a file of a folder last.
+    pub(super) fn reader(&self, id: LayerId) -> Option<u32> {
+        self.runs.iter().find(|run| run.id == id).map(|run| run.reader)
+    }
+
     /// Takes back what is asked for ahead of readers that have fallen silent.
     pub(super) fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         for run in &mut self.runs {

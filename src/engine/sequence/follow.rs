@@ -406,6 +406,12 @@ impl Follower {
         effects
     }
 
+    /// The thread that opened a file of a sequence, or of a folder that is read, last.
+    pub(crate) fn reader(&self, id: LayerId) -> Option<u32> {
+        let layer = self.position(id).and_then(|at| self.layers.get(at));
+        layer.map(|layer| layer.reader).or_else(|| self.folders.reader(id))
+    }
+
     /// Names came into a folder, or went.
     pub(crate) fn changed(&mut self, folder: Ino) {
         for layer in self.layers.iter_mut().filter(|layer| layer.folder == folder) {

@@ -341,14 +341,14 @@ impl Sequences {
                 Effect::List(layer) => self.list(drive, state, layer),
                 Effect::Whole(layer, ino) => {
                     if !state.held.contains_key(&ino)
-                        && let Some(held) = self.fetch(drive, layer, ino, Priority::ReadAhead, true)
+                        && let Some(held) = self.fetch(drive, reader_of(state, layer), ino, Priority::ReadAhead, true)
                     {
                         state.held.insert(ino, held);
                     }
                 }
                 Effect::Ahead(layer, ino) => {
                     let left = state.take_back(ino);
-                    match self.fetch(drive, layer, ino, Priority::Sequence, false) {
+                    match self.fetch(drive, reader_of(state, layer), ino, Priority::Sequence, false) {
                         Some(held) if held.content.site().link().is_down() => {
                             state.put_back(layer, ino, left);
                             todo.extend(state.follower.pause(layer));
@@ -387,7 +387,14 @@ impl Sequences {
     }
 
     /// Starts to fetch a frame; `None` if there is nothing to fetch.
-    fn fetch(&self, drive: &Inner, layer: LayerId, ino: Ino, priority: Priority, open: bool) -> Option<Held> {
+    fn fetch(
+        &self,
+        drive: &Inner,
+        (layer, reader): (LayerId, u32),
+        ino: Ino,
+        priority: Priority,
+        open: bool,
+    ) -> Option<Held> {
         let node = drive.tree.node(ino).ok()??;
         if node.kind != EntryKind::File || node.own || node.size == 0 || node.size > self.bounds.bytes {
             return None;
@@ -398,7 +405,7 @@ impl Sequences {
         }
         let content = drive.open_content(&node).ok()?;
         let before = content.content().resident_bytes();
-        let interests = content.fetch_ahead(0..node.size, priority);
+        let interests = content.fetch_ahead(0..node.size, priority, &drive.firewall.payer_of(reader));
         if let Some(notes) = self.notes.clone().filter(|_| !interests.is_empty()) {
             let ended: Vec<_> = interests.iter().map(Interest::ended).collect();
             let begun = Instant::now();
@@ -467,6 +474,11 @@ impl Sequences {
         let settles = state.ending.first().map(|(_, _, since)| *since + SETTLE);
         state.follower.next_tick().into_iter().chain(settles).min()
     }
+}
+
+/// A sequence, and the thread that opened a file of it last: that one pays.
+fn reader_of(state: &State, layer: LayerId) -> (LayerId, u32) {
+    (layer, state.follower.reader(layer).unwrap_or_default())
 }
 
 /// Shows the files of a folder in the order of its listing, until `show` has seen enough.
