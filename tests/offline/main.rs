@@ -7,5 +7,6 @@ mod child;
 #[path = "../common/mod.rs"]
 mod common;
 
+mod abort;
 mod far;
 mod gate;
