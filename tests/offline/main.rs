@@ -10,3 +10,4 @@ mod common;
 mod abort;
 mod far;
 mod gate;
+mod interrupts;

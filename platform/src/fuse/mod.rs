@@ -13,12 +13,14 @@
 //! | `capabilities` | what is agreed with the kernel when a session begins |
 //! | `native` | which open files the kernel reads by itself |
 //! | `host`, `listing`, `convert` | each request as a call of the drive, and its reply |
+//! | `caller` | whether whoever asked still waits |
 //! | `shared`, `notify` | what the kernel must forget |
 //! | `session`, `unmount`, `abort`, `holders` | the life and the end of a mount |
 //! | `health` | what may be said of a mount, or of the chance of one, without being caught by it |
 //! | `mountinfo` | what the kernel says of its mounts |
 
 mod abort;
+mod caller;
 mod capabilities;
 mod convert;
 mod device;
