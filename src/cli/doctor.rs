@@ -18,6 +18,7 @@ use super::mount::store_hint;
 use super::status::{pinned, pins_trouble, reads};
 use super::{Settings, local, text};
 use crate::api::types::Health;
+use crate::daemon::longest_read;
 use crate::engine::drive::check_site;
 use crate::engine::report::Status;
 use crate::state::StateStore;
@@ -104,6 +105,7 @@ fn show(f: &Finding) {
 async fn look(args: &Args, settings: &Settings, loaded: &Loaded) -> Result<Vec<Finding>, CliError> {
     let config = &loaded.config;
     let mut found = vec![settings_found(settings, loaded)?, fuse_found(config)];
+    found.extend(fuse::kernel_timeout().map(|limit| timeout_found(config, limit)));
     // All at once: what hangs costs its own patience, not the sum of all.
     let (daemon, health, here, sites) = tokio::join!(
         ask_daemon(config),
@@ -194,6 +196,28 @@ fn fuse_found(config: &Config) -> Finding {
     match fuse::preflight(config.drive.allow_other) {
         Ok(()) => good("fuse", "this user can mount"),
         Err(e) => bad("fuse", e.to_string(), e.hint()),
+    }
+}
+
+/// This machine limits how long a request may take: longer ones cost the whole mount.
+fn timeout_found(config: &Config, limit: Duration) -> Finding {
+    let what = "requests";
+    let wanted: Duration = config.hydration.read_deadline.into();
+    let most = longest_read(limit);
+    let ours = fuse::within_kernel_timeout(limit);
+    let says = format!(
+        "the kernel ends a mount whose request takes {limit:?} (fs.fuse.default_request_timeout, max_request_timeout); \
+         ours end within {ours:?}, also the copying of a large file before its first change"
+    );
+    if wanted > most {
+        let says = format!("{says}\nhydration.read-deadline is {wanted:?} and is cut to {most:?}");
+        bad(
+            what,
+            says,
+            "set a hydration.read-deadline below that, or raise the kernel's limit with sysctl",
+        )
+    } else {
+        good(what, says)
     }
 }
 

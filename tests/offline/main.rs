@@ -11,3 +11,5 @@ mod abort;
 mod far;
 mod gate;
 mod interrupts;
+mod links;
+mod restarting;

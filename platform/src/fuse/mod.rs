@@ -17,6 +17,7 @@
 //! | `shared`, `notify` | what the kernel must forget |
 //! | `session`, `unmount`, `abort`, `holders` | the life and the end of a mount |
 //! | `health` | what may be said of a mount, or of the chance of one, without being caught by it |
+//! | `timeout` | the kernel's own limit on requests |
 //! | `mountinfo` | what the kernel says of its mounts |
 
 mod abort;
@@ -35,6 +36,7 @@ mod notify;
 mod point;
 mod session;
 mod shared;
+mod timeout;
 mod unmount;
 
 use std::path::PathBuf;
@@ -48,6 +50,7 @@ pub use error::{MountError, UnmountError};
 pub use health::{MountHealth, mount_answers, mount_health, preflight};
 pub use holders::{Held, Holder};
 pub use session::Mount;
+pub use timeout::{kernel_timeout, within_kernel_timeout};
 pub use unmount::{Unmount, unmount_path};
 
 use crate::vfs::VirtualFs;
