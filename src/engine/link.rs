@@ -20,8 +20,9 @@ use crate::providers::{ErrorKind, Op, Provider, ProviderError};
 const PROBE_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait between two probes: an artist should not wait longer than this for a link that is back.
 const PROBE_MAX: Duration = Duration::from_secs(15);
-/// A probe that has no answer after this long has failed: more than a connection over any link that is of use takes.
-const PROBE_LIMIT: Duration = Duration::from_secs(15);
+/// A probe that has no answer after this long has failed. The last resort: providers bound it by progress, and on a link
+/// that is full of our own uploads an answer may be late.
+const PROBE_LIMIT: Duration = Duration::from_secs(60);
 /// A site that nobody heard of for this long is probed, so that a link that died while nobody used it is known to be down
 /// before somebody does. As often as keep-alives: it costs one small request.
 const QUIET: Duration = Duration::from_secs(30);

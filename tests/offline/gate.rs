@@ -33,6 +33,11 @@ fn entries() -> usize {
     set.map_or(ENTRIES, |n| n.parse().expect("a number"))
 }
 
+/// What little takes is mostly noise on a loaded machine.
+fn slack(entries: usize) -> Duration {
+    Duration::from_millis(if entries < 50_000 { 300 } else { 0 })
+}
+
 /// Lists the whole drive, as a person would; returns how many lines that were and how long it took.
 fn ls(drive: &Drive) -> (usize, Duration) {
     let begun = Instant::now();
@@ -121,7 +126,7 @@ fn with_all_packets_dropped_the_drive_does_all_it_can_and_hangs_nobody() {
         ));
         assert!(*slowest < Duration::from_secs(2), "{mounts:?}");
         assert!(
-            offline < online.mul_f64(1.2) + Duration::from_millis(100),
+            offline < online.mul_f64(1.2) + slack(entries),
             "{offline:?}, with the link {online:?}"
         );
         let passed = far.relay.passed().1;

@@ -319,3 +319,42 @@ fn a_reset_of_every_connection_and_a_refusal_of_new_ones_is_known_at_once() {
         eventually("all reads again", || reads(&drive, "cold", 2));
     });
 }
+
+#[test]
+fn a_thousand_readers_of_a_dead_link_all_end_in_time_and_hold_up_no_listing() {
+    const READERS: usize = 1000;
+    drive_test(|| {
+        let Some(far) = Far::start() else { return };
+        far.write("warm", 1, MIB);
+        for n in 0..READERS {
+            far.write(&format!("cold/{n:04}"), 2, 70_000);
+        }
+        let drive = far.builder().set("hydration.read-deadline", "4s").build().mounted();
+        assert!(reads(&drive, "warm", 1));
+        far.relay.swallow();
+        let begun = Instant::now();
+        let readers: Vec<_> = (0..READERS)
+            .map(|n| {
+                let path = drive.path(format!("cold/{n:04}"));
+                std::thread::spawn(move || fs::read(path).expect_err("nothing can serve it"))
+            })
+            .collect();
+        let listed = Instant::now();
+        succeeds(Command::new("ls").arg("-lR").arg(drive.mount_point()));
+        let listed = listed.elapsed();
+        let ended = within(SOON, "the end of all", move || {
+            for reader in readers {
+                let error = reader.join().unwrap();
+                assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()), "{error}");
+            }
+            begun.elapsed()
+        });
+        say(&format!(
+            "{READERS} readers of a dead link had an error after {ended:.1?} of a deadline of 4 s; ls -lR meanwhile {listed:.1?}"
+        ));
+        // Beginning so many threads takes a moment as well.
+        assert!(ended < Duration::from_secs(7), "{ended:?}");
+        assert!(listed < Duration::from_secs(3), "{listed:?}");
+        assert!(far.relay.held() > 0, "the fault fired");
+    });
+}
