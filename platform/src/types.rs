@@ -28,7 +28,8 @@ pub struct OpCx {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
-    /// Its process (thread-group) id; 0 where the kernel asks for itself, as for read-ahead and write-back.
+    /// Its thread; of read-ahead, the one that reads. 0 where the kernel asks for itself, as for write-back, and for
+    /// processes that the daemon can't see.
     pub pid: u32,
     /// What this request writes to a file, or cuts off it, takes the file's set-id bits, as [`without_set_id`] says: the
     /// caller may not keep them (CAP_FSETID). Where a host does not learn that of a request, it says so for all but root.

@@ -122,7 +122,7 @@ impl Client {
             Exit::Failed,
             format!("the daemon{pid} runs but did not answer within {:?}", self.patience),
         )
-        .hint("`backlot doctor` looks into it; `backlot unmount --lazy` takes the drive away without it")
+        .hint("`backlot doctor` looks into it; `backlot abort` frees whoever waits for the drive, without the daemon")
     }
 
     fn not_running(&self) -> CliError {

@@ -18,6 +18,7 @@ use super::mount::store_hint;
 use super::status::{pinned, pins_trouble, reads};
 use super::{Settings, local, programs, text};
 use crate::api::types::Health;
+use crate::daemon::longest_read;
 use crate::engine::drive::check_site;
 use crate::engine::report::Status;
 use crate::state::StateStore;
@@ -112,32 +113,62 @@ fn show(f: &Finding) {
 async fn look(args: &Args, settings: &Settings, loaded: &Loaded) -> Result<Vec<Finding>, CliError> {
     let config = &loaded.config;
     let mut found = vec![settings_found(settings, loaded)?, fuse_found(config)];
-    let daemon = ask_daemon(config, &mut found).await;
-    let at = config.drive.mount_point.clone();
-    found.push(aside("mount", &at.clone(), move || mount_point(&at, daemon)).await);
-    let (dir, deep) = (config.drive.data_dir.clone(), args.deep);
+    found.extend(fuse::kernel_timeout().map(|limit| timeout_found(config, limit)));
+    // All at once: what hangs costs its own patience, not the sum of all.
+    let (daemon, health, here, sites) = tokio::join!(
+        ask_daemon(config),
+        health(&config.drive.mount_point),
+        look_here(config, args.deep),
+        ask_sites(config)
+    );
+    let (daemon, of_daemon) = daemon;
+    found.extend(of_daemon);
+    found.push(match health {
+        Some(health) => mount_point(&config.drive.mount_point, &health, daemon),
+        None => does_not_answer("mount", &config.drive.mount_point),
+    });
+    found.extend(here);
+    found.push(clock());
+    found.extend(sites);
+    Ok(found)
+}
+
+/// Looks at the mount, which may hang.
+async fn health(at: &Path) -> Option<MountHealth> {
+    let at = at.to_owned();
+    let look = tokio::task::spawn_blocking(move || fuse::mount_health(&at));
+    tokio::time::timeout(PATIENCE, look).await.ok()?.ok()
+}
+
+/// Looks at what lies on this machine's disks.
+async fn look_here(config: &Config, deep: bool) -> Vec<Finding> {
+    let (data, cache) = (&config.drive.data_dir, &config.drive.cache_dir);
+    let mut found = Vec::new();
+    let dir = data.clone();
     if deep {
-        found.push(store(&dir, deep));
+        found.push(match tokio::task::spawn_blocking(move || store(&dir, deep)).await {
+            Ok(finding) => finding,
+            Err(e) => defect("store", &e),
+        });
     } else {
-        found.push(aside("store", &dir.clone(), move || store(&dir, deep)).await);
+        found.push(aside("store", data, move || store(&dir, deep)).await);
     }
-    let need = config.cache.min_free.bytes().max(LOW_SPACE);
+    let low = |least: u64| least.max(LOW_SPACE);
     for (what, dir, need) in [
-        ("cache", &config.drive.cache_dir, need),
-        (
-            "data",
-            &config.drive.data_dir,
-            config.publish.min_free.bytes().max(LOW_SPACE),
-        ),
+        ("cache", cache, low(config.cache.min_free.bytes())),
+        ("data", data, low(config.publish.min_free.bytes())),
     ] {
         let at = dir.clone();
         found.push(aside(what, dir, move || space(what, &at, need)).await);
     }
     for (what, look) in local::LOOKS {
-        let dir = config.drive.data_dir.clone();
-        found.push(aside(what, &config.drive.data_dir, move || look(what, &dir)).await);
+        let dir = data.clone();
+        found.push(aside(what, data, move || look(what, &dir)).await);
     }
-    found.push(clock());
+    found
+}
+
+async fn ask_sites(config: &Config) -> Vec<Finding> {
     let sites = config.sites.iter().map(async |(name, site)| {
         match tokio::time::timeout(SITE_PATIENCE, check_site(name, site)).await {
             Ok(Ok(())) => good("site", format!("{name} answers")),
@@ -149,8 +180,7 @@ async fn look(args: &Args, settings: &Settings, loaded: &Loaded) -> Result<Vec<F
             ),
         }
     });
-    found.extend(join_all(sites).await);
-    Ok(found)
+    join_all(sites).await
 }
 
 fn settings_found(settings: &Settings, loaded: &Loaded) -> Result<Finding, CliError> {
@@ -177,6 +207,28 @@ fn fuse_found(config: &Config) -> Finding {
     }
 }
 
+/// This machine limits how long a request may take: longer ones cost the whole mount.
+fn timeout_found(config: &Config, limit: Duration) -> Finding {
+    let what = "requests";
+    let wanted: Duration = config.hydration.read_deadline.into();
+    let most = longest_read(limit);
+    let ours = fuse::within_kernel_timeout(limit);
+    let says = format!(
+        "the kernel ends a mount whose request takes {limit:?} (fs.fuse.default_request_timeout, max_request_timeout); \
+         ours end within {ours:?}, also the copying of a large file before its first change"
+    );
+    if wanted > most {
+        let says = format!("{says}\nhydration.read-deadline is {wanted:?} and is cut to {most:?}");
+        bad(
+            what,
+            says,
+            "set a hydration.read-deadline below that, or raise the kernel's limit with sysctl",
+        )
+    } else {
+        good(what, says)
+    }
+}
+
 /// What the daemon's socket told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Daemon {
@@ -190,7 +242,13 @@ enum Daemon {
     Silent,
 }
 
-async fn ask_daemon(config: &Config, found: &mut Vec<Finding>) -> Daemon {
+async fn ask_daemon(config: &Config) -> (Daemon, Vec<Finding>) {
+    let mut found = Vec::new();
+    let daemon = daemon_found(config, &mut found).await;
+    (daemon, found)
+}
+
+async fn daemon_found(config: &Config, found: &mut Vec<Finding>) -> Daemon {
     let Ok(client) = Client::at(config.drive.socket_path(), PATIENCE) else {
         return Daemon::Gone;
     };
@@ -214,7 +272,7 @@ async fn ask_daemon(config: &Config, found: &mut Vec<Finding>) -> Daemon {
         found.push(bad(
             "daemon",
             format!("it listens{shown} but does not answer within {PATIENCE:?}"),
-            format!("`backlot unmount --lazy`, then `{kill}`; what is in the data folder survives that"),
+            format!("`backlot abort --kill` frees whoever waits for the drive (or `{kill}`); what is in the data folder survives that"),
         ));
         return Daemon::Silent;
     };
@@ -292,23 +350,31 @@ fn mismatches(status: &Status) -> Option<Finding> {
 async fn aside(what: &'static str, path: &Path, look: impl FnOnce() -> Finding + Send + 'static) -> Finding {
     match tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(look)).await {
         Ok(Ok(finding)) => finding,
-        Ok(Err(e)) => bad(
-            what,
-            e.to_string(),
-            "that is a defect of this program; please report it",
-        ),
-        Err(_) => bad(
-            what,
-            format!("{} does not answer within {PATIENCE:?}", path.display()),
-            "is it on a network drive that is gone? put data-dir and cache-dir on a local disk",
-        ),
+        Ok(Err(e)) => defect(what, &e),
+        Err(_) => does_not_answer(what, path),
     }
 }
 
-fn mount_point(at: &Path, daemon: Daemon) -> Finding {
+fn defect(what: &str, e: &tokio::task::JoinError) -> Finding {
+    bad(
+        what,
+        e.to_string(),
+        "that is a defect of this program; please report it",
+    )
+}
+
+fn does_not_answer(what: &str, path: &Path) -> Finding {
+    bad(
+        what,
+        format!("{} does not answer within {PATIENCE:?}", path.display()),
+        "is it on a network drive that is gone? put data-dir and cache-dir on a local disk",
+    )
+}
+
+fn mount_point(at: &Path, health: &MountHealth, daemon: Daemon) -> Finding {
     let shown = at.display();
     let what = "mount";
-    match fuse::mount_health(at) {
+    match health {
         MountHealth::NotMounted => match std::fs::symlink_metadata(at) {
             Ok(_) if daemon == Daemon::Mounts => bad(
                 what,
@@ -335,7 +401,7 @@ fn mount_point(at: &Path, daemon: Daemon) -> Finding {
             format!("{shown} is mounted, but not by a daemon of these settings"),
             "if it was mounted with other --config or --set, give the same here; is it another user's?",
         ),
-        MountHealth::Ours { waiting } if waiting > 0 => good(
+        MountHealth::Ours { waiting } if *waiting > 0 => good(
             what,
             format!("{shown} is mounted; {waiting} requests wait for an answer"),
         ),

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::doctor::{Finding, bad, good};
 use super::text;
 use crate::engine::rescue;
@@ -127,6 +129,77 @@ fn amiss(data_dir: &Path) -> Result<Amiss, String> {
         .collect();
     found.missing.sort_unstable();
     Ok(found)
+}
+
+/// What was made here and is not at its site yet, as the database tells it without the daemon.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub(super) struct Unsent {
+    /// Files that wait or are being sent.
+    pub(super) files: u64,
+    /// Their bytes.
+    pub(super) bytes: u64,
+    /// Files that are open for writing, or were when the daemon last wrote anything down.
+    pub(super) writing: u64,
+    /// Removals that wait.
+    pub(super) deletes: u64,
+}
+
+impl Unsent {
+    /// In words.
+    pub(super) fn lines(&self, data_dir: &Path) -> Vec<String> {
+        let mut what = Vec::new();
+        if self.files > 0 {
+            what.push(format!(
+                "{} with {}",
+                text::counted_u64(self.files, "file"),
+                text::bytes(self.bytes)
+            ));
+        }
+        if self.deletes > 0 {
+            what.push(text::counted_u64(self.deletes, "removal"));
+        }
+        let mut lines = Vec::new();
+        if !what.is_empty() {
+            lines.push(format!("not at its site yet: {}", what.join(", ")));
+        }
+        if self.writing > 0 {
+            lines.push(format!(
+                "{} being written when it was aborted",
+                text::counted_u64(self.writing, "file")
+            ));
+        }
+        if lines.is_empty() {
+            return vec!["everything made here is at its site".to_owned()];
+        }
+        lines.push(format!(
+            "nothing of it is lost: it is in {}, and goes on at the next `backlot mount`",
+            data_dir.join(crate::engine::objects::DIR).display()
+        ));
+        lines
+    }
+}
+
+/// Reads off the database what is not at its site yet. Works beside a daemon that hangs.
+pub(super) fn unsent(data_dir: &Path) -> Result<Unsent, String> {
+    let Some(store) = open(data_dir)? else {
+        return Ok(Unsent::default());
+    };
+    let read = store.read(|txn| {
+        let mut unsent = Unsent {
+            writing: txn.being_written()?.len() as u64,
+            ..Unsent::default()
+        };
+        for (_, _, is_send, tally) in txn.to_do()? {
+            if is_send {
+                unsent.files += tally.tasks;
+                unsent.bytes = unsent.bytes.saturating_add(tally.bytes);
+            } else {
+                unsent.deletes += tally.tasks;
+            }
+        }
+        Ok(unsent)
+    });
+    read.map_err(|e| e.to_string())
 }
 
 /// Opens the database; `None` where there is none yet.

@@ -26,6 +26,7 @@ macro_rules! errln {
     ($($text:tt)*) => { err!("{}\n", format_args!($($text)*)) };
 }
 
+mod abort;
 mod cache;
 mod client;
 mod config;
@@ -97,6 +98,7 @@ enum Verb {
     Mount(mount::Args),
     #[command(alias = "umount")]
     Unmount(unmount::Args),
+    Abort(abort::Args),
     Scan(scan::Args),
     Status(status::Args),
     Ls(ls::Args),
@@ -133,6 +135,7 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Demo(args) => block_on(demo::run(args)),
         Verb::Mount(args) => mount::run(args, settings),
         Verb::Unmount(args) => block_on(unmount::run(args, &settings.load()?)),
+        Verb::Abort(args) => block_on(abort::run(args, &settings.load()?)),
         Verb::Scan(args) => block_on(scan::run(args, &settings.load_for_work(Vec::new())?)),
         Verb::Status(args) => block_on(status::run(args, &settings.load()?)),
         Verb::Ls(args) => block_on(ls::run(args, &settings.load()?)),

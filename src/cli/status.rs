@@ -1,14 +1,19 @@
 //! `backlot status`.
 
+use std::time::Duration;
+
 use backlot_config::Loaded;
 
 use super::client::Client;
 use super::error::{CliError, Exit};
 use super::{programs, queue, text};
+use crate::api::types::Health;
 use crate::engine::report::{
     NativeReport, PendingReport, PinTotals, ProjectReport, PublishingReport, SequencesReport, Status,
 };
 
+/// A daemon that does not say that it lives within this time hangs.
+const LIFE_SIGN: Duration = Duration::from_secs(3);
 /// Reasons for failures that are shown.
 const REASONS: usize = 3;
 /// Refusals that are shown.
@@ -23,6 +28,9 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
+    // What hangs says so soon; what only has much to count may take its time.
+    let quick = Client::at(loaded.config.drive.socket_path(), LIFE_SIGN)?;
+    let _alive: Health = quick.get("health", &()).await?;
     let status: Status = Client::new(&loaded.config)?.get("status", &()).await?;
     if args.json {
         text::json(&status)?;

@@ -204,9 +204,10 @@ fn hung(asked: &Path, pid: Option<u32>, lazy: bool) -> Result<Exit, CliError> {
         )
         .hint("`backlot unmount --lazy` takes the drive away without it; whoever waits for the drive gets an error"));
     }
-    if !matches!(fuse::mount_health(asked), MountHealth::NotMounted) {
-        fuse::abort_path(asked).map_err(|e| failed(asked, &e))?;
-        outln!("unmounted {}", asked.display());
+    match fuse::abort_path(asked) {
+        Ok(_) => outln!("unmounted {}", asked.display()),
+        Err(e) if e.source.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed(asked, &e)),
     }
     let kill = pid.map_or_else(
         || "end it".to_owned(),
@@ -259,15 +260,20 @@ fn busy(holders: &[Holder]) -> CliError {
 }
 
 /// A handle on a process that stays with that process. `None` where the kernel does not offer it or it has ended already.
-fn open_process(pid: u32) -> Option<OwnedFd> {
+pub(super) fn open_process(pid: u32) -> Option<OwnedFd> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
     pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 /// Says whether a process has ended, or does within [`ENDING`].
-async fn ended(process: OwnedFd) -> bool {
+pub(super) async fn ended(process: OwnedFd) -> bool {
+    ended_within(process, ENDING).await
+}
+
+/// Says whether a process has ended, or does in time.
+pub(super) async fn ended_within(process: OwnedFd, limit: Duration) -> bool {
     let limit = Timespec {
-        tv_sec: ENDING.as_secs().cast_signed(),
+        tv_sec: limit.as_secs().cast_signed(),
         tv_nsec: 0,
     };
     let waited = tokio::task::spawn_blocking(move || {

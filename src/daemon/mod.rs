@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backlot_config::{Config, LocalSite, Passthrough, ProviderSettings, Site};
+use backlot_config::{Config, LocalSite, Passthrough, Period, ProviderSettings, Site};
 use backlot_platform::fuse::{self, Mount, MountError, MountOptions, Unmount};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -91,10 +91,14 @@ impl Daemon {
     /// See [`DaemonError`]; nothing stays behind.
     pub async fn start(start: Start) -> Result<Self, DaemonError> {
         let Start {
-            config,
+            mut config,
             providers,
             mount,
         } = start;
+        let limit = fuse::kernel_timeout().filter(|_| mount);
+        if let Some(limit) = limit {
+            below_the_kernels(&mut config, limit);
+        }
         let drive = match providers {
             Some(providers) => Drive::open_with(&config, providers).await?,
             None => Drive::open(&config).await?,
@@ -288,6 +292,32 @@ pub(crate) fn holders(e: &fuse::UnmountError) -> Vec<Holder> {
     e.busy.iter().map(shown).collect()
 }
 
+/// Lets a read give up before the kernel does: what takes longer than its limit costs the whole mount.
+fn below_the_kernels(config: &mut Config, limit: Duration) {
+    let wanted: Duration = config.hydration.read_deadline.into();
+    let most = longest_read(limit);
+    if wanted > most {
+        warn!(
+            ?limit,
+            ?wanted,
+            ?most,
+            "the kernel ends a mount whose request takes longer than its limit: `hydration.read-deadline` is cut to fit"
+        );
+        config.hydration.read_deadline = Period::from_millis(u64::try_from(most.as_millis()).unwrap_or(u64::MAX));
+    } else {
+        info!(
+            ?limit,
+            "the kernel ends a mount whose request takes longer; ours end before that"
+        );
+    }
+}
+
+/// Returns the longest read deadline that fits below the kernel's limit, so that a read's own reason comes before the last
+/// resort's.
+pub(crate) fn longest_read(limit: Duration) -> Duration {
+    fuse::within_kernel_timeout(limit).mul_f64(0.8)
+}
+
 async fn mount_if(mount: bool, config: &Config, drive: &Drive) -> Result<Option<Arc<Mount>>, DaemonError> {
     if mount {
         mount_drive(config, drive).await.map(Some)
@@ -312,6 +342,10 @@ async fn mount_drive(config: &Config, drive: &Drive) -> Result<Arc<Mount>, Daemo
     options.kernel_readahead = config.fuse.kernel_readahead.bytes();
     options.native_reads = config.fuse.passthrough == Passthrough::Auto;
     options.request_deadline = deadline * 3 + REPLY_MARGIN;
+    if let Some(limit) = fuse::kernel_timeout().map(fuse::within_kernel_timeout) {
+        options.request_deadline = options.request_deadline.min(limit);
+        options.patient_deadline = options.patient_deadline.min(limit);
+    }
     let fs = Arc::new(drive.filesystem());
     let rt = tokio::runtime::Handle::current();
     let mounted = tokio::task::spawn_blocking(move || fuse::mount(fs, rt, options)).await;

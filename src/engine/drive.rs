@@ -354,9 +354,10 @@ impl Drive {
     /// Begins what goes on by itself: looking whether sites answer, the first scan of new projects, periodic re-scans.
     pub fn start(&self) {
         for site in self.sites.values() {
-            site.link().probe_soon();
+            site.link().keep_known();
         }
         tokio::spawn(super::publish::start_transfers(Arc::clone(&self.0)));
+        tokio::spawn(super::awake::watch(Arc::downgrade(&self.0)));
         self.0.start_pins();
         tokio::spawn(super::bandwidth::keep_to_timetables(Arc::downgrade(&self.0)));
         tokio::spawn(super::scrub::keep_scrubbed(Arc::downgrade(&self.0), self.stop.clone()));

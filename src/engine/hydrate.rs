@@ -737,9 +737,15 @@ impl OpenContent {
                         e.at(&self.path).because("the stream ended early"),
                     )));
                 }
-                Err(_elapsed) => return Err(HydrateError::Deadline(self.deadline)),
+                Err(_elapsed) => {
+                    // As for those that wait for the cache: the next one must not pay for finding out.
+                    let error = ProviderError::new(ErrorKind::TimedOut, Op::Read).at(&self.path);
+                    self.site.link().failed(&error);
+                    return Err(HydrateError::Deadline(self.deadline));
+                }
             }
         }
+        self.site.link().answered();
         Ok(out.freeze())
     }
 

@@ -1,21 +1,31 @@
 //! Whether a site answers, known before the next request pays for finding out.
 //!
-//! Owns: the up/down state of one site, moved by what requests met and by a probe that runs while the site is down.
-//! Refuses to know: what is asked of the site. Invariant: a site that is down is probed, with back-off, until it answers.
+//! Owns: the up/down state of one site, moved by what requests met, by a probe that runs while the site is down, and by one
+//! now and then while nobody asks it anything. Refuses to know: what is asked of the site. Invariant: a site that is down is
+//! probed, with back-off, until it answers.
 
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::model::SiteName;
-use crate::providers::{Provider, ProviderError};
+use crate::providers::{ErrorKind, Op, Provider, ProviderError};
 
 /// The first probe comes this long after a failure; each further one waits twice as long.
 const PROBE_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait between two probes: an artist should not wait longer than this for a link that is back.
 const PROBE_MAX: Duration = Duration::from_secs(15);
+/// A probe that has no answer after this long has failed. The last resort: providers bound it by progress, and on a link
+/// that is full of our own uploads an answer may be late.
+const PROBE_LIMIT: Duration = Duration::from_secs(60);
+/// A site that nobody heard of for this long is probed, so that a link that died while nobody used it is known to be down
+/// before somebody does. As often as keep-alives: it costs one small request.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// What is known of a site's link.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,6 +47,11 @@ pub struct Link {
     site: SiteName,
     state: watch::Sender<LinkState>,
     provider: Arc<dyn Provider>,
+    made: Instant,
+    /// When the site answered last, in milliseconds since `made`.
+    heard_ms: AtomicU64,
+    /// The next probe is due now.
+    hurry: Arc<Notify>,
 }
 
 impl Link {
@@ -46,6 +61,9 @@ impl Link {
             site,
             state: watch::Sender::new(LinkState::Unknown),
             provider,
+            made: Instant::now(),
+            heard_ms: AtomicU64::new(0),
+            hurry: Arc::default(),
         })
     }
 
@@ -66,6 +84,8 @@ impl Link {
 
     /// Takes note that the site answered.
     pub fn answered(&self) {
+        let heard = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard_ms.store(heard, Ordering::Relaxed);
         let changed = self.state.send_if_modified(|s| {
             let was_down = matches!(s, LinkState::Down { .. });
             if *s == LinkState::Up {
@@ -93,12 +113,47 @@ impl Link {
     /// Asks the site once, in the background, so that its state is known soon.
     pub fn probe_soon(self: &Arc<Self>) {
         let link = Arc::clone(self);
-        tokio::spawn(async move {
-            match link.provider.probe().await {
-                Ok(()) => link.answered(),
-                Err(e) => link.take_down(&e),
+        tokio::spawn(async move { link.look().await });
+    }
+
+    /// Keeps the state known while nobody asks the site anything, from now on.
+    pub fn keep_known(self: &Arc<Self>) {
+        self.probe_soon();
+        tokio::spawn(probe_when_quiet(Arc::downgrade(self)));
+    }
+
+    /// The machine slept: connections are made anew, and the site is asked at once.
+    pub fn woke(self: &Arc<Self>) {
+        self.provider.forget_connections();
+        if self.is_down() {
+            self.hurry.notify_one();
+        } else {
+            self.probe_soon();
+        }
+    }
+
+    /// Asks the site, and takes note of the answer.
+    async fn look(self: &Arc<Self>) {
+        match self.probe().await {
+            Ok(()) => self.answered(),
+            Err(e) => self.take_down(&e),
+        }
+    }
+
+    async fn probe(&self) -> Result<(), ProviderError> {
+        match tokio::time::timeout(PROBE_LIMIT, self.provider.probe()).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let why = format!("no answer within {PROBE_LIMIT:?}");
+                Err(ProviderError::new(ErrorKind::TimedOut, Op::Probe).because(why))
             }
-        });
+        }
+    }
+
+    /// How long the site has not been heard of.
+    fn quiet_for(&self) -> Duration {
+        let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+        self.made.elapsed().saturating_sub(heard)
     }
 
     fn take_down(self: &Arc<Self>, error: &ProviderError) {
@@ -117,14 +172,20 @@ impl Link {
 
 /// Probes with back-off until the site answers or nobody holds the link any more.
 async fn probe_until_up(link: Weak<Link>) {
+    let Some(hurry) = link.upgrade().map(|link| Arc::clone(&link.hurry)) else {
+        return;
+    };
     let mut wait = PROBE_FIRST;
     loop {
-        tokio::time::sleep(wait).await;
+        tokio::select! {
+            () = tokio::time::sleep(some_of(wait)) => {}
+            () = hurry.notified() => wait = PROBE_FIRST,
+        }
         let Some(link) = link.upgrade() else { return };
         if !link.is_down() {
             return;
         }
-        match link.provider.probe().await {
+        match link.probe().await {
             Ok(()) => return link.answered(),
             Err(e) => {
                 let reason = e.to_string();
@@ -136,5 +197,103 @@ async fn probe_until_up(link: Weak<Link>) {
             }
         }
         wait = (wait * 2).min(PROBE_MAX);
+    }
+}
+
+/// Probes a site that is not known to be down whenever it was quiet for long.
+async fn probe_when_quiet(link: Weak<Link>) {
+    let mut wait = QUIET;
+    loop {
+        tokio::time::sleep(wait).await;
+        let Some(link) = link.upgrade() else { return };
+        let quiet = link.quiet_for();
+        if quiet >= QUIET && !link.is_down() {
+            link.look().await;
+            wait = some_of(QUIET);
+        } else {
+            wait = QUIET.saturating_sub(quiet).max(PROBE_FIRST);
+        }
+    }
+}
+
+/// Returns from half of a time to all of it, by chance: a studio's machines lose a link together, and are not to come back to
+/// the server in step.
+fn some_of(time: Duration) -> Duration {
+    // The state of each hasher is random.
+    let chance = RandomState::new().hash_one(0) >> 32;
+    time.mul_f64(0.5 + 0.5 * chance as f64 / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::layers::{Layer, LinkControl, LinkLayer, Meter, MeterLayer};
+    use crate::providers::memory::MemorySite;
+
+    /// A link whose wire can be cut, what was asked over it, and the wire.
+    fn link() -> (Arc<Link>, Arc<Meter>, Arc<LinkControl>) {
+        let wire = Arc::new(LinkControl::new(Duration::ZERO, None, Duration::from_millis(100)));
+        let meter = Arc::new(Meter::default());
+        let cut = LinkLayer::new(Arc::clone(&wire)).over(Arc::new(MemorySite::new()));
+        let counted = MeterLayer::new(Arc::clone(&meter)).over(cut);
+        (Link::new(SiteName("site".into()), counted), meter, wire)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_dies_while_nobody_uses_it_is_known_to_be_down() {
+        let (link, meter, wire) = link();
+        link.keep_known();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(link.state(), LinkState::Up);
+        wire.set_down(true);
+        tokio::time::sleep(QUIET * 2).await;
+        assert!(link.is_down(), "{:?}", link.state());
+        wire.set_down(false);
+        tokio::time::sleep(PROBE_MAX * 2).await;
+        assert_eq!(link.state(), LinkState::Up);
+        assert!(meter.snapshot().calls(Op::Probe) > 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_is_used_is_not_probed() {
+        let (link, meter, _wire) = link();
+        link.keep_known();
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            link.answered();
+        }
+        assert_eq!(meter.snapshot().calls(Op::Probe), 1, "the first look alone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_woke_does_not_wait_for_the_next_probe() {
+        let (link, meter, wire) = link();
+        wire.set_down(true);
+        link.keep_known();
+        tokio::time::sleep(PROBE_MAX * 8).await;
+        assert!(link.is_down());
+        // Just after a probe: the next one is many seconds away.
+        let probes = meter.snapshot().calls(Op::Probe);
+        while meter.snapshot().calls(Op::Probe) == probes {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        wire.set_down(false);
+        link.woke();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(link.state(), LinkState::Up);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_nobody_holds_is_not_probed_for_ever() {
+        let (link, meter, wire) = link();
+        wire.set_down(true);
+        link.keep_known();
+        tokio::time::sleep(PROBE_MAX).await;
+        drop(link);
+        tokio::time::sleep(PROBE_MAX * 2).await;
+        let probes = meter.snapshot().calls(Op::Probe);
+        tokio::time::sleep(PROBE_MAX * 10).await;
+        assert_eq!(meter.snapshot().calls(Op::Probe), probes);
     }
 }

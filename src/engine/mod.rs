@@ -3,6 +3,7 @@
 //! Owns: [`drive::Drive`], the facade that the daemon's faces use, and [`filesystem::DriveFs`], which hosts mount. Refuses
 //! to know: FUSE, HTTP, the command line. Invariant: metadata never waits for a site.
 
+mod awake;
 pub mod bandwidth;
 pub mod cached;
 mod conflicts;

@@ -499,11 +499,7 @@ async fn recheck(drive: &Arc<Inner>, dir: Ino, max_age: Duration) -> Result<(), 
     if scanning && node.listed_at_ms.is_some() {
         return Ok(());
     }
-    let max_age_ms = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
-    if node
-        .listed_at_ms
-        .is_some_and(|at| now_ms().saturating_sub(at) < max_age_ms)
-    {
+    if node.listed_at_ms.is_some_and(|at| is_fresh(at, now_ms(), max_age)) {
         return Ok(());
     }
     let _turn = drive.scans.rechecks.acquire().await;
@@ -527,6 +523,11 @@ async fn recheck(drive: &Arc<Inner>, dir: Ino, max_age: Duration) -> Result<(), 
         walk(drive, &project, (ino, below), &job).await?;
     }
     Ok(())
+}
+
+/// Says whether what was listed then need not be listed again. A time to come is none: the clock was wrong then, or is now.
+fn is_fresh(listed_at_ms: i64, now_ms: i64, max_age: Duration) -> bool {
+    u64::try_from(now_ms.saturating_sub(listed_at_ms)).is_ok_and(|age| u128::from(age) < max_age.as_millis())
 }
 
 impl ScanProgress {
@@ -591,5 +592,20 @@ pub(super) async fn keep_scanned(drive: Weak<Inner>, project: Arc<Project>) {
             _ = link.changed() => {}
             () = tokio::time::sleep(Duration::from_secs(60)) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_of_a_time_to_come_is_not_fresh() {
+        let age = Duration::from_secs(30);
+        assert!(is_fresh(1000, 1000, age) && is_fresh(1000, 30_999, age));
+        assert!(!is_fresh(1000, 31_000, age));
+        // Listed while the clock was a year ahead.
+        assert!(!is_fresh(31_536_000_000, 1000, age));
+        assert!(!is_fresh(i64::MAX, i64::MIN, age));
     }
 }

@@ -16,6 +16,7 @@ const VERBS: &[&[&str]] = &[
     &["demo"],
     &["mount"],
     &["unmount"],
+    &["abort"],
     &["scan"],
     &["status"],
     &["ls"],

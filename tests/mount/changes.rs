@@ -2,13 +2,13 @@
 //! asked about stays.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::common::drive::{Builder, Drive, drive_test, eventually, eventually_within, say};
+use crate::common::drive::{Builder, Drive, drive_test, eventually, eventually_within, say, within};
 use crate::common::tree;
 
 /// `scan.recheck-after` is 200 ms here. What shows later than this after a change shows too late.
@@ -140,6 +140,41 @@ fn a_new_folder_shows_with_all_that_is_below_it() {
         let known = |dir: &str| drive.run(["ls", "--json", dir]).status.success() && !drive.ls(dir).is_empty();
         eventually_within(SHOWS, "what is below it", || known("show/sh030/a/b"));
         assert!(holds(&drive.path("sh030/a/b/c.exr"), 6, 60) && holds(&drive.path("sh030/a/d.exr"), 7, 70));
+    });
+}
+
+#[test]
+fn a_folder_renamed_at_the_site_is_renamed_here_while_it_is_listed_and_read() {
+    const FILES: usize = 500;
+    drive_test(|| {
+        let site = site();
+        for n in 0..FILES {
+            tree::write(&site.path().join(format!("sh010/cache.{n:04}.bgeo")), 4, 10);
+        }
+        let drive = Builder::local(site.path()).build().mounted();
+        let held = fs::File::open(drive.path("sh010/plate.exr")).unwrap();
+        let mut first = [0; 100];
+        held.read_exact_at(&mut first, 0).unwrap();
+        let mut listing = fs::read_dir(drive.path("sh010")).unwrap();
+        listing.next().unwrap().unwrap();
+
+        fs::rename(site.path().join("sh010"), site.path().join("sh015")).unwrap();
+        eventually_within(SHOWS, "the new name", || {
+            holds(&drive.path("sh015/plate.exr"), 1, 70_000)
+        });
+        eventually_within(SHOWS, "the old name is gone", || !drive.path("sh010").exists());
+        eventually_within(SHOWS, "all that is below it", || {
+            fs::read_dir(drive.path("sh015")).is_ok_and(|rows| rows.count() == FILES + 2)
+        });
+        // Who was listing it comes to an end, with what was there, or an error.
+        let rest: Vec<_> = within(SHOWS, "the rest of the listing", move || listing.collect());
+        assert!(rest.len() <= FILES + 2, "{}", rest.len());
+        // Who was reading gets the rest of what was opened, or is told.
+        let mut rest = vec![0; 60_000];
+        match held.read_at(&mut rest, 100) {
+            Ok(n) => assert_eq!(tree::first_wrong(1, 100, &rest[..n]), None),
+            Err(e) => assert_eq!(e.raw_os_error(), Some(rustix::io::Errno::STALE.raw_os_error()), "{e}"),
+        }
     });
 }
 

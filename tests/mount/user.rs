@@ -8,9 +8,12 @@ use std::process::{Command, Output};
 
 use rustix::fs::{CWD, Dev, FileType, Mode, chmod, mknodat};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::process::Signal;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::common::drive::{Builder, Drive, SOON, drive_test, find_program, is_root, mounts_at, run_within, say};
+use crate::common::drive::{
+    Builder, Drive, SOON, drive_test, eventually, find_program, is_root, mounts_at, run_within, say,
+};
 use crate::common::tree;
 
 /// An ordinary user: `nobody`.
@@ -44,6 +47,16 @@ fn make_device(at: &Path, device: Dev, mode: u32) {
     chmod(at, Mode::from_raw_mode(mode)).unwrap();
 }
 
+/// Sees to it that everybody may open /dev/fuse: fusermount3 opens it as the user who asks, and most distributions let them.
+fn device_for_nobody(drive: &Drive) {
+    let device = rustix::fs::stat("/dev/fuse").unwrap();
+    if device.st_mode & 0o006 != 0o006 {
+        leave_namespace();
+        make_device(&drive.dir().join("fuse"), device.st_rdev, 0o666);
+        mount_bind(drive.dir().join("fuse"), "/dev/fuse").unwrap();
+    }
+}
+
 fn as_nobody(command: &mut Command) -> Output {
     run_within(SOON, command.uid(NOBODY).gid(NOBODY).current_dir("/"))
 }
@@ -57,13 +70,7 @@ fn an_ordinary_user_mounts_reads_and_unmounts_and_keeps_others_out() {
         let site = tempfile::tempdir().unwrap();
         tree::write(&site.path().join("sh010/a"), 1, 3_000_000);
         let mut drive = drive_of_nobody(site.path());
-        let device = rustix::fs::stat("/dev/fuse").unwrap();
-        if device.st_mode & 0o006 != 0o006 {
-            // fusermount3 opens it as the user who asks; most distributions let everybody.
-            leave_namespace();
-            make_device(&drive.dir().join("fuse"), device.st_rdev, 0o666);
-            mount_bind(drive.dir().join("fuse"), "/dev/fuse").unwrap();
-        }
+        device_for_nobody(&drive);
         drive.scan();
         drive.mount();
         let read = as_nobody(Command::new("cat").arg(drive.path("sh010/a")));
@@ -88,6 +95,38 @@ fn an_ordinary_user_mounts_reads_and_unmounts_and_keeps_others_out() {
         assert_eq!(mounts_at(drive.mount_point()), 1, "the dead mount was cleared");
         assert!(drive.terminate().success());
         assert_eq!(mounts_at(drive.mount_point()), 0);
+    });
+}
+
+#[test]
+fn an_ordinary_user_aborts_a_drive_of_their_own_and_nobody_elses() {
+    drive_test(|| {
+        if can_not_become_nobody() {
+            return;
+        }
+        let site = tempfile::tempdir().unwrap();
+        tree::write(&site.path().join("cold"), 1, 4_000_000);
+        let mut drive = drive_of_nobody(site.path());
+        device_for_nobody(&drive);
+        drive.scan();
+        drive.mount();
+        drive.signal(Signal::STOP);
+        let path = drive.path("cold");
+        let cat = std::thread::spawn(move || as_nobody(Command::new("cat").arg(path)));
+        eventually("it hangs", || {
+            drive.run(["doctor"]).stdout.windows(8).any(|w| w == b"requests")
+        });
+        drive.tell(["abort", "--kill"]);
+        assert!(!cat.join().unwrap().status.success(), "the reader is free");
+        assert_eq!(mounts_at(drive.mount_point()), 0);
+        drive.wait_end();
+
+        let mut other = Builder::local(site.path()).build().mounted();
+        let out = run_within(SOON, drive.command().arg("abort").arg(other.mount_point()));
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && said.contains("could not abort"), "{said}");
+        assert_eq!(mounts_at(other.mount_point()), 1);
+        other.unmount();
     });
 }
 

@@ -58,6 +58,16 @@ pub fn mount_health(mount_point: &Path) -> MountHealth {
     }
 }
 
+/// Says whether a drive of ours is mounted there and answers. Takes two seconds where it does not.
+#[must_use]
+pub fn mount_answers(mount_point: &Path) -> bool {
+    let Ok(table) = MountTable::read() else { return false };
+    let Ok(point) = table.resolve(mount_point) else {
+        return false;
+    };
+    table.at(&point).is_some_and(|mount| mount.is_ours()) && matches!(point::probe(&point), Life::Answers)
+}
+
 /// Says whether this user could mount a drive on this machine.
 ///
 /// # Errors

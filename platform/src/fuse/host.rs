@@ -21,6 +21,7 @@ use fuser::{
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::caller::unless_given_up;
 use super::capabilities;
 use super::convert::{self, errno, file_attr, op_cx};
 use super::listing::{self, PageHint};
@@ -303,7 +304,7 @@ impl Filesystem for FuseHost {
             atime: atime.map(convert::time),
             mtime: mtime.map(convert::time),
         };
-        let fut = async move { fs.setattr(&cx, NodeId(ino.0), fh.map(handle_id), set).await };
+        let fut = async move { unless_given_up(cx.pid, fs.setattr(&cx, NodeId(ino.0), fh.map(handle_id), set)).await };
         self.answer("setattr", ino, fut, move |out| match out {
             Ok(attr) => reply.attr(ttls.of(&attr), &convert::shown_attr(&attr)),
             Err(e) => reply.error(errno(&e)),
@@ -469,7 +470,7 @@ impl Filesystem for FuseHost {
         self.shared.native.answers();
         let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
         let range = offset..offset.saturating_add(u64::from(size));
-        let fut = async move { fs.read(&cx, handle_id(fh), range).await };
+        let fut = async move { unless_given_up(cx.pid, fs.read(&cx, handle_id(fh), range)).await };
         self.answer("read", ino, fut, move |out| match out {
             // The kernel fails a reply that is longer than asked.
             Ok(bytes) => reply.data(bytes.get(..size as usize).unwrap_or(&bytes)),
@@ -504,7 +505,7 @@ impl Filesystem for FuseHost {
         let fs = Arc::clone(&self.fs);
         // The event loop's buffer takes the next request as soon as we return.
         let data = Bytes::copy_from_slice(data);
-        let fut = async move { fs.write(&cx, handle_id(fh), offset, data).await };
+        let fut = async move { unless_given_up(cx.pid, fs.write(&cx, handle_id(fh), offset, data)).await };
         self.answer("write", ino, fut, move |out| match out {
             Ok(written) => reply.written(written),
             Err(e) => reply.error(errno(&e)),
@@ -573,7 +574,7 @@ impl Filesystem for FuseHost {
         let (fs, cx) = (Arc::clone(&self.fs), op_cx(req));
         let fut = async move {
             let (how, range) = convert::allocation(mode, offset, length)?;
-            fs.fallocate(&cx, handle_id(fh), how, range).await
+            unless_given_up(cx.pid, fs.fallocate(&cx, handle_id(fh), how, range)).await
         };
         self.answer_empty("fallocate", ino, fut, reply);
     }

@@ -13,11 +13,15 @@
 //! | `capabilities` | what is agreed with the kernel when a session begins |
 //! | `native` | which open files the kernel reads by itself |
 //! | `host`, `listing`, `convert` | each request as a call of the drive, and its reply |
+//! | `caller` | whether whoever asked still waits |
 //! | `shared`, `notify` | what the kernel must forget |
-//! | `session`, `unmount`, `holders` | the life and the end of a mount |
+//! | `session`, `unmount`, `abort`, `holders` | the life and the end of a mount |
 //! | `health` | what may be said of a mount, or of the chance of one, without being caught by it |
+//! | `timeout` | the kernel's own limit on requests |
 //! | `mountinfo` | what the kernel says of its mounts |
 
+mod abort;
+mod caller;
 mod capabilities;
 mod convert;
 mod device;
@@ -32,6 +36,7 @@ mod notify;
 mod point;
 mod session;
 mod shared;
+mod timeout;
 mod unmount;
 
 use std::path::PathBuf;
@@ -40,11 +45,13 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+pub use abort::{Aborted, Cut, abort_path, abort_served_by};
 pub use error::{MountError, UnmountError};
-pub use health::{MountHealth, mount_health, preflight};
+pub use health::{MountHealth, mount_answers, mount_health, preflight};
 pub use holders::{Held, Holder};
 pub use session::Mount;
-pub use unmount::{Unmount, abort_path, unmount_path};
+pub use timeout::{kernel_timeout, within_kernel_timeout};
+pub use unmount::{Unmount, unmount_path};
 
 use crate::vfs::VirtualFs;
 

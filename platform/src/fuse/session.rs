@@ -20,7 +20,7 @@ use super::mountinfo::{MountEntry, MountTable};
 use super::notify::{self, ChangeQueue, FuseKernel, Kernel};
 use super::shared::Shared;
 use super::unmount::{self, Unmount};
-use super::{MountOptions, point};
+use super::{MountOptions, abort, point};
 use crate::bridge::{Bridge, BridgeCounters};
 use crate::types::NativeReads;
 use crate::vfs::{ChangeSink, VirtualFs};
@@ -75,12 +75,12 @@ impl Mount {
         unmount::unmount_entry(&self.entry, how)
     }
 
-    /// Ends the mount at once, failing every request in flight; see [`unmount::abort_path`].
+    /// Ends the mount at once, failing every request in flight; see [`abort::abort_path`].
     pub fn abort(&self) -> Result<(), UnmountError> {
         if *self.ended.borrow() {
             return Ok(());
         }
-        unmount::abort_entry(&self.entry)
+        abort::abort_entry(&self.entry).map(drop)
     }
 
     /// Returns whether the kernel side has ended.
@@ -234,7 +234,7 @@ fn after_end(mount: &MountEntry, result: io::Result<()>) {
         Err(error) => tracing::error!(mount_point = %point, %error, "the mount has ended with an error"),
     }
     if MountTable::read().is_ok_and(|table| table.at(&mount.point) == Some(mount))
-        && let Err(error) = unmount::abort_entry(mount)
+        && let Err(error) = abort::abort_entry(mount)
     {
         tracing::warn!(mount_point = %point, cause = %error.source, "a dead mount stays behind");
     }

@@ -1,13 +1,12 @@
-//! Ending a mount by its path, from any process: in order, at once, or by force.
+//! Ending a mount by its path, from any process: in order, or at once; by force in [`abort`](super::abort).
 //!
-//! Invariant: the mount itself is never asked anything; its identity comes from the kernel's table, the force from
-//! /sys/fs/fuse/connections.
+//! Invariant: the mount itself is never asked anything; its identity comes from the kernel's table.
 
 use std::io;
 use std::path::Path;
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
 
 use super::device;
 use super::error::UnmountError;
@@ -32,21 +31,14 @@ pub fn unmount_path(mount_point: &Path, how: Unmount) -> Result<(), UnmountError
     unmount_entry(&mount, how)
 }
 
-/// Cuts the FUSE connection of the mount at `mount_point`: every request in flight fails, hung readers wake up, whoever
-/// maps a file of it gets SIGBUS for what was not read yet; then takes the dead mount out of the tree.
-pub fn abort_path(mount_point: &Path) -> Result<(), UnmountError> {
-    let mount = find(mount_point).map_err(|source| error(mount_point, source))?;
-    abort_entry(&mount)
-}
-
-fn find(path: &Path) -> io::Result<MountEntry> {
+pub(super) fn find(path: &Path) -> io::Result<MountEntry> {
     let table = MountTable::read()?;
     let point = table.resolve(path)?;
     let mount = table.at(&point).filter(|m| m.is_fuse()).cloned();
     mount.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no FUSE file system is mounted there"))
 }
 
-fn error(point: &Path, source: io::Error) -> UnmountError {
+pub(super) fn error(point: &Path, source: io::Error) -> UnmountError {
     UnmountError {
         mount_point: point.to_owned(),
         busy: Vec::new(),
@@ -73,15 +65,8 @@ pub(super) fn unmount_entry(mount: &MountEntry, how: Unmount) -> Result<(), Unmo
     })
 }
 
-pub(super) fn abort_entry(mount: &MountEntry) -> Result<(), UnmountError> {
-    let aborted = abort_connection(mount.minor);
-    // A mount whose connection could not be cut may still be taken away; its users then wait on, out of sight.
-    let detached = or_gone(mount, detach(&mount.point));
-    aborted.and(detached).map_err(|source| error(&mount.point, source))
-}
-
 /// Forgives a failure to take away what somebody else just took away: a session that ends clears its own mount, too.
-fn or_gone(mount: &MountEntry, result: io::Result<()>) -> io::Result<()> {
+pub(super) fn or_gone(mount: &MountEntry, result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(_) if MountTable::read().is_ok_and(|table| !table.contains(mount)) => Ok(()),
         result => result,
@@ -97,23 +82,5 @@ fn unmount(point: &Path, flags: UnmountFlags) -> io::Result<()> {
     match rustix::mount::unmount(point, flags) {
         Err(Errno::PERM) => device::unmount_by_helper(point, flags.contains(UnmountFlags::DETACH)),
         result => Ok(result?),
-    }
-}
-
-/// Cuts a connection through fusectl, which is mounted first where root finds it missing.
-fn abort_connection(minor: u32) -> io::Result<()> {
-    if MountTable::read()?.at(Path::new(CONNECTIONS)).is_none() {
-        rustix::mount::mount(
-            "fusectl",
-            CONNECTIONS,
-            "fusectl",
-            MountFlags::NOSUID | MountFlags::NODEV,
-            None,
-        )?;
-    }
-    match std::fs::write(format!("{CONNECTIONS}/{minor}/abort"), b"1") {
-        // Gone is as cut as it gets.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
     }
 }

@@ -104,7 +104,7 @@ fn an_abort_from_outside_frees_a_hung_reader() {
     with_mount("", |rig| {
         let mut cat = Command::new("cat");
         cat.arg(rig.path("stuck"));
-        let status = aborted_under(rig, cat, || abort_path(rig.point()).expect("aborted"));
+        let status = aborted_under(rig, cat, || drop(abort_path(rig.point()).expect("aborted")));
         assert_eq!(status.code(), Some(1), "cat got an error: {status:?}");
     });
 }

@@ -120,6 +120,10 @@ impl<L: Layer> Provider for Layered<L> {
         self.layer.around(Call::bare(Op::Probe), || self.inner.probe()).await
     }
 
+    fn forget_connections(&self) {
+        self.inner.forget_connections();
+    }
+
     async fn stat(&self, path: &RelPath) -> Result<Entry, ProviderError> {
         self.layer
             .around(Call::on(Op::Stat, path), || self.inner.stat(path))

@@ -211,13 +211,21 @@ impl Server {
     }
 
     fn broken(&self, e: &russh::Error) -> Closed {
-        let kind = match e {
-            russh::Error::NoCommonAlgo { .. } | russh::Error::Version | russh::Error::WrongServerSig => {
-                ErrorKind::Protocol
+        match e {
+            // Somebody answers in the site's place, which is then as far away as ever.
+            russh::Error::Version => Closed::new(
+                ErrorKind::Unreachable,
+                format!(
+                    "what answers at {} is no SSH server; does this network want a login in the browser first, or is the \
+                     port another service's?",
+                    self.name()
+                ),
+            ),
+            russh::Error::NoCommonAlgo { .. } | russh::Error::WrongServerSig => {
+                Closed::new(ErrorKind::Protocol, format!("{}: {e}", self.name()))
             }
-            _ => ErrorKind::Unreachable,
-        };
-        Closed::new(kind, format!("{}: {e}", self.name()))
+            _ => Closed::new(ErrorKind::Unreachable, format!("{}: {e}", self.name())),
+        }
     }
 }
 

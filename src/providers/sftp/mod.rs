@@ -298,6 +298,10 @@ impl Provider for SftpSite {
         }
     }
 
+    fn forget_connections(&self) {
+        self.pool.forget_connections();
+    }
+
     async fn stat(&self, path: &RelPath) -> Result<Entry, ProviderError> {
         let full = self.full(path, Op::Stat)?;
         let connection = self.connection(Op::Stat, path).await?;

@@ -120,6 +120,16 @@ impl Pool {
         }
     }
 
+    /// Ends every connection; what waits for one fails now.
+    pub(super) fn forget_connections(&self) {
+        let open = std::mem::take(&mut self.shared.lock().open);
+        for connection in open {
+            connection
+                .session
+                .end("the machine slept, and the connection is not to be trusted");
+        }
+    }
+
     /// Returns what the server offered at the last contact.
     pub(super) fn features(&self) -> Option<Features> {
         self.shared.lock().features

@@ -337,6 +337,13 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Ends the session: everything that waits fails now, as if the connection had broken.
+    pub(super) fn end(&self, why: &str) {
+        self.shared.close(Closed::new(ErrorKind::Unreachable, why));
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         self.shared
