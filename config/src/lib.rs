@@ -27,7 +27,7 @@ pub use origin::{Layer, Origin, Origins, Place, Position, Row, render_origin};
 pub use schema::{
     Cache, Config, Drive, Fuse, HostKey, Hydration, LocalSite, Log, LogFormat, LogLevel, Machine, Passthrough, Project,
     ProviderSettings, Publish, RemoteDelete, SCHEMA_VERSION, Scan, SftpAuth, SftpSite, Site, SiteLimits, Threads,
-    ZoneKind, ZoneRule,
+    Volume, VolumeRoots, ZoneKind, ZoneRule,
 };
 pub use secret_ref::{SecretError, SecretRef};
 pub use units::{ByteSize, Period, UnitError};

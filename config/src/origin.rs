@@ -153,6 +153,9 @@ pub fn render_origin(loaded: &Loaded) -> Vec<Row> {
     for (name, project) in &config.projects {
         rows.section(&format!("projects.{name}"), table(project));
     }
+    for (name, volume) in &config.volumes {
+        rows.section(&format!("volumes.{name}"), table(volume));
+    }
     rows.section("hydration", table(&config.hydration));
     rows.section("scan", table(&config.scan));
     rows.section("publish", table(&config.publish));
@@ -170,6 +173,10 @@ impl Rows<'_> {
     fn section(&mut self, name: &str, table: toml::Table) {
         for (key, value) in table {
             let key = format!("{name}.{key}");
+            if let toml::Value::Table(inner) = value {
+                self.section(&key, inner);
+                continue;
+            }
             let origin = self.origins.get(&key).clone();
             self.rows.push(Row {
                 key,

@@ -30,6 +30,8 @@ pub struct Config {
     pub sites: BTreeMap<String, Site>,
     /// `[projects.NAME]`, by name
     pub projects: BTreeMap<String, Project>,
+    /// `[volumes.NAME]`, by name
+    pub volumes: BTreeMap<String, Volume>,
     /// `[hydration]`
     pub hydration: Hydration,
     /// `[scan]`
@@ -369,6 +371,50 @@ pub enum RemoteDelete {
     Refuse,
     /// The file is deleted there too.
     Propagate,
+}
+
+/// `[volumes.NAME]`: what one tree of files is called on each system, so that a path in anybody's spelling is understood.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Volume {
+    /// Folder of the drive that is the volume's root. Default: the drive's root.
+    pub folder: String,
+    /// Where Linux machines have it, as in `/storage`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub linux: Option<String>,
+    /// Where Macs have it, as in `/Volumes/storage`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macos: Option<String>,
+    /// Where Windows has it, by drive letter, as in `S:\`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows: Option<String>,
+    /// Where Windows has it, by server, as in `\\server\storage`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unc: Option<String>,
+    /// Where this machine has it, if elsewhere. The variables `BACKLOT_<NAME>_PATH` and `ACCSYN_<NAME>_PATH` stand above it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub here: Option<String>,
+    /// Where the machines of a site have it, if elsewhere: `sites.london = { linux = "/mnt/storage" }`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sites: BTreeMap<String, VolumeRoots>,
+}
+
+/// One entry of a volume's `sites`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct VolumeRoots {
+    /// As `linux` of the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub linux: Option<String>,
+    /// As `macos` of the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macos: Option<String>,
+    /// As `windows` of the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows: Option<String>,
+    /// As `unc` of the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unc: Option<String>,
 }
 
 /// `[hydration]`: fetching bytes that are read.

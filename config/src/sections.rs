@@ -13,7 +13,7 @@ use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
 use crate::schema::{
     Cache, Config, Drive, Fuse, Hydration, LocalSite, Log, Machine, Project, ProviderSettings, Publish, Scan, SftpSite,
-    Site, SiteLimits,
+    Site, SiteLimits, Volume,
 };
 use crate::tree::{Node, Table, Value};
 
@@ -34,12 +34,16 @@ pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 8] {
 }
 
 /// The sections that hold one table per name, with the keys of each such table.
-pub(crate) fn named_sections() -> [(&'static str, Vec<&'static str>); 2] {
+pub(crate) fn named_sections() -> [(&'static str, Vec<&'static str>); 3] {
     let mut site_keys = vec![PROVIDER];
     for keys in [keys_of::<LocalSite>(), keys_of::<SftpSite>(), keys_of::<SiteLimits>()] {
         site_keys.extend(keys.iter().filter(|key| !site_keys.contains(key)).collect::<Vec<_>>());
     }
-    [("sites", site_keys), ("projects", keys_of::<Project>().to_vec())]
+    [
+        ("sites", site_keys),
+        ("projects", keys_of::<Project>().to_vec()),
+        ("volumes", keys_of::<Volume>().to_vec()),
+    ]
 }
 
 fn is_limit(key: &str) -> bool {
@@ -60,6 +64,9 @@ pub(crate) fn build(tree: &mut Table, errors: &mut Vec<ConfigError>) -> Config {
         cache: builder.section(tree, "cache"),
         sites: builder.named(tree, "sites", Builder::site),
         projects: builder.named(tree, "projects", |builder, node, section| {
+            Some(builder.read(node, section))
+        }),
+        volumes: builder.named(tree, "volumes", |builder, node, section| {
             Some(builder.read(node, section))
         }),
         hydration: builder.section(tree, "hydration"),

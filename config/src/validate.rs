@@ -11,7 +11,7 @@ use globset::{ErrorKind, Glob, GlobBuilder, GlobSet};
 
 use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
-use crate::schema::{Config, LocalSite, Project, ProviderSettings, SftpAuth, SftpSite, Site, Threads};
+use crate::schema::{Config, LocalSite, Project, ProviderSettings, SftpAuth, SftpSite, Site, Threads, Volume};
 use crate::secret_ref::SecretRef;
 use crate::tree::{Node, Table};
 use crate::units::{ByteSize, Period};
@@ -51,6 +51,9 @@ pub(crate) fn check(config: &Config, tree: &Table, errors: &mut Vec<ConfigError>
     checker.folders_are_unique(config);
     for (name, project) in &config.projects {
         checker.project(config, name, project);
+    }
+    for (name, volume) in &config.volumes {
+        checker.volume(name, volume);
     }
 }
 
@@ -480,6 +483,21 @@ impl Checker<'_> {
                     "keep what Backlot works with out of the projects".to_owned(),
                 );
             }
+        }
+    }
+
+    fn volume(&mut self, name: &str, volume: &Volume) {
+        self.name(&["volumes", name], name);
+        let odd = |part: &str| part.is_empty() || part == "." || part == ".." || part.contains('\0');
+        if !volume.folder.is_empty() && volume.folder.split('/').any(odd) {
+            let problem = format!("`{}` is not a path of the drive", volume.folder);
+            let hint = "write it relative to the drive's root, as in `demo`, or leave it out for that root".to_owned();
+            self.error(&["volumes", name, "folder"], problem, hint);
+        }
+        let own = [&volume.linux, &volume.macos, &volume.windows, &volume.unc, &volume.here];
+        if own.into_iter().all(Option::is_none) && volume.sites.is_empty() {
+            let hint = "write at least one of linux, macos, windows, unc".to_owned();
+            self.error(&["volumes", name], "says nowhere where it is", hint);
         }
     }
 

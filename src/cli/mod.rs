@@ -38,6 +38,7 @@ mod hydrate;
 mod local;
 mod ls;
 mod mount;
+mod path;
 mod paths;
 mod pin;
 mod queue;
@@ -105,6 +106,7 @@ enum Verb {
     Hydrate(hydrate::Args),
     Evict(evict::Args),
     Cache(cache::Args),
+    Path(path::Args),
     Conflict(conflict::Args),
     Recover(recover::Args),
     Config(config::Args),
@@ -139,6 +141,7 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Unpin(args) => block_on(unpin::run(args, &settings.load()?)),
         Verb::Hydrate(args) => block_on(hydrate::run(args, &settings.load()?)),
         Verb::Evict(args) => block_on(evict::run(args, &settings.load()?)),
+        Verb::Path(args) => path::run(&args, &settings.load()?),
         Verb::Cache(args) => block_on(cache::run(args, &settings.load()?)),
         Verb::Conflict(args) => block_on(conflict::run(args, &settings.load()?)),
         Verb::Recover(args) => recover::run(&args, settings),

@@ -32,6 +32,7 @@ pub mod schedule;
 mod sequence;
 pub mod site;
 mod site_id;
+pub mod volumes;
 mod waiting;
 mod words;
 mod writing;

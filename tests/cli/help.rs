@@ -39,6 +39,7 @@ const VERBS: &[&[&str]] = &[
     &["cache", "top"],
     &["cache", "verify"],
     &["cache", "clear"],
+    &["path"],
     &["conflict"],
     &["conflict", "ls"],
     &["conflict", "keep-mine"],
