@@ -51,6 +51,23 @@ impl Dirs {
         for site in config.sites.values_mut() {
             match &mut site.provider {
                 ProviderSettings::Local(local) => expand(home, &mut local.root),
+                ProviderSettings::Exec(exec) => {
+                    for secret in exec.environment.values_mut() {
+                        if let SecretRef::File(path) = secret {
+                            expand(home, path);
+                        }
+                    }
+                }
+                ProviderSettings::Gdrive(gdrive) => {
+                    let credentials = &mut gdrive.credentials;
+                    let files = [&mut credentials.linux, &mut credentials.macos, &mut credentials.windows];
+                    files.into_iter().flatten().for_each(|path| expand(home, path));
+                    for secret in [&mut gdrive.client_secret, &mut gdrive.refresh_token] {
+                        if let Some(SecretRef::File(path)) = secret {
+                            expand(home, path);
+                        }
+                    }
+                }
                 ProviderSettings::Sftp(sftp) => {
                     expand(home, &mut sftp.known_hosts);
                     sftp.key_file.iter_mut().for_each(|path| expand(home, path));

@@ -196,6 +196,8 @@ fn site_table(site: &Site) -> toml::Table {
     let mut all = match &site.provider {
         ProviderSettings::Local(local) => table(local),
         ProviderSettings::Sftp(sftp) => table(sftp),
+        ProviderSettings::Exec(exec) => table(exec),
+        ProviderSettings::Gdrive(gdrive) => table(gdrive),
     };
     all.insert("provider".to_owned(), site.provider.name().into());
     all.extend(table(&site.limits));

@@ -157,11 +157,15 @@ pub enum ProviderSettings {
     Local(LocalSite),
     /// `provider = "sftp"`
     Sftp(SftpSite),
+    /// `provider = "exec"`
+    Exec(ExecSite),
+    /// `provider = "gdrive"`
+    Gdrive(GdriveSite),
 }
 
 impl ProviderSettings {
     /// The values `provider` may have.
-    pub const NAMES: &'static [&'static str] = &["local", "sftp"];
+    pub const NAMES: &'static [&'static str] = &["local", "sftp", "exec", "gdrive"];
 
     /// The value of `provider` for these settings.
     #[must_use]
@@ -169,6 +173,8 @@ impl ProviderSettings {
         match self {
             Self::Local(_) => "local",
             Self::Sftp(_) => "sftp",
+            Self::Exec(_) => "exec",
+            Self::Gdrive(_) => "gdrive",
         }
     }
 }
@@ -256,6 +262,121 @@ impl Default for SftpSite {
             connections: 4,
             keepalive: Period::from_secs(15),
             connect_timeout: Period::from_secs(10),
+        }
+    }
+}
+
+/// `[sites.NAME]` with `provider = "exec"`: whatever a program of the studio's can reach (docs/exec-provider.md).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ExecSite {
+    /// The program and its arguments, as they are: no shell reads them. Required.
+    pub command: Vec<String>,
+    /// Processes of the program at most, each with one request at a time, 1 to 64.
+    pub workers: u32,
+    /// How long the program may take to start and say hello.
+    pub start_timeout: Period,
+    /// Secrets that the program finds in its environment, by reference: `environment = { TOKEN = "env:STORE_TOKEN" }`. It
+    /// gets nothing else of the daemon's environment but PATH, HOME, USER, LOGNAME, SHELL, TMPDIR, TZ, LANG and LC_….
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, SecretRef>,
+}
+
+impl Default for ExecSite {
+    fn default() -> Self {
+        Self {
+            command: Vec::new(),
+            workers: 4,
+            start_timeout: Period::from_secs(10),
+            environment: BTreeMap::new(),
+        }
+    }
+}
+
+/// `[sites.NAME]` with `provider = "gdrive"`: a folder of Google Drive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GdriveSite {
+    /// Path of the folder that holds the site's bytes: `/My Drive/projects`, or `/NAME/projects` in the shared drive NAME.
+    /// Required, unless `folder-id` is given.
+    pub root: String,
+    /// Id of that folder, as at the end of its address in a browser: for one that was shared with the account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder_id: Option<String>,
+    /// How to log in: `service-account` (`credentials`), or `user` (`client-id`, `client-secret`, `refresh-token`).
+    pub auth: GdriveAuth,
+    /// The service account's key, a .json file as Google's console gives it; per system, the first file that exists.
+    pub credentials: PerSystem,
+    /// For a service account that acts for a user of the domain: that user's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// Client id of the OAuth client, for `auth = "user"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// Client secret, by reference: `env:NAME` or `file:/path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<SecretRef>,
+    /// The user's refresh token, by reference: `env:NAME` or `file:/path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<SecretRef>,
+    /// Where Drive's API is, for proxies and tests. Default: Google's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Where access tokens are had for `auth = "user"`, for proxies and tests. Default: Google's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_endpoint: Option<String>,
+}
+
+impl Default for GdriveSite {
+    fn default() -> Self {
+        Self {
+            root: String::new(),
+            folder_id: None,
+            auth: GdriveAuth::ServiceAccount,
+            credentials: PerSystem::default(),
+            subject: None,
+            client_id: None,
+            client_secret: None,
+            refresh_token: None,
+            endpoint: None,
+            token_endpoint: None,
+        }
+    }
+}
+
+/// How to log in at Google.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GdriveAuth {
+    /// As a service account, with its key.
+    ServiceAccount,
+    /// As a user who gave a refresh token.
+    User,
+}
+
+/// Paths of a file by system, as AYON's settings have them: one that all machines share is mounted elsewhere on each.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PerSystem {
+    /// On Linux.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub linux: Vec<PathBuf>,
+    /// On macOS.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub macos: Vec<PathBuf>,
+    /// On Windows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<PathBuf>,
+}
+
+impl PerSystem {
+    /// The paths for the system that this runs on.
+    #[must_use]
+    pub fn here(&self) -> &[PathBuf] {
+        match std::env::consts::OS {
+            "macos" => &self.macos,
+            "windows" => &self.windows,
+            _ => &self.linux,
         }
     }
 }

@@ -12,8 +12,8 @@ use crate::de::{self, Kind, Step, keys_of};
 use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
 use crate::schema::{
-    Cache, Config, Drive, Fuse, Hydration, LocalSite, Log, Machine, Project, ProviderSettings, Publish, Scan, SftpSite,
-    Site, SiteLimits, Volume,
+    Cache, Config, Drive, ExecSite, Fuse, GdriveSite, Hydration, LocalSite, Log, Machine, Project, ProviderSettings,
+    Publish, Scan, SftpSite, Site, SiteLimits, Volume,
 };
 use crate::tree::{Node, Table, Value};
 
@@ -36,7 +36,8 @@ pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 8] {
 /// The sections that hold one table per name, with the keys of each such table.
 pub(crate) fn named_sections() -> [(&'static str, Vec<&'static str>); 3] {
     let mut site_keys = vec![PROVIDER];
-    for keys in [keys_of::<LocalSite>(), keys_of::<SftpSite>(), keys_of::<SiteLimits>()] {
+    let of_providers = ProviderSettings::NAMES.iter().map(|name| provider_keys(name));
+    for keys in of_providers.chain([keys_of::<SiteLimits>()]) {
         site_keys.extend(keys.iter().filter(|key| !site_keys.contains(key)).collect::<Vec<_>>());
     }
     [
@@ -44,6 +45,17 @@ pub(crate) fn named_sections() -> [(&'static str, Vec<&'static str>); 3] {
         ("projects", keys_of::<Project>().to_vec()),
         ("volumes", keys_of::<Volume>().to_vec()),
     ]
+}
+
+/// The keys of a provider's settings.
+fn provider_keys(provider: &str) -> &'static [&'static str] {
+    match provider {
+        "local" => keys_of::<LocalSite>(),
+        "sftp" => keys_of::<SftpSite>(),
+        "exec" => keys_of::<ExecSite>(),
+        "gdrive" => keys_of::<GdriveSite>(),
+        _ => &[],
+    }
 }
 
 fn is_limit(key: &str) -> bool {
@@ -157,6 +169,8 @@ impl Builder<'_> {
         let settings = match name.as_str() {
             "local" => ProviderSettings::Local(self.provider_settings(node, section, "local")),
             "sftp" => ProviderSettings::Sftp(self.provider_settings(node, section, "sftp")),
+            "exec" => ProviderSettings::Exec(self.provider_settings(node, section, "exec")),
+            "gdrive" => ProviderSettings::Gdrive(self.provider_settings(node, section, "gdrive")),
             _ => {
                 provider.bad = true;
                 let key = format!("{section}.{PROVIDER}");
@@ -187,14 +201,9 @@ impl Builder<'_> {
             known.push(PROVIDER);
             known.extend(keys_of::<SiteLimits>());
             let elsewhere = || {
-                let other = match provider {
-                    "sftp" => ("local", keys_of::<LocalSite>()),
-                    _ => ("sftp", keys_of::<SftpSite>()),
-                };
-                other
-                    .1
-                    .contains(&key)
-                    .then(|| format!("it belongs to provider {}", other.0))
+                let others = ProviderSettings::NAMES.iter().filter(|name| **name != provider);
+                let mut with_it = others.filter(|name| provider_keys(name).contains(&key));
+                with_it.next().map(|name| format!("it belongs to provider {name}"))
             };
             let hint = elsewhere().or_else(|| known_keys_hint(key, &known));
             Some((

@@ -11,7 +11,10 @@ use globset::{ErrorKind, Glob, GlobBuilder, GlobSet};
 
 use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
-use crate::schema::{Config, LocalSite, Project, ProviderSettings, SftpAuth, SftpSite, Site, Threads, Volume};
+use crate::schema::{
+    Config, ExecSite, GdriveAuth, GdriveSite, LocalSite, Project, ProviderSettings, SftpAuth, SftpSite, Site, Threads,
+    Volume,
+};
 use crate::secret_ref::SecretRef;
 use crate::tree::{Node, Table};
 use crate::units::{ByteSize, Period};
@@ -308,6 +311,8 @@ impl Checker<'_> {
         match &site.provider {
             ProviderSettings::Local(local) => self.local_site(config, name, local),
             ProviderSettings::Sftp(sftp) => self.sftp_site(name, sftp),
+            ProviderSettings::Exec(exec) => self.exec_site(name, exec),
+            ProviderSettings::Gdrive(gdrive) => self.gdrive_site(name, gdrive),
         }
     }
 
@@ -391,6 +396,102 @@ impl Checker<'_> {
             second,
             Period::from_secs(300),
         );
+    }
+
+    fn exec_site(&mut self, name: &str, exec: &ExecSite) {
+        let key = |last| ["sites", name, last];
+        match exec.command.first() {
+            None => self.error(
+                &key("command"),
+                "is missing",
+                "write the program and its arguments, as in [\"/opt/studio/provider.py\", \"--store\", \"plates\"]"
+                    .to_owned(),
+            ),
+            Some(program) if program.is_empty() => self.error(&key("command"), "names no program", None),
+            Some(_) => {}
+        }
+        if exec.command.iter().any(|arg| arg.contains('\0')) {
+            self.error(&key("command"), "holds a NUL byte", None);
+        }
+        self.within(&key("workers"), exec.workers, 1, 64);
+        let (shortest, longest) = (Period::from_millis(100), Period::from_secs(300));
+        self.within(&key("start-timeout"), exec.start_timeout, shortest, longest);
+        for (variable, secret) in &exec.environment {
+            let key = ["sites", name, "environment", variable];
+            if variable.is_empty() || variable.contains(['=', '\0']) {
+                self.error(&key, "is no name of a variable", None);
+            }
+            if let SecretRef::File(path) = secret {
+                self.absolute(&key, path);
+            }
+        }
+    }
+
+    fn gdrive_site(&mut self, name: &str, gdrive: &GdriveSite) {
+        let key = |last| ["sites", name, last];
+        let root = gdrive.root.trim_matches('/');
+        let odd = |part: &str| part.is_empty() || part == "." || part == "..";
+        match &gdrive.folder_id {
+            Some(id) if id.is_empty() || id.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_') => {
+                let hint = "it is what follows `/folders/` in the folder's address".to_owned();
+                self.error(&key("folder-id"), "is no id of Google's", hint);
+            }
+            Some(_) if !root.is_empty() => {
+                let hint = "leave one of them out".to_owned();
+                self.error(&key("root"), "says what `folder-id` says too", hint);
+            }
+            None if root.is_empty() || root.split('/').any(odd) => {
+                let problem = format!("`{}` is not a folder of Drive", gdrive.root);
+                let hint =
+                    "write `/My Drive/projects`, or `/NAME/projects` in the shared drive NAME; or give `folder-id`";
+                self.error(&key("root"), problem, hint.to_owned());
+            }
+            _ => {}
+        }
+        match gdrive.auth {
+            GdriveAuth::ServiceAccount => {
+                if gdrive.credentials.here().is_empty() {
+                    let system = std::env::consts::OS;
+                    let hint = format!("write credentials.{system} = [\"/path/of/the/key.json\"]");
+                    self.error(&key("credentials"), format!("has no path for {system}"), hint);
+                }
+            }
+            GdriveAuth::User => {
+                for (last, missing) in [
+                    ("client-id", gdrive.client_id.is_none()),
+                    ("client-secret", gdrive.client_secret.is_none()),
+                    ("refresh-token", gdrive.refresh_token.is_none()),
+                ] {
+                    if missing {
+                        self.error(&key(last), "is missing, and auth is \"user\"", None);
+                    }
+                }
+            }
+        }
+        for path in gdrive.credentials.here() {
+            self.absolute(&key("credentials"), path);
+        }
+        for (last, secret) in [
+            ("client-secret", &gdrive.client_secret),
+            ("refresh-token", &gdrive.refresh_token),
+        ] {
+            if let Some(SecretRef::File(path)) = secret {
+                self.absolute(&key(last), path);
+            }
+        }
+        for (last, url) in [
+            ("endpoint", &gdrive.endpoint),
+            ("token-endpoint", &gdrive.token_endpoint),
+        ] {
+            let here = |url: &str| url.starts_with("http://127.0.0.1:") || url.starts_with("http://localhost:");
+            if url
+                .as_deref()
+                .is_some_and(|url| !url.starts_with("https://") && !here(url))
+            {
+                let hint = "begin it with `https://`; without TLS it can only be on this machine".to_owned();
+                self.error(&key(last), "would show the access token to the network", hint);
+            }
+        }
     }
 
     /// Two folders that differ in capitals only are one on a Windows drive.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use backlot_config::{ByteSize, LocalSite as LocalSettings, Period, ProviderSettings, Site};
 
+use super::exec::ExecSite;
 use super::layers::{Layer, Limits, LinkControl, LinkLayer, Meter, MeterLayer, RetryLayer, RetryPolicy, ThrottleLayer};
 use super::local::LocalSite;
 use super::sftp::SftpSite;
@@ -50,7 +51,7 @@ impl Controls {
         let controls = Self::default();
         let link = match &settings.provider {
             ProviderSettings::Local(local) => wire(local, controls.idle_timeout),
-            ProviderSettings::Sftp(_) => None,
+            _ => None,
         };
         Self { link, ..controls }
     }
@@ -89,6 +90,11 @@ pub fn build(name: &SiteName, settings: &Site, controls: &Controls) -> Result<Ar
             let site = SftpSite::new(sftp, requests, controls.idle_timeout);
             Arc::new(site.map_err(|e| ProviderError::new(e.kind, e.op).because(format!("[sites.{name}]: {e}")))?)
         }
+        ProviderSettings::Exec(exec) => {
+            let site = ExecSite::new(exec, requests, controls.idle_timeout);
+            Arc::new(site.map_err(|e| ProviderError::new(e.kind, e.op).because(format!("[sites.{name}]: {e}")))?)
+        }
+        ProviderSettings::Gdrive(_) => return Err(config(name, "not yet")),
     };
     if let Some(link) = &controls.link {
         provider = LinkLayer::new(Arc::clone(link)).over(provider);

@@ -1,6 +1,7 @@
 //! One suite over every kind of site, chosen by what each says it can do; and what SFTP sites do when servers misbehave.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails by panicking")]
 
+mod exec;
 mod looking;
 mod passwords;
 mod reading;
@@ -53,6 +54,7 @@ fn every_kind_of_site_keeps_the_contract() {
     let sshd = |mode| Sshd::start_or_skip(mode).map(|s| Kind::Sftp(Arc::new(s)));
     let (internal, program, bare) = (sshd(Mode::Internal), sshd(Mode::Program), sshd(Mode::Bare));
     let (memory, local) = (Some(Kind::Memory), Some(Kind::Local));
+    let exec = Some(Kind::Exec);
     let plan = [
         ("memory", &memory, Wrap::None),
         ("memory, metered", &memory, Wrap::Meter),
@@ -64,6 +66,9 @@ fn every_kind_of_site_keeps_the_contract() {
         ("local", &local, Wrap::None),
         ("local, in all layers", &local, Wrap::All),
         ("local, broken and retried", &local, Wrap::Broken),
+        ("exec, the example", &exec, Wrap::None),
+        ("exec, in all layers", &exec, Wrap::All),
+        ("exec, broken and retried", &exec, Wrap::Broken),
         ("sftp, internal-sftp", &internal, Wrap::None),
         ("sftp, sftp-server", &program, Wrap::None),
         ("sftp, without extensions", &bare, Wrap::None),

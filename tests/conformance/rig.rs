@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use backlot::model::{Name, RelPath};
+use backlot::providers::exec::ExecSite;
 use backlot::providers::layers::{
     Fault, Faults, FlakyLayer, Layer, Limits, LinkControl, LinkLayer, Meter, MeterLayer, RetryLayer, RetryPolicy, Rule,
     ThrottleLayer,
@@ -68,6 +69,8 @@ pub(crate) enum Kind {
     Memory,
     Local,
     Sftp(Arc<Sshd>),
+    /// The example of docs/examples.
+    Exec,
 }
 
 impl Kind {
@@ -105,6 +108,27 @@ impl Kind {
                     _dir: Some(dir),
                 }
             }
+            Self::Exec => {
+                let dir = tempfile::tempdir().unwrap();
+                let root = dir.path().join("root");
+                fs::create_dir(&root).unwrap();
+                let (command, denies) = example_program(&root);
+                let settings = backlot_config::ExecSite {
+                    command,
+                    ..backlot_config::ExecSite::default()
+                };
+                let back = Arc::new(Folder::new(&root, denies));
+                let idle = Duration::from_secs(30);
+                let (provider, again) = wrapped(Box::new(move || {
+                    Arc::new(ExecSite::new(&settings, None, idle).unwrap())
+                }));
+                Rig {
+                    provider,
+                    back,
+                    again,
+                    _dir: Some(dir),
+                }
+            }
             Self::Sftp(server) => {
                 let dir = tempfile::tempdir_in(server.root()).unwrap();
                 let root = dir.path().join("root");
@@ -126,6 +150,23 @@ impl Kind {
                 }
             }
         }
+    }
+}
+
+/// The example provider for a folder, and whether anything is refused to it: where this runs as root, a program loses the
+/// power to pass over permissions by `setpriv`, if that is installed.
+pub(crate) fn example_program(root: &Path) -> (Vec<String>, bool) {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/folder_provider.py");
+    let program = ["python3", example, root.to_str().unwrap()].map(str::to_owned);
+    if !rustix::process::geteuid().is_root() {
+        return (program.to_vec(), true);
+    }
+    let powers = "-dac_override,-dac_read_search";
+    let others = ["setpriv", "--bounding-set", powers, "--inh-caps", powers].map(str::to_owned);
+    let there = std::process::Command::new("setpriv").arg("--version").output().is_ok();
+    match there {
+        true => ([&others[..], &program].concat(), true),
+        false => (program.to_vec(), false),
     }
 }
 
