@@ -189,6 +189,8 @@ fn site_table(site: &Site) -> toml::Table {
     let mut all = match &site.provider {
         ProviderSettings::Local(local) => table(local),
         ProviderSettings::Sftp(sftp) => table(sftp),
+        ProviderSettings::S3(s3) => table(s3),
+        ProviderSettings::Webdav(webdav) => table(webdav),
     };
     all.insert("provider".to_owned(), site.provider.name().into());
     all.extend(table(&site.limits));
