@@ -72,13 +72,29 @@ impl Dirs {
                     expand(home, &mut sftp.known_hosts);
                     sftp.key_file.iter_mut().for_each(|path| expand(home, path));
                     for secret in [&mut sftp.passphrase, &mut sftp.password] {
-                        if let Some(SecretRef::File(path)) = secret {
-                            expand(home, path);
-                        }
+                        expand_secret(home, secret);
+                    }
+                }
+                ProviderSettings::S3(s3) => {
+                    s3.ca_file.iter_mut().for_each(|path| expand(home, path));
+                    for secret in [&mut s3.access_key, &mut s3.secret_key, &mut s3.session_token] {
+                        expand_secret(home, secret);
+                    }
+                }
+                ProviderSettings::Webdav(webdav) => {
+                    webdav.ca_file.iter_mut().for_each(|path| expand(home, path));
+                    for secret in [&mut webdav.password, &mut webdav.token] {
+                        expand_secret(home, secret);
                     }
                 }
             }
         }
+    }
+}
+
+fn expand_secret(home: &Path, secret: &mut Option<SecretRef>) {
+    if let Some(SecretRef::File(path)) = secret {
+        expand(home, path);
     }
 }
 

@@ -198,6 +198,8 @@ fn site_table(site: &Site) -> toml::Table {
         ProviderSettings::Sftp(sftp) => table(sftp),
         ProviderSettings::Exec(exec) => table(exec),
         ProviderSettings::Gdrive(gdrive) => table(gdrive),
+        ProviderSettings::S3(s3) => table(s3),
+        ProviderSettings::Webdav(webdav) => table(webdav),
     };
     all.insert("provider".to_owned(), site.provider.name().into());
     all.extend(table(&site.limits));

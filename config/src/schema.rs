@@ -161,11 +161,15 @@ pub enum ProviderSettings {
     Exec(ExecSite),
     /// `provider = "gdrive"`
     Gdrive(GdriveSite),
+    /// `provider = "s3"`
+    S3(S3Site),
+    /// `provider = "webdav"`
+    Webdav(WebdavSite),
 }
 
 impl ProviderSettings {
     /// The values `provider` may have.
-    pub const NAMES: &'static [&'static str] = &["local", "sftp", "exec", "gdrive"];
+    pub const NAMES: &'static [&'static str] = &["local", "sftp", "s3", "webdav", "exec", "gdrive"];
 
     /// The value of `provider` for these settings.
     #[must_use]
@@ -175,6 +179,8 @@ impl ProviderSettings {
             Self::Sftp(_) => "sftp",
             Self::Exec(_) => "exec",
             Self::Gdrive(_) => "gdrive",
+            Self::S3(_) => "s3",
+            Self::Webdav(_) => "webdav",
         }
     }
 }
@@ -401,6 +407,115 @@ pub enum HostKey {
     Strict,
     /// Trust it from now on.
     AcceptNew,
+}
+
+/// `[sites.NAME]` with `provider = "s3"`: a bucket of Amazon S3, or of a store that speaks its language.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct S3Site {
+    /// Bucket that holds the site's bytes. Required.
+    pub bucket: String,
+    /// Path inside the bucket, without a `/` at either end, of the site's root. Default: the bucket itself.
+    pub prefix: String,
+    /// Address of the store, as in `https://minio.studio.example:9000`. Default: Amazon's, for `region`.
+    pub endpoint: String,
+    /// Region of the bucket; most stores of other makers take any.
+    pub region: String,
+    /// Where the bucket's name goes: `host` (`https://BUCKET.store`), `path` (`https://store/BUCKET`), or `auto`: `host` at
+    /// Amazon's, `path` with an `endpoint`.
+    pub address_style: AddressStyle,
+    /// Access key id, by reference: `env:NAME` or `file:/path`. Default: none, for buckets that are open to all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key: Option<SecretRef>,
+    /// Secret access key, by reference. Needed with `access-key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_key: Option<SecretRef>,
+    /// Token of temporary credentials, by reference. Default: the credentials are lasting ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<SecretRef>,
+    /// Where modification times come from: `kept` (what the uploader said, as rclone keeps it: one more request for each
+    /// object that a listing shows for the first time) or `store` (when the object came: no request more).
+    pub mtimes: Mtimes,
+    /// File of certificates (PEM) to trust besides the system's, for a store with a certificate of its own making.
+    #[serde(serialize_with = "lossy_option", skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// How long to wait for the store when connecting.
+    pub connect_timeout: Period,
+}
+
+impl Default for S3Site {
+    fn default() -> Self {
+        Self {
+            bucket: String::new(),
+            prefix: String::new(),
+            endpoint: String::new(),
+            region: "us-east-1".to_owned(),
+            address_style: AddressStyle::Auto,
+            access_key: None,
+            secret_key: None,
+            session_token: None,
+            mtimes: Mtimes::Kept,
+            ca_file: None,
+            connect_timeout: Period::from_secs(10),
+        }
+    }
+}
+
+/// Where the name of a bucket goes in addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressStyle {
+    /// In front of the host at Amazon's, into the path elsewhere.
+    Auto,
+    /// In front of the host.
+    Host,
+    /// Into the path.
+    Path,
+}
+
+/// Where the modification times of objects come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mtimes {
+    /// From what the uploader wrote beside the object.
+    Kept,
+    /// From the store's own date of the object.
+    Store,
+}
+
+/// `[sites.NAME]` with `provider = "webdav"`: a folder of a WebDAV server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WebdavSite {
+    /// Address of the folder that holds the site's bytes, as in `https://dav.studio.example/projects`. Required.
+    pub url: String,
+    /// User to log in as. Default: nobody, or the bearer of `token`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Password of `user`, by reference: `env:NAME` or `file:/path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretRef>,
+    /// Bearer token, by reference, instead of a user and a password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<SecretRef>,
+    /// File of certificates (PEM) to trust besides the system's, for a server with a certificate of its own making.
+    #[serde(serialize_with = "lossy_option", skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// How long to wait for the server when connecting.
+    pub connect_timeout: Period,
+}
+
+impl Default for WebdavSite {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            user: None,
+            password: None,
+            token: None,
+            ca_file: None,
+            connect_timeout: Period::from_secs(10),
+        }
+    }
 }
 
 /// `[projects.NAME]`: a top-level folder of the drive, and where its bytes come from.

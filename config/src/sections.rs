@@ -13,7 +13,7 @@ use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
 use crate::schema::{
     Cache, Config, Drive, ExecSite, Fuse, GdriveSite, Hydration, LocalSite, Log, Machine, Project, ProviderSettings,
-    Publish, Scan, SftpSite, Site, SiteLimits, Volume,
+    Publish, S3Site, Scan, SftpSite, Site, SiteLimits, Volume, WebdavSite,
 };
 use crate::tree::{Node, Table, Value};
 
@@ -36,8 +36,7 @@ pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 8] {
 /// The sections that hold one table per name, with the keys of each such table.
 pub(crate) fn named_sections() -> [(&'static str, Vec<&'static str>); 3] {
     let mut site_keys = vec![PROVIDER];
-    let of_providers = ProviderSettings::NAMES.iter().map(|name| provider_keys(name));
-    for keys in of_providers.chain([keys_of::<SiteLimits>()]) {
+    for (_, keys) in provider_keys().into_iter().chain([("", keys_of::<SiteLimits>())]) {
         site_keys.extend(keys.iter().filter(|key| !site_keys.contains(key)).collect::<Vec<_>>());
     }
     [
@@ -47,15 +46,16 @@ pub(crate) fn named_sections() -> [(&'static str, Vec<&'static str>); 3] {
     ]
 }
 
-/// The keys of a provider's settings.
-fn provider_keys(provider: &str) -> &'static [&'static str] {
-    match provider {
-        "local" => keys_of::<LocalSite>(),
-        "sftp" => keys_of::<SftpSite>(),
-        "exec" => keys_of::<ExecSite>(),
-        "gdrive" => keys_of::<GdriveSite>(),
-        _ => &[],
-    }
+/// The kinds of sites, with their keys.
+fn provider_keys() -> [(&'static str, &'static [&'static str]); 6] {
+    [
+        ("local", keys_of::<LocalSite>()),
+        ("sftp", keys_of::<SftpSite>()),
+        ("s3", keys_of::<S3Site>()),
+        ("webdav", keys_of::<WebdavSite>()),
+        ("exec", keys_of::<ExecSite>()),
+        ("gdrive", keys_of::<GdriveSite>()),
+    ]
 }
 
 fn is_limit(key: &str) -> bool {
@@ -171,6 +171,8 @@ impl Builder<'_> {
             "sftp" => ProviderSettings::Sftp(self.provider_settings(node, section, "sftp")),
             "exec" => ProviderSettings::Exec(self.provider_settings(node, section, "exec")),
             "gdrive" => ProviderSettings::Gdrive(self.provider_settings(node, section, "gdrive")),
+            "s3" => ProviderSettings::S3(self.provider_settings(node, section, "s3")),
+            "webdav" => ProviderSettings::Webdav(self.provider_settings(node, section, "webdav")),
             _ => {
                 provider.bad = true;
                 let key = format!("{section}.{PROVIDER}");
@@ -201,9 +203,9 @@ impl Builder<'_> {
             known.push(PROVIDER);
             known.extend(keys_of::<SiteLimits>());
             let elsewhere = || {
-                let others = ProviderSettings::NAMES.iter().filter(|name| **name != provider);
-                let mut with_it = others.filter(|name| provider_keys(name).contains(&key));
-                with_it.next().map(|name| format!("it belongs to provider {name}"))
+                let others = provider_keys().into_iter().filter(|(_, keys)| keys.contains(&key));
+                let others: Vec<_> = others.map(|(name, _)| name).collect();
+                (!others.is_empty()).then(|| format!("it belongs to provider {}", others.join(", ")))
             };
             let hint = elsewhere().or_else(|| known_keys_hint(key, &known));
             Some((

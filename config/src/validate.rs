@@ -12,8 +12,8 @@ use globset::{ErrorKind, Glob, GlobBuilder, GlobSet};
 use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
 use crate::schema::{
-    Config, ExecSite, GdriveAuth, GdriveSite, LocalSite, Project, ProviderSettings, SftpAuth, SftpSite, Site, Threads,
-    Volume,
+    Config, ExecSite, GdriveAuth, GdriveSite, LocalSite, Project, ProviderSettings, S3Site, SftpAuth, SftpSite, Site,
+    Threads, Volume, WebdavSite,
 };
 use crate::secret_ref::SecretRef;
 use crate::tree::{Node, Table};
@@ -313,6 +313,8 @@ impl Checker<'_> {
             ProviderSettings::Sftp(sftp) => self.sftp_site(name, sftp),
             ProviderSettings::Exec(exec) => self.exec_site(name, exec),
             ProviderSettings::Gdrive(gdrive) => self.gdrive_site(name, gdrive),
+            ProviderSettings::S3(s3) => self.s3_site(name, s3),
+            ProviderSettings::Webdav(webdav) => self.webdav_site(name, webdav),
         }
     }
 
@@ -491,6 +493,121 @@ impl Checker<'_> {
                 let hint = "begin it with `https://`; without TLS it can only be on this machine".to_owned();
                 self.error(&key(last), "would show the access token to the network", hint);
             }
+        }
+    }
+
+    fn s3_site(&mut self, name: &str, s3: &S3Site) {
+        let key = |last| ["sites", name, last];
+        if s3.bucket.is_empty() {
+            self.error(&key("bucket"), "is missing", "write the name of the bucket".to_owned());
+        } else if s3.bucket.contains(|c: char| c == '/' || c.is_whitespace()) {
+            let hint = "write the name alone; a path inside the bucket goes into `prefix`".to_owned();
+            self.error(
+                &key("bucket"),
+                format!("`{}` is not the name of a bucket", s3.bucket),
+                hint,
+            );
+        }
+        let odd = |part: &str| part.is_empty() || part == "." || part == "..";
+        if !s3.prefix.is_empty() && s3.prefix.split('/').any(odd) {
+            let hint = "write it as in `studio/projects`, without a `/` at either end".to_owned();
+            self.error(
+                &key("prefix"),
+                format!("`{}` is not a path inside a bucket", s3.prefix),
+                hint,
+            );
+        }
+        if !s3.endpoint.is_empty() {
+            self.address(&key("endpoint"), &s3.endpoint);
+        }
+        if s3.region.is_empty() {
+            self.error(
+                &key("region"),
+                "is empty",
+                "write `us-east-1` if the store has none".to_owned(),
+            );
+        }
+        for (there, missing, last) in [
+            (&s3.access_key, &s3.secret_key, "secret-key"),
+            (&s3.secret_key, &s3.access_key, "access-key"),
+            (&s3.session_token, &s3.access_key, "access-key"),
+        ] {
+            if there.is_some() && missing.is_none() {
+                let hint = "write `env:NAME` or `file:/path`, where it is to be found".to_owned();
+                self.error(&key(last), "is missing, and goes with the other keys", hint);
+            }
+        }
+        for (last, secret) in [
+            ("access-key", &s3.access_key),
+            ("secret-key", &s3.secret_key),
+            ("session-token", &s3.session_token),
+        ] {
+            self.secret_file(&key(last), secret.as_ref());
+        }
+        self.web_site(name, s3.ca_file.as_deref(), s3.connect_timeout);
+    }
+
+    fn webdav_site(&mut self, name: &str, webdav: &WebdavSite) {
+        let key = |last| ["sites", name, last];
+        if webdav.url.is_empty() {
+            let hint = "write it as in `https://dav.studio.example/projects`".to_owned();
+            self.error(&key("url"), "is missing", hint);
+        } else {
+            self.address(&key("url"), &webdav.url);
+        }
+        if webdav.user.is_some() != webdav.password.is_some() {
+            let last = if webdav.user.is_some() { "password" } else { "user" };
+            self.error(&key(last), "is missing: a user and a password go together", None);
+        }
+        if webdav.token.is_some() && webdav.user.is_some() {
+            let hint = "leave out `token`, or `user` and `password`".to_owned();
+            self.error(&key("token"), "is one way to log in, and `user` another", hint);
+        }
+        for (last, secret) in [("password", &webdav.password), ("token", &webdav.token)] {
+            self.secret_file(&key(last), secret.as_ref());
+        }
+        self.web_site(name, webdav.ca_file.as_deref(), webdav.connect_timeout);
+    }
+
+    /// What sites that speak HTTP have in common.
+    fn web_site(&mut self, name: &str, ca_file: Option<&Path>, connect_timeout: Period) {
+        let key = |last| ["sites", name, last];
+        if let Some(path) = ca_file {
+            self.absolute(&key("ca-file"), path);
+        }
+        let (least, most) = (Period::from_secs(1), Period::from_secs(300));
+        self.within(&key("connect-timeout"), connect_timeout, least, most);
+    }
+
+    /// The address of a web server. It is not repeated where it may hold a password.
+    fn address(&mut self, key: Key<'_>, address: &str) {
+        let host = address
+            .strip_prefix("https://")
+            .or_else(|| address.strip_prefix("http://"));
+        let (problem, hint) = match host {
+            None => (
+                "does not begin with `https://` or `http://`",
+                "write it as in `https://store.example`",
+            ),
+            Some(rest) if rest.split('/').next().is_some_and(|host| host.contains('@')) => (
+                "holds a user or password",
+                "secrets go into settings of their own, by reference",
+            ),
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                ("names no host", "write it as in `https://store.example`")
+            }
+            Some(rest) if rest.contains(|c: char| c.is_whitespace() || c == '?' || c == '#') => (
+                "is not the address of a server",
+                "leave out spaces and what begins with `?` or `#`",
+            ),
+            Some(_) => return,
+        };
+        self.error(key, problem, hint.to_owned());
+    }
+
+    fn secret_file(&mut self, key: Key<'_>, secret: Option<&SecretRef>) {
+        if let Some(SecretRef::File(path)) = secret {
+            self.absolute(key, path);
         }
     }
 

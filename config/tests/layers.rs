@@ -21,7 +21,7 @@ fn load(loader: &Loader) -> Loaded {
 fn sftp<'c>(config: &'c Config, site: &str) -> &'c SftpSite {
     match &config.sites[site].provider {
         ProviderSettings::Sftp(sftp) => sftp,
-        _ => panic!("{site} is no server"),
+        _ => panic!("{site} is local"),
     }
 }
 
@@ -385,7 +385,7 @@ fn variables_that_are_no_setting() {
     let misspelt_site = with_env(&machine, &[("BACKLOT_SITES_STUDOI_PORT", "5")]);
     assert_eq!(
         machine.complaint(&misspelt_site),
-        "BACKLOT_SITES_STUDOI_PORT: sites.studoi: `provider` is missing; one of local, sftp, exec, gdrive"
+        "BACKLOT_SITES_STUDOI_PORT: sites.studoi: `provider` is missing; one of local, sftp, s3, webdav, exec, gdrive"
     );
     #[cfg(unix)]
     {

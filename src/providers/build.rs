@@ -12,6 +12,7 @@ use backlot_config::{ByteSize, LocalSite as LocalSettings, Period, ProviderSetti
 use super::exec::ExecSite;
 use super::layers::{Layer, Limits, LinkControl, LinkLayer, Meter, MeterLayer, RetryLayer, RetryPolicy, ThrottleLayer};
 use super::local::LocalSite;
+use super::s3::S3Site;
 use super::sftp::SftpSite;
 use super::{ErrorKind, Op, Provider, ProviderError};
 use crate::model::SiteName;
@@ -76,6 +77,7 @@ fn wire(local: &LocalSettings, idle_timeout: Duration) -> Option<Arc<LinkControl
 /// names the site.
 pub fn build(name: &SiteName, settings: &Site, controls: &Controls) -> Result<Arc<dyn Provider>, ProviderError> {
     let requests = settings.limits.max_requests.map(|n| n as usize);
+    let named = |e: ProviderError| ProviderError::new(e.kind, e.op).because(format!("[sites.{name}]: {e}"));
     let mut provider: Arc<dyn Provider> = match &settings.provider {
         ProviderSettings::Local(local) => {
             if local.root.as_os_str().is_empty() {
@@ -88,13 +90,12 @@ pub fn build(name: &SiteName, settings: &Site, controls: &Controls) -> Result<Ar
         }
         ProviderSettings::Sftp(sftp) => {
             let site = SftpSite::new(sftp, requests, controls.idle_timeout);
-            Arc::new(site.map_err(|e| ProviderError::new(e.kind, e.op).because(format!("[sites.{name}]: {e}")))?)
+            Arc::new(site.map_err(named)?)
         }
-        ProviderSettings::Exec(exec) => {
-            let site = ExecSite::new(exec, requests, controls.idle_timeout);
-            Arc::new(site.map_err(|e| ProviderError::new(e.kind, e.op).because(format!("[sites.{name}]: {e}")))?)
-        }
+        ProviderSettings::Exec(exec) => Arc::new(ExecSite::new(exec, requests, controls.idle_timeout).map_err(named)?),
         ProviderSettings::Gdrive(_) => return Err(config(name, "not yet")),
+        ProviderSettings::S3(s3) => Arc::new(S3Site::new(s3, requests, controls.idle_timeout).map_err(named)?),
+        ProviderSettings::Webdav(_) => return Err(config(name, "not yet")),
     };
     if let Some(link) = &controls.link {
         provider = LinkLayer::new(Arc::clone(link)).over(provider);

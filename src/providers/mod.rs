@@ -10,8 +10,11 @@ pub mod exec;
 pub mod layers;
 pub mod local;
 pub mod memory;
+pub mod s3;
 pub mod sftp;
 mod upload;
+mod web;
+pub mod webdav;
 
 use std::fmt::Debug;
 use std::ops::Range;

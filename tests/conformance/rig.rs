@@ -16,10 +16,13 @@ use backlot::providers::layers::{
 };
 use backlot::providers::local::LocalSite;
 use backlot::providers::memory::MemorySite;
+use backlot::providers::s3::S3Site;
 use backlot::providers::sftp::SftpSite;
 use backlot::providers::{ErrorKind, Op, Provider};
 
+use crate::objects::BucketBack;
 use crate::sshd::Sshd;
+use crate::web::WebServer;
 
 /// The site as another of its users sees it.
 pub(crate) trait Back: Send + Sync {
@@ -35,6 +38,10 @@ pub(crate) trait Back: Send + Sync {
     fn names(&self, dir: &RelPath) -> Vec<Vec<u8>>;
     /// Makes the site refuse a path to us. Returns whether it can.
     fn deny(&self, path: &RelPath) -> bool;
+    /// Whether files have permission bits at this kind of site.
+    fn has_perms(&self) -> bool {
+        false
+    }
     /// Takes the whole site's root away, as an unmounted volume does. Returns whether it can.
     fn hide_root(&self) -> bool;
 }
@@ -71,6 +78,7 @@ pub(crate) enum Kind {
     Sftp(Arc<Sshd>),
     /// The example of docs/examples.
     Exec,
+    S3(Arc<WebServer>),
 }
 
 impl Kind {
@@ -127,6 +135,19 @@ impl Kind {
                     back,
                     again,
                     _dir: Some(dir),
+                }
+            }
+            Self::S3(server) => {
+                let back = Arc::new(BucketBack::new(server));
+                let settings = server.s3(back.name());
+                let idle = Duration::from_secs(30);
+                let (provider, again) =
+                    wrapped(Box::new(move || Arc::new(S3Site::new(&settings, None, idle).unwrap())));
+                Rig {
+                    provider,
+                    back,
+                    again,
+                    _dir: None,
                 }
             }
             Self::Sftp(server) => {
@@ -242,6 +263,10 @@ impl Back for MemorySite {
         names
     }
 
+    fn has_perms(&self) -> bool {
+        true
+    }
+
     fn deny(&self, path: &RelPath) -> bool {
         Self::deny(self, path, true);
         true
@@ -317,6 +342,10 @@ impl Back for Folder {
     fn names(&self, dir: &RelPath) -> Vec<Vec<u8>> {
         let rows = fs::read_dir(self.at(dir)).unwrap();
         rows.map(|row| row.unwrap().file_name().as_bytes().to_vec()).collect()
+    }
+
+    fn has_perms(&self) -> bool {
+        true
     }
 
     fn deny(&self, path: &RelPath) -> bool {

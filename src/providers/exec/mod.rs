@@ -154,6 +154,9 @@ impl Provider for ExecSite {
             symlinks: can.symlinks,
             byte_names: false,
             mtime_step_ns: can.mtime_step_ns.unwrap_or(1_000_000_000).max(1),
+            keeps_mtime: can.mtime_step_ns.is_some(),
+            min_part: 0,
+            parts_in_order: false,
             hash: can.hash,
             parallel_reads: self.workers,
         }

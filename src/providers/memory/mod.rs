@@ -161,6 +161,9 @@ impl Provider for MemorySite {
             symlinks: true,
             byte_names: true,
             mtime_step_ns: 1,
+            keeps_mtime: true,
+            min_part: 0,
+            parts_in_order: false,
             hash: None,
             parallel_reads: 16,
         }
