@@ -10,6 +10,7 @@ use std::time::Duration;
 use backlot_config::{ByteSize, LocalSite as LocalSettings, Period, ProviderSettings, Site};
 
 use super::exec::ExecSite;
+use super::gdrive::GdriveSite;
 use super::layers::{Layer, Limits, LinkControl, LinkLayer, Meter, MeterLayer, RetryLayer, RetryPolicy, ThrottleLayer};
 use super::local::LocalSite;
 use super::s3::S3Site;
@@ -93,7 +94,9 @@ pub fn build(name: &SiteName, settings: &Site, controls: &Controls) -> Result<Ar
             Arc::new(site.map_err(named)?)
         }
         ProviderSettings::Exec(exec) => Arc::new(ExecSite::new(exec, requests, controls.idle_timeout).map_err(named)?),
-        ProviderSettings::Gdrive(_) => return Err(config(name, "not yet")),
+        ProviderSettings::Gdrive(gdrive) => {
+            Arc::new(GdriveSite::new(gdrive, requests, controls.idle_timeout).map_err(named)?)
+        }
         ProviderSettings::S3(s3) => Arc::new(S3Site::new(s3, requests, controls.idle_timeout).map_err(named)?),
         ProviderSettings::Webdav(_) => return Err(config(name, "not yet")),
     };

@@ -7,6 +7,7 @@ mod build;
 mod capabilities;
 mod error;
 pub mod exec;
+pub mod gdrive;
 pub mod layers;
 pub mod local;
 pub mod memory;

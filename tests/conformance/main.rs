@@ -1,7 +1,10 @@
 //! One suite over every kind of site, chosen by what each says it can do; and what SFTP sites do when servers misbehave.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails by panicking")]
 
+mod drive;
 mod exec;
+#[path = "../common/gdrive.rs"]
+mod gdrive;
 mod looking;
 mod objects;
 mod passwords;
@@ -62,6 +65,7 @@ fn every_kind_of_site_keeps_the_contract() {
     let (rclone_s3, moto) = (s3(Service::RcloneS3), s3(Service::Moto));
     let (memory, local) = (Some(Kind::Memory), Some(Kind::Local));
     let exec = Some(Kind::Exec);
+    let drive = Some(Kind::Drive(gdrive::DriveDouble::start()));
     let plan = [
         ("memory", &memory, Wrap::None),
         ("memory, metered", &memory, Wrap::Meter),
@@ -73,6 +77,9 @@ fn every_kind_of_site_keeps_the_contract() {
         ("local", &local, Wrap::None),
         ("local, in all layers", &local, Wrap::All),
         ("local, broken and retried", &local, Wrap::Broken),
+        ("gdrive, the double", &drive, Wrap::None),
+        ("gdrive, in all layers", &drive, Wrap::All),
+        ("gdrive, broken and retried", &drive, Wrap::Broken),
         ("exec, the example", &exec, Wrap::None),
         ("exec, in all layers", &exec, Wrap::All),
         ("exec, broken and retried", &exec, Wrap::Broken),

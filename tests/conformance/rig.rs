@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use backlot::model::{Name, RelPath};
 use backlot::providers::exec::ExecSite;
+use backlot::providers::gdrive::GdriveSite;
 use backlot::providers::layers::{
     Fault, Faults, FlakyLayer, Layer, Limits, LinkControl, LinkLayer, Meter, MeterLayer, RetryLayer, RetryPolicy, Rule,
     ThrottleLayer,
@@ -20,6 +21,8 @@ use backlot::providers::s3::S3Site;
 use backlot::providers::sftp::SftpSite;
 use backlot::providers::{ErrorKind, Op, Provider};
 
+use crate::drive::DriveBack;
+use crate::gdrive::DriveDouble;
 use crate::objects::BucketBack;
 use crate::sshd::Sshd;
 use crate::web::WebServer;
@@ -79,6 +82,7 @@ pub(crate) enum Kind {
     /// The example of docs/examples.
     Exec,
     S3(Arc<WebServer>),
+    Drive(DriveDouble),
 }
 
 impl Kind {
@@ -135,6 +139,25 @@ impl Kind {
                     back,
                     again,
                     _dir: Some(dir),
+                }
+            }
+            Self::Drive(double) => {
+                let name = uuid::Uuid::new_v4().to_string();
+                let top = double.dir("0root", &name);
+                let settings = double.settings(&format!("/My Drive/{name}"));
+                let back = Arc::new(DriveBack {
+                    double: double.clone(),
+                    top,
+                });
+                let idle = Duration::from_secs(30);
+                let (provider, again) = wrapped(Box::new(move || {
+                    Arc::new(GdriveSite::new(&settings, None, idle).unwrap())
+                }));
+                Rig {
+                    provider,
+                    back,
+                    again,
+                    _dir: None,
                 }
             }
             Self::S3(server) => {
