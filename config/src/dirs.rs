@@ -51,17 +51,50 @@ impl Dirs {
         for site in config.sites.values_mut() {
             match &mut site.provider {
                 ProviderSettings::Local(local) => expand(home, &mut local.root),
-                ProviderSettings::Sftp(sftp) => {
-                    expand(home, &mut sftp.known_hosts);
-                    sftp.key_file.iter_mut().for_each(|path| expand(home, path));
-                    for secret in [&mut sftp.passphrase, &mut sftp.password] {
+                ProviderSettings::Exec(exec) => {
+                    for secret in exec.environment.values_mut() {
+                        if let SecretRef::File(path) = secret {
+                            expand(home, path);
+                        }
+                    }
+                }
+                ProviderSettings::Gdrive(gdrive) => {
+                    let credentials = &mut gdrive.credentials;
+                    let files = [&mut credentials.linux, &mut credentials.macos, &mut credentials.windows];
+                    files.into_iter().flatten().for_each(|path| expand(home, path));
+                    for secret in [&mut gdrive.client_secret, &mut gdrive.refresh_token] {
                         if let Some(SecretRef::File(path)) = secret {
                             expand(home, path);
                         }
                     }
                 }
+                ProviderSettings::Sftp(sftp) => {
+                    expand(home, &mut sftp.known_hosts);
+                    sftp.key_file.iter_mut().for_each(|path| expand(home, path));
+                    for secret in [&mut sftp.passphrase, &mut sftp.password] {
+                        expand_secret(home, secret);
+                    }
+                }
+                ProviderSettings::S3(s3) => {
+                    s3.ca_file.iter_mut().for_each(|path| expand(home, path));
+                    for secret in [&mut s3.access_key, &mut s3.secret_key, &mut s3.session_token] {
+                        expand_secret(home, secret);
+                    }
+                }
+                ProviderSettings::Webdav(webdav) => {
+                    webdav.ca_file.iter_mut().for_each(|path| expand(home, path));
+                    for secret in [&mut webdav.password, &mut webdav.token] {
+                        expand_secret(home, secret);
+                    }
+                }
             }
         }
+    }
+}
+
+fn expand_secret(home: &Path, secret: &mut Option<SecretRef>) {
+    if let Some(SecretRef::File(path)) = secret {
+        expand(home, path);
     }
 }
 

@@ -81,7 +81,7 @@ fn is_volume_path(name: &str) -> bool {
     let sections = plain_sections()
         .map(|(section, _)| section)
         .into_iter()
-        .chain(["sites", "projects"]);
+        .chain(["sites", "projects", "volumes"]);
     let inside_a_section = |code: &str| {
         sections.into_iter().any(|s| {
             code.strip_prefix(&variable_form(s))

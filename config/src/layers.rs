@@ -215,6 +215,13 @@ impl Loader {
                 project.remote_path.clone_from(&project.folder);
             }
         }
+        for (name, volume) in &mut config.volumes {
+            let code = name.to_ascii_uppercase().replace('-', "_");
+            let variables = [format!("BACKLOT_{code}_PATH"), format!("ACCSYN_{code}_PATH")];
+            if let Some(path) = variables.iter().find_map(|v| self.variable(v)?.to_str()) {
+                volume.here = Some(path.to_owned());
+            }
+        }
         dirs.expand_all(config);
     }
 }

@@ -26,9 +26,10 @@ pub use error::{ConfigError, ConfigErrors};
 pub use layers::{Loaded, Loader};
 pub use origin::{Layer, Origin, Origins, Place, Position, Row, render_origin};
 pub use schema::{
-    Cache, Config, Drive, Firewall, Fuse, HostKey, Hydration, LocalSite, Log, LogFormat, LogLevel, Machine,
-    Passthrough, Project, ProviderSettings, Publish, RemoteDelete, SCHEMA_VERSION, Scan, Scrub, SftpAuth, SftpSite,
-    Site, SiteLimits, Threads, ZoneKind, ZoneRule,
+    AddressStyle, Cache, Config, Drive, ExecSite, Firewall, Fuse, GdriveAuth, GdriveSite, HostKey, Hydration,
+    LocalSite, Log, LogFormat, LogLevel, Machine, Mtimes, Passthrough, PerSystem, Project, ProviderSettings, Publish,
+    RemoteDelete, S3Site, SCHEMA_VERSION, Scan, Scrub, SftpAuth, SftpSite, Site, SiteLimits, Threads, Volume,
+    VolumeRoots, WebdavSite, ZoneKind, ZoneRule,
 };
 pub use secret_ref::{SecretError, SecretRef};
 pub use timetable::{MinuteOfWeek, Timetable, TimetableError};

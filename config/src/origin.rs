@@ -153,6 +153,9 @@ pub fn render_origin(loaded: &Loaded) -> Vec<Row> {
     for (name, project) in &config.projects {
         rows.section(&format!("projects.{name}"), table(project));
     }
+    for (name, volume) in &config.volumes {
+        rows.section(&format!("volumes.{name}"), table(volume));
+    }
     rows.section("hydration", table(&config.hydration));
     rows.section("firewall", table(&config.firewall));
     rows.section("scan", table(&config.scan));
@@ -171,6 +174,10 @@ impl Rows<'_> {
     fn section(&mut self, name: &str, table: toml::Table) {
         for (key, value) in table {
             let key = format!("{name}.{key}");
+            if let toml::Value::Table(inner) = value {
+                self.section(&key, inner);
+                continue;
+            }
             let origin = self.origins.get(&key).clone();
             self.rows.push(Row {
                 key,
@@ -190,6 +197,10 @@ fn site_table(site: &Site) -> toml::Table {
     let mut all = match &site.provider {
         ProviderSettings::Local(local) => table(local),
         ProviderSettings::Sftp(sftp) => table(sftp),
+        ProviderSettings::Exec(exec) => table(exec),
+        ProviderSettings::Gdrive(gdrive) => table(gdrive),
+        ProviderSettings::S3(s3) => table(s3),
+        ProviderSettings::Webdav(webdav) => table(webdav),
     };
     all.insert("provider".to_owned(), site.provider.name().into());
     all.extend(table(&site.limits));

@@ -31,6 +31,8 @@ pub struct Config {
     pub sites: BTreeMap<String, Site>,
     /// `[projects.NAME]`, by name
     pub projects: BTreeMap<String, Project>,
+    /// `[volumes.NAME]`, by name
+    pub volumes: BTreeMap<String, Volume>,
     /// `[hydration]`
     pub hydration: Hydration,
     /// `[firewall]`
@@ -217,11 +219,19 @@ pub enum ProviderSettings {
     Local(LocalSite),
     /// `provider = "sftp"`
     Sftp(SftpSite),
+    /// `provider = "exec"`
+    Exec(ExecSite),
+    /// `provider = "gdrive"`
+    Gdrive(GdriveSite),
+    /// `provider = "s3"`
+    S3(S3Site),
+    /// `provider = "webdav"`
+    Webdav(WebdavSite),
 }
 
 impl ProviderSettings {
     /// The values `provider` may have.
-    pub const NAMES: &'static [&'static str] = &["local", "sftp"];
+    pub const NAMES: &'static [&'static str] = &["local", "sftp", "s3", "webdav", "exec", "gdrive"];
 
     /// The value of `provider` for these settings.
     #[must_use]
@@ -229,6 +239,10 @@ impl ProviderSettings {
         match self {
             Self::Local(_) => "local",
             Self::Sftp(_) => "sftp",
+            Self::Exec(_) => "exec",
+            Self::Gdrive(_) => "gdrive",
+            Self::S3(_) => "s3",
+            Self::Webdav(_) => "webdav",
         }
     }
 }
@@ -321,6 +335,121 @@ impl Default for SftpSite {
     }
 }
 
+/// `[sites.NAME]` with `provider = "exec"`: whatever a program of the studio's can reach (docs/exec-provider.md).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ExecSite {
+    /// The program and its arguments, as they are: no shell reads them. Required.
+    pub command: Vec<String>,
+    /// Processes of the program at most, each with one request at a time, 1 to 64.
+    pub workers: u32,
+    /// How long the program may take to start and say hello.
+    pub start_timeout: Period,
+    /// Secrets that the program finds in its environment, by reference: `environment = { TOKEN = "env:STORE_TOKEN" }`. It
+    /// gets nothing else of the daemon's environment but PATH, HOME, USER, LOGNAME, SHELL, TMPDIR, TZ, LANG and LC_….
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, SecretRef>,
+}
+
+impl Default for ExecSite {
+    fn default() -> Self {
+        Self {
+            command: Vec::new(),
+            workers: 4,
+            start_timeout: Period::from_secs(10),
+            environment: BTreeMap::new(),
+        }
+    }
+}
+
+/// `[sites.NAME]` with `provider = "gdrive"`: a folder of Google Drive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GdriveSite {
+    /// Path of the folder that holds the site's bytes: `/My Drive/projects`, or `/NAME/projects` in the shared drive NAME.
+    /// Required, unless `folder-id` is given.
+    pub root: String,
+    /// Id of that folder, as at the end of its address in a browser: for one that was shared with the account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder_id: Option<String>,
+    /// How to log in: `service-account` (`credentials`), or `user` (`client-id`, `client-secret`, `refresh-token`).
+    pub auth: GdriveAuth,
+    /// The service account's key, a .json file as Google's console gives it; per system, the first file that exists.
+    pub credentials: PerSystem,
+    /// For a service account that acts for a user of the domain: that user's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// Client id of the OAuth client, for `auth = "user"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// Client secret, by reference: `env:NAME` or `file:/path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<SecretRef>,
+    /// The user's refresh token, by reference: `env:NAME` or `file:/path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<SecretRef>,
+    /// Where Drive's API is, for proxies and tests. Default: Google's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Where access tokens are had for `auth = "user"`, for proxies and tests. Default: Google's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_endpoint: Option<String>,
+}
+
+impl Default for GdriveSite {
+    fn default() -> Self {
+        Self {
+            root: String::new(),
+            folder_id: None,
+            auth: GdriveAuth::ServiceAccount,
+            credentials: PerSystem::default(),
+            subject: None,
+            client_id: None,
+            client_secret: None,
+            refresh_token: None,
+            endpoint: None,
+            token_endpoint: None,
+        }
+    }
+}
+
+/// How to log in at Google.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GdriveAuth {
+    /// As a service account, with its key.
+    ServiceAccount,
+    /// As a user who gave a refresh token.
+    User,
+}
+
+/// Paths of a file by system, as AYON's settings have them: one that all machines share is mounted elsewhere on each.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PerSystem {
+    /// On Linux.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub linux: Vec<PathBuf>,
+    /// On macOS.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub macos: Vec<PathBuf>,
+    /// On Windows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<PathBuf>,
+}
+
+impl PerSystem {
+    /// The paths for the system that this runs on.
+    #[must_use]
+    pub fn here(&self) -> &[PathBuf] {
+        match std::env::consts::OS {
+            "macos" => &self.macos,
+            "windows" => &self.windows,
+            _ => &self.linux,
+        }
+    }
+}
+
 /// How to log in at an SSH server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -341,6 +470,115 @@ pub enum HostKey {
     Strict,
     /// Trust it from now on.
     AcceptNew,
+}
+
+/// `[sites.NAME]` with `provider = "s3"`: a bucket of Amazon S3, or of a store that speaks its language.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct S3Site {
+    /// Bucket that holds the site's bytes. Required.
+    pub bucket: String,
+    /// Path inside the bucket, without a `/` at either end, of the site's root. Default: the bucket itself.
+    pub prefix: String,
+    /// Address of the store, as in `https://minio.studio.example:9000`. Default: Amazon's, for `region`.
+    pub endpoint: String,
+    /// Region of the bucket; most stores of other makers take any.
+    pub region: String,
+    /// Where the bucket's name goes: `host` (`https://BUCKET.store`), `path` (`https://store/BUCKET`), or `auto`: `host` at
+    /// Amazon's, `path` with an `endpoint`.
+    pub address_style: AddressStyle,
+    /// Access key id, by reference: `env:NAME` or `file:/path`. Default: none, for buckets that are open to all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key: Option<SecretRef>,
+    /// Secret access key, by reference. Needed with `access-key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_key: Option<SecretRef>,
+    /// Token of temporary credentials, by reference. Default: the credentials are lasting ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<SecretRef>,
+    /// Where modification times come from: `kept` (what the uploader said, as rclone keeps it: one more request for each
+    /// object that a listing shows for the first time) or `store` (when the object came: no request more).
+    pub mtimes: Mtimes,
+    /// File of certificates (PEM) to trust besides the system's, for a store with a certificate of its own making.
+    #[serde(serialize_with = "lossy_option", skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// How long to wait for the store when connecting.
+    pub connect_timeout: Period,
+}
+
+impl Default for S3Site {
+    fn default() -> Self {
+        Self {
+            bucket: String::new(),
+            prefix: String::new(),
+            endpoint: String::new(),
+            region: "us-east-1".to_owned(),
+            address_style: AddressStyle::Auto,
+            access_key: None,
+            secret_key: None,
+            session_token: None,
+            mtimes: Mtimes::Kept,
+            ca_file: None,
+            connect_timeout: Period::from_secs(10),
+        }
+    }
+}
+
+/// Where the name of a bucket goes in addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressStyle {
+    /// In front of the host at Amazon's, into the path elsewhere.
+    Auto,
+    /// In front of the host.
+    Host,
+    /// Into the path.
+    Path,
+}
+
+/// Where the modification times of objects come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mtimes {
+    /// From what the uploader wrote beside the object.
+    Kept,
+    /// From the store's own date of the object.
+    Store,
+}
+
+/// `[sites.NAME]` with `provider = "webdav"`: a folder of a WebDAV server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WebdavSite {
+    /// Address of the folder that holds the site's bytes, as in `https://dav.studio.example/projects`. Required.
+    pub url: String,
+    /// User to log in as. Default: nobody, or the bearer of `token`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Password of `user`, by reference: `env:NAME` or `file:/path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretRef>,
+    /// Bearer token, by reference, instead of a user and a password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<SecretRef>,
+    /// File of certificates (PEM) to trust besides the system's, for a server with a certificate of its own making.
+    #[serde(serialize_with = "lossy_option", skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// How long to wait for the server when connecting.
+    pub connect_timeout: Period,
+}
+
+impl Default for WebdavSite {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            user: None,
+            password: None,
+            token: None,
+            ca_file: None,
+            connect_timeout: Period::from_secs(10),
+        }
+    }
 }
 
 /// `[projects.NAME]`: a top-level folder of the drive, and where its bytes come from.
@@ -432,6 +670,50 @@ pub enum RemoteDelete {
     Refuse,
     /// The file is deleted there too.
     Propagate,
+}
+
+/// `[volumes.NAME]`: what one tree of files is called on each system, so that a path in anybody's spelling is understood.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Volume {
+    /// Folder of the drive that is the volume's root. Default: the drive's root.
+    pub folder: String,
+    /// Where Linux machines have it, as in `/storage`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub linux: Option<String>,
+    /// Where Macs have it, as in `/Volumes/storage`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macos: Option<String>,
+    /// Where Windows has it, by drive letter, as in `S:\`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows: Option<String>,
+    /// Where Windows has it, by server, as in `\\server\storage`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unc: Option<String>,
+    /// Where this machine has it, if elsewhere. The variables `BACKLOT_<NAME>_PATH` and `ACCSYN_<NAME>_PATH` stand above it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub here: Option<String>,
+    /// Where the machines of a site have it, if elsewhere: `sites.london = { linux = "/mnt/storage" }`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sites: BTreeMap<String, VolumeRoots>,
+}
+
+/// One entry of a volume's `sites`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct VolumeRoots {
+    /// As `linux` of the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub linux: Option<String>,
+    /// As `macos` of the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macos: Option<String>,
+    /// As `windows` of the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows: Option<String>,
+    /// As `unc` of the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unc: Option<String>,
 }
 
 /// `[hydration]`: fetching bytes that are read.

@@ -12,8 +12,8 @@ use crate::de::{self, Kind, Step, keys_of};
 use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
 use crate::schema::{
-    Cache, Config, Drive, Firewall, Fuse, Hydration, LocalSite, Log, Machine, Project, ProviderSettings, Publish, Scan,
-    SftpSite, Site, SiteLimits,
+    Cache, Config, Drive, ExecSite, Firewall, Fuse, GdriveSite, Hydration, LocalSite, Log, Machine, Project,
+    ProviderSettings, Publish, S3Site, Scan, SftpSite, Site, SiteLimits, Volume, WebdavSite,
 };
 use crate::tree::{Node, Table, Value};
 
@@ -35,12 +35,28 @@ pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 9] {
 }
 
 /// The sections that hold one table per name, with the keys of each such table.
-pub(crate) fn named_sections() -> [(&'static str, Vec<&'static str>); 2] {
+pub(crate) fn named_sections() -> [(&'static str, Vec<&'static str>); 3] {
     let mut site_keys = vec![PROVIDER];
-    for keys in [keys_of::<LocalSite>(), keys_of::<SftpSite>(), keys_of::<SiteLimits>()] {
+    for (_, keys) in provider_keys().into_iter().chain([("", keys_of::<SiteLimits>())]) {
         site_keys.extend(keys.iter().filter(|key| !site_keys.contains(key)).collect::<Vec<_>>());
     }
-    [("sites", site_keys), ("projects", keys_of::<Project>().to_vec())]
+    [
+        ("sites", site_keys),
+        ("projects", keys_of::<Project>().to_vec()),
+        ("volumes", keys_of::<Volume>().to_vec()),
+    ]
+}
+
+/// The kinds of sites, with their keys.
+fn provider_keys() -> [(&'static str, &'static [&'static str]); 6] {
+    [
+        ("local", keys_of::<LocalSite>()),
+        ("sftp", keys_of::<SftpSite>()),
+        ("s3", keys_of::<S3Site>()),
+        ("webdav", keys_of::<WebdavSite>()),
+        ("exec", keys_of::<ExecSite>()),
+        ("gdrive", keys_of::<GdriveSite>()),
+    ]
 }
 
 fn is_limit(key: &str) -> bool {
@@ -61,6 +77,9 @@ pub(crate) fn build(tree: &mut Table, errors: &mut Vec<ConfigError>) -> Config {
         cache: builder.section(tree, "cache"),
         sites: builder.named(tree, "sites", Builder::site),
         projects: builder.named(tree, "projects", |builder, node, section| {
+            Some(builder.read(node, section))
+        }),
+        volumes: builder.named(tree, "volumes", |builder, node, section| {
             Some(builder.read(node, section))
         }),
         hydration: builder.section(tree, "hydration"),
@@ -152,6 +171,10 @@ impl Builder<'_> {
         let settings = match name.as_str() {
             "local" => ProviderSettings::Local(self.provider_settings(node, section, "local")),
             "sftp" => ProviderSettings::Sftp(self.provider_settings(node, section, "sftp")),
+            "exec" => ProviderSettings::Exec(self.provider_settings(node, section, "exec")),
+            "gdrive" => ProviderSettings::Gdrive(self.provider_settings(node, section, "gdrive")),
+            "s3" => ProviderSettings::S3(self.provider_settings(node, section, "s3")),
+            "webdav" => ProviderSettings::Webdav(self.provider_settings(node, section, "webdav")),
             _ => {
                 provider.bad = true;
                 let key = format!("{section}.{PROVIDER}");
@@ -182,14 +205,9 @@ impl Builder<'_> {
             known.push(PROVIDER);
             known.extend(keys_of::<SiteLimits>());
             let elsewhere = || {
-                let other = match provider {
-                    "sftp" => ("local", keys_of::<LocalSite>()),
-                    _ => ("sftp", keys_of::<SftpSite>()),
-                };
-                other
-                    .1
-                    .contains(&key)
-                    .then(|| format!("it belongs to provider {}", other.0))
+                let others = provider_keys().into_iter().filter(|(_, keys)| keys.contains(&key));
+                let others: Vec<_> = others.map(|(name, _)| name).collect();
+                (!others.is_empty()).then(|| format!("it belongs to provider {}", others.join(", ")))
             };
             let hint = elsewhere().or_else(|| known_keys_hint(key, &known));
             Some((

@@ -49,6 +49,7 @@ pub(super) fn run(args: &Args, settings: &Settings) -> Result<Exit, CliError> {
 
 fn check(settings: &Settings) -> Result<Exit, CliError> {
     let loaded = settings.load()?;
+    super::paths::volumes(&loaded)?;
     for file in &loaded.files {
         outln!("read {}", file.display());
     }

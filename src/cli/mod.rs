@@ -40,6 +40,7 @@ mod limit;
 mod local;
 mod ls;
 mod mount;
+mod path;
 mod paths;
 mod pin;
 mod programs;
@@ -110,6 +111,7 @@ enum Verb {
     Evict(evict::Args),
     Cache(cache::Args),
     Limit(limit::Args),
+    Path(path::Args),
     Conflict(conflict::Args),
     Recover(recover::Args),
     Config(config::Args),
@@ -146,6 +148,7 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Hydrate(args) => block_on(hydrate::run(args, &settings.load()?)),
         Verb::Evict(args) => block_on(evict::run(args, &settings.load()?)),
         Verb::Limit(args) => block_on(limit::run(args, &settings.load()?)),
+        Verb::Path(args) => path::run(&args, &settings.load()?),
         Verb::Cache(args) => block_on(cache::run(args, &settings.load()?)),
         Verb::Conflict(args) => block_on(conflict::run(args, &settings.load()?)),
         Verb::Recover(args) => recover::run(&args, settings),

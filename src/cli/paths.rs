@@ -1,7 +1,7 @@
 //! From a path as people give it to a path of the drive.
 //!
-//! Owns: what relative, absolute and dotted paths mean. Refuses to know: what is in the drive. Invariant: nothing below the
-//! mount point is looked at, because that may hang.
+//! Owns: what relative, absolute and dotted paths mean, and paths as other systems spell them. Refuses to know: what is in
+//! the drive. Invariant: nothing below the mount point is looked at, because that may hang.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
@@ -9,13 +9,72 @@ use std::path::{Component, Path, PathBuf};
 use backlot_config::Loaded;
 
 use super::error::CliError;
+use crate::engine::volumes::table;
+use crate::model::RelPath;
+use crate::model::volumes::{InVolume, Volume, VolumeError, is_windows_spelling, locate};
 
 /// Returns the path in the drive that somebody means: below the mount point; else, in a folder of the drive, relative to
-/// that; else relative to the drive's root.
+/// that; else relative to the drive's root. One of a volume of the settings may be spelt as any system does.
 pub(super) fn in_drive(given: &OsStr, loaded: &Loaded) -> Result<String, CliError> {
+    let volumes = volumes(loaded)?;
+    Ok(meant(given, loaded, &volumes, None)?.in_drive.to_string())
+}
+
+/// The volumes of the settings.
+pub(super) fn volumes(loaded: &Loaded) -> Result<Vec<Volume>, CliError> {
+    table(&loaded.config).map_err(|e| {
+        CliError::usage(format!("the settings can't be used: {e}"))
+            .hint("correct that; `backlot config check` looks at the settings and does nothing else")
+    })
+}
+
+/// What a path as people give it stands for.
+pub(super) struct Meant<'v> {
+    pub(super) in_drive: RelPath,
+    /// Where it was given as a path of a volume.
+    pub(super) volume: Option<InVolume<'v>>,
+}
+
+/// Returns what somebody means; `site` says whose spelling it is, where that matters.
+pub(super) fn meant<'v>(
+    given: &OsStr,
+    loaded: &Loaded,
+    volumes: &'v [Volume],
+    site: Option<&str>,
+) -> Result<Meant<'v>, CliError> {
+    let text = given.to_str();
+    let as_usage = |e: &VolumeError| CliError::usage(e.to_string());
+    let windows = text.filter(|text| is_windows_spelling(text));
+    if let Some(text) = windows {
+        return locate(volumes, text, site).map(in_volume).map_err(|e| match e {
+            VolumeError::NoVolume(..) => as_usage(&e)
+                .hint("[volumes.NAME] in the settings says what the studio's storage is called on each system"),
+            e => as_usage(&e),
+        });
+    }
     // Asks the kernel for the name it knows; a working folder that was removed has none.
     let here = std::env::current_dir().ok();
-    resolve(Path::new(given), here.as_deref(), &loaded.config.drive.mount_point)
+    let outside = match resolve(Path::new(given), here.as_deref(), &loaded.config.drive.mount_point) {
+        Ok(path) => {
+            let in_drive = RelPath::new(path).map_err(|e| CliError::usage(e.to_string()))?;
+            return Ok(Meant { in_drive, volume: None });
+        }
+        Err(e) => e,
+    };
+    let Some(text) = text.filter(|text| text.starts_with('/') && !volumes.is_empty()) else {
+        return Err(outside);
+    };
+    locate(volumes, text, site).map(in_volume).map_err(|e| match e {
+        VolumeError::NoVolume(..) => outside.why(e.to_string()),
+        e => as_usage(&e),
+    })
+}
+
+fn in_volume(found: InVolume<'_>) -> Meant<'_> {
+    Meant {
+        in_drive: found.volume.folder.concat(&found.path),
+        volume: Some(found),
+    }
 }
 
 /// Returns the paths in the drive that somebody means.

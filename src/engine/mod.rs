@@ -37,6 +37,7 @@ mod scrub;
 mod sequence;
 pub mod site;
 mod site_id;
+pub mod volumes;
 mod waiting;
 mod words;
 mod writing;

@@ -3,6 +3,7 @@
 mod path;
 mod state;
 mod version;
+pub mod volumes;
 
 pub use path::{NAME_MAX, Name, PathError, RelPath};
 pub use state::{FileState, Residency, Sync};

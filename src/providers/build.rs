@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use backlot_config::{ByteSize, LocalSite as LocalSettings, Period, ProviderSettings, Site};
 
+use super::exec::ExecSite;
+use super::gdrive::GdriveSite;
 use super::layers::{Layer, Limits, LinkControl, LinkLayer, Meter, MeterLayer, RetryLayer, RetryPolicy, ThrottleLayer};
 use super::local::LocalSite;
+use super::s3::S3Site;
 use super::sftp::SftpSite;
 use super::{ErrorKind, Op, Provider, ProviderError};
 use crate::model::SiteName;
@@ -50,7 +53,7 @@ impl Controls {
         let controls = Self::default();
         let link = match &settings.provider {
             ProviderSettings::Local(local) => wire(local, controls.idle_timeout),
-            ProviderSettings::Sftp(_) => None,
+            _ => None,
         };
         Self { link, ..controls }
     }
@@ -75,6 +78,7 @@ fn wire(local: &LocalSettings, idle_timeout: Duration) -> Option<Arc<LinkControl
 /// names the site.
 pub fn build(name: &SiteName, settings: &Site, controls: &Controls) -> Result<Arc<dyn Provider>, ProviderError> {
     let requests = settings.limits.max_requests.map(|n| n as usize);
+    let named = |e: ProviderError| ProviderError::new(e.kind, e.op).because(format!("[sites.{name}]: {e}"));
     let mut provider: Arc<dyn Provider> = match &settings.provider {
         ProviderSettings::Local(local) => {
             if local.root.as_os_str().is_empty() {
@@ -87,8 +91,14 @@ pub fn build(name: &SiteName, settings: &Site, controls: &Controls) -> Result<Ar
         }
         ProviderSettings::Sftp(sftp) => {
             let site = SftpSite::new(sftp, requests, controls.idle_timeout);
-            Arc::new(site.map_err(|e| ProviderError::new(e.kind, e.op).because(format!("[sites.{name}]: {e}")))?)
+            Arc::new(site.map_err(named)?)
         }
+        ProviderSettings::Exec(exec) => Arc::new(ExecSite::new(exec, requests, controls.idle_timeout).map_err(named)?),
+        ProviderSettings::Gdrive(gdrive) => {
+            Arc::new(GdriveSite::new(gdrive, requests, controls.idle_timeout).map_err(named)?)
+        }
+        ProviderSettings::S3(s3) => Arc::new(S3Site::new(s3, requests, controls.idle_timeout).map_err(named)?),
+        ProviderSettings::Webdav(_) => return Err(config(name, "not yet")),
     };
     if let Some(link) = &controls.link {
         provider = LinkLayer::new(Arc::clone(link)).over(provider);

@@ -21,6 +21,12 @@ pub struct Capabilities {
     pub byte_names: bool,
     /// Finest step of modification times, in nanoseconds.
     pub mtime_step_ns: u64,
+    /// A file gets the modification time of its upload (false: the site dates files by itself, when they come).
+    pub keeps_mtime: bool,
+    /// Fewest bytes of a part that is not the last of its file; 0: a part may have any size.
+    pub min_part: u64,
+    /// The parts of an upload must come one after another, from the first on.
+    pub parts_in_order: bool,
     /// The hash that the site gives for whole files, for some of them at least: see [`Provider::hash`](super::Provider::hash).
     pub hash: Option<HashKind>,
     /// Reads that are worth having under way at once.

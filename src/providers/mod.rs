@@ -6,12 +6,17 @@
 mod build;
 mod capabilities;
 mod error;
+pub mod exec;
+pub mod gdrive;
 mod hash;
 pub mod layers;
 pub mod local;
 pub mod memory;
+pub mod s3;
 pub mod sftp;
 mod upload;
+mod web;
+pub mod webdav;
 
 use std::fmt::Debug;
 use std::ops::Range;

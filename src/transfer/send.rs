@@ -85,7 +85,8 @@ impl Run {
             Some(note) if note.base == base => note,
             Some(note) => self.renote(Note { base, ..note }, false).await?,
             None => {
-                let note = Note::new(frozen, base, self.shared.options.part_size);
+                let wanted = self.shared.options.part_size;
+                let note = Note::new(frozen, base, wanted.max(self.lane.provider.capabilities().min_part));
                 // A large file is worth finding again after a power cut.
                 let durable = note.plan.part_count() > 1;
                 self.renote(note, durable).await?
@@ -180,7 +181,12 @@ impl Run {
         let mut latest = None;
         let outcome = async {
             let sending = stream::iter(missing).map(|index| this.send_part(token, index, frozen));
-            let mut arrived = std::pin::pin!(sending.buffer_unordered(parts_at_once(note.plan.part_size)));
+            let at_once = if this.lane.provider.capabilities().parts_in_order {
+                1
+            } else {
+                parts_at_once(note.plan.part_size)
+            };
+            let mut arrived = std::pin::pin!(sending.buffer_unordered(at_once));
             while let Some(part) = arrived.next().await {
                 let part = part?;
                 let size = part.size;

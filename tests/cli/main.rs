@@ -13,6 +13,7 @@ mod help;
 mod home;
 mod listing;
 mod mounting;
+mod path;
 mod publishing;
 mod recovering;
 mod scanning;

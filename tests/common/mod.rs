@@ -10,3 +10,4 @@ pub mod queue;
 pub mod relay;
 pub mod sshd;
 pub mod tree;
+pub mod web;

@@ -1,7 +1,12 @@
 //! One suite over every kind of site, chosen by what each says it can do; and what SFTP sites do when servers misbehave.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails by panicking")]
 
+mod drive;
+mod exec;
+#[path = "../common/gdrive.rs"]
+mod gdrive;
 mod looking;
+mod objects;
 mod passwords;
 mod reading;
 mod relay;
@@ -10,6 +15,8 @@ mod servers;
 #[path = "../common/sshd.rs"]
 mod sshd;
 mod suite;
+#[path = "../common/web.rs"]
+mod web;
 mod writing;
 
 use std::io::Write;
@@ -19,6 +26,7 @@ use rig::{Kind, Wrap};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use sshd::{Mode, Sshd};
 use suite::{CASES, Cell, Outcome, Row, Table};
+use web::{Service, WebServer};
 
 /// Says something in any case: the harness swallows what tests print when they pass.
 fn say(text: impl std::fmt::Display) {
@@ -52,7 +60,12 @@ fn every_kind_of_site_keeps_the_contract() {
     let (only_kind, only_case) = only.split_once(':').unwrap_or((&only, ""));
     let sshd = |mode| Sshd::start_or_skip(mode).map(|s| Kind::Sftp(Arc::new(s)));
     let (internal, program, bare) = (sshd(Mode::Internal), sshd(Mode::Program), sshd(Mode::Bare));
+    let web = |service| WebServer::start_or_skip(service).map(Arc::new);
+    let s3 = |service| web(service).map(Kind::S3);
+    let (rclone_s3, moto) = (s3(Service::RcloneS3), s3(Service::Moto));
     let (memory, local) = (Some(Kind::Memory), Some(Kind::Local));
+    let exec = Some(Kind::Exec);
+    let drive = Some(Kind::Drive(gdrive::DriveDouble::start()));
     let plan = [
         ("memory", &memory, Wrap::None),
         ("memory, metered", &memory, Wrap::Meter),
@@ -64,11 +77,21 @@ fn every_kind_of_site_keeps_the_contract() {
         ("local", &local, Wrap::None),
         ("local, in all layers", &local, Wrap::All),
         ("local, broken and retried", &local, Wrap::Broken),
+        ("gdrive, the double", &drive, Wrap::None),
+        ("gdrive, in all layers", &drive, Wrap::All),
+        ("gdrive, broken and retried", &drive, Wrap::Broken),
+        ("exec, the example", &exec, Wrap::None),
+        ("exec, in all layers", &exec, Wrap::All),
+        ("exec, broken and retried", &exec, Wrap::Broken),
         ("sftp, internal-sftp", &internal, Wrap::None),
         ("sftp, sftp-server", &program, Wrap::None),
         ("sftp, without extensions", &bare, Wrap::None),
         ("sftp, in all layers", &program, Wrap::All),
         ("sftp, broken and retried", &internal, Wrap::Broken),
+        ("s3, rclone serve s3", &rclone_s3, Wrap::None),
+        ("s3, moto", &moto, Wrap::None),
+        ("s3, in all layers", &rclone_s3, Wrap::All),
+        ("s3, broken and retried", &moto, Wrap::Broken),
     ];
     let runtime = runtime();
     let mut rows: Vec<Row> = Vec::new();
@@ -86,7 +109,9 @@ fn every_kind_of_site_keeps_the_contract() {
     }
     say(Table(&rows));
     if absent > 0 {
-        say(format_args!("SKIPPED: {absent} kinds of site, for want of sshd"));
+        say(format_args!(
+            "SKIPPED: {absent} kinds of site, for want of their servers"
+        ));
     }
     let mut failures = String::new();
     for row in &rows {

@@ -9,16 +9,23 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use backlot::model::{Name, RelPath};
+use backlot::providers::exec::ExecSite;
+use backlot::providers::gdrive::GdriveSite;
 use backlot::providers::layers::{
     Fault, Faults, FlakyLayer, Layer, Limits, LinkControl, LinkLayer, Meter, MeterLayer, RetryLayer, RetryPolicy, Rule,
     ThrottleLayer,
 };
 use backlot::providers::local::LocalSite;
 use backlot::providers::memory::MemorySite;
+use backlot::providers::s3::S3Site;
 use backlot::providers::sftp::SftpSite;
 use backlot::providers::{ErrorKind, Op, Provider};
 
+use crate::drive::DriveBack;
+use crate::gdrive::DriveDouble;
+use crate::objects::BucketBack;
 use crate::sshd::Sshd;
+use crate::web::WebServer;
 
 /// The site as another of its users sees it.
 pub(crate) trait Back: Send + Sync {
@@ -34,6 +41,10 @@ pub(crate) trait Back: Send + Sync {
     fn names(&self, dir: &RelPath) -> Vec<Vec<u8>>;
     /// Makes the site refuse a path to us. Returns whether it can.
     fn deny(&self, path: &RelPath) -> bool;
+    /// Whether files have permission bits at this kind of site.
+    fn has_perms(&self) -> bool {
+        false
+    }
     /// Takes the whole site's root away, as an unmounted volume does. Returns whether it can.
     fn hide_root(&self) -> bool;
 }
@@ -68,6 +79,10 @@ pub(crate) enum Kind {
     Memory,
     Local,
     Sftp(Arc<Sshd>),
+    /// The example of docs/examples.
+    Exec,
+    S3(Arc<WebServer>),
+    Drive(DriveDouble),
 }
 
 impl Kind {
@@ -105,6 +120,59 @@ impl Kind {
                     _dir: Some(dir),
                 }
             }
+            Self::Exec => {
+                let dir = tempfile::tempdir().unwrap();
+                let root = dir.path().join("root");
+                fs::create_dir(&root).unwrap();
+                let (command, denies) = example_program(&root);
+                let settings = backlot_config::ExecSite {
+                    command,
+                    ..backlot_config::ExecSite::default()
+                };
+                let back = Arc::new(Folder::new(&root, denies));
+                let idle = Duration::from_secs(30);
+                let (provider, again) = wrapped(Box::new(move || {
+                    Arc::new(ExecSite::new(&settings, None, idle).unwrap())
+                }));
+                Rig {
+                    provider,
+                    back,
+                    again,
+                    _dir: Some(dir),
+                }
+            }
+            Self::Drive(double) => {
+                let name = uuid::Uuid::new_v4().to_string();
+                let top = double.dir("0root", &name);
+                let settings = double.settings(&format!("/My Drive/{name}"));
+                let back = Arc::new(DriveBack {
+                    double: double.clone(),
+                    top,
+                });
+                let idle = Duration::from_secs(30);
+                let (provider, again) = wrapped(Box::new(move || {
+                    Arc::new(GdriveSite::new(&settings, None, idle).unwrap())
+                }));
+                Rig {
+                    provider,
+                    back,
+                    again,
+                    _dir: None,
+                }
+            }
+            Self::S3(server) => {
+                let back = Arc::new(BucketBack::new(server));
+                let settings = server.s3(back.name());
+                let idle = Duration::from_secs(30);
+                let (provider, again) =
+                    wrapped(Box::new(move || Arc::new(S3Site::new(&settings, None, idle).unwrap())));
+                Rig {
+                    provider,
+                    back,
+                    again,
+                    _dir: None,
+                }
+            }
             Self::Sftp(server) => {
                 let dir = tempfile::tempdir_in(server.root()).unwrap();
                 let root = dir.path().join("root");
@@ -126,6 +194,23 @@ impl Kind {
                 }
             }
         }
+    }
+}
+
+/// The example provider for a folder, and whether anything is refused to it: where this runs as root, a program loses the
+/// power to pass over permissions by `setpriv`, if that is installed.
+pub(crate) fn example_program(root: &Path) -> (Vec<String>, bool) {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/folder_provider.py");
+    let program = ["python3", example, root.to_str().unwrap()].map(str::to_owned);
+    if !rustix::process::geteuid().is_root() {
+        return (program.to_vec(), true);
+    }
+    let powers = "-dac_override,-dac_read_search";
+    let others = ["setpriv", "--bounding-set", powers, "--inh-caps", powers].map(str::to_owned);
+    let there = std::process::Command::new("setpriv").arg("--version").output().is_ok();
+    match there {
+        true => ([&others[..], &program].concat(), true),
+        false => (program.to_vec(), false),
     }
 }
 
@@ -199,6 +284,10 @@ impl Back for MemorySite {
         let mut names: Vec<Vec<u8>> = Self::names(self, dir).iter().map(|n| n.to_vec()).collect();
         names.extend((0..self.uploads_under_way()).map(|_| b"an upload".to_vec()));
         names
+    }
+
+    fn has_perms(&self) -> bool {
+        true
     }
 
     fn deny(&self, path: &RelPath) -> bool {
@@ -276,6 +365,10 @@ impl Back for Folder {
     fn names(&self, dir: &RelPath) -> Vec<Vec<u8>> {
         let rows = fs::read_dir(self.at(dir)).unwrap();
         rows.map(|row| row.unwrap().file_name().as_bytes().to_vec()).collect()
+    }
+
+    fn has_perms(&self) -> bool {
+        true
     }
 
     fn deny(&self, path: &RelPath) -> bool {

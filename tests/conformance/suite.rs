@@ -184,6 +184,16 @@ pub(crate) async fn read(
     Ok(chunks.concat())
 }
 
+/// Enlarges a file and its parts, where a site takes no parts as small as these: as many parts as before.
+pub(crate) fn fit(p: &dyn Provider, size: usize, part_size: u64) -> (usize, u64) {
+    let least = p.capabilities().min_part;
+    let (whole, rest) = (size as u64 / part_size, size as u64 % part_size);
+    if part_size >= least || size as u64 <= part_size {
+        return (size, part_size);
+    }
+    (usize::try_from(whole * least + rest).unwrap(), least)
+}
+
 /// A plan whose time is no whole second.
 pub(crate) fn plan(at: &RelPath, size: usize, part_size: u64) -> UploadPlan {
     UploadPlan {

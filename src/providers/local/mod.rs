@@ -129,6 +129,9 @@ impl Provider for LocalSite {
             symlinks: true,
             byte_names: true,
             mtime_step_ns: 1,
+            keeps_mtime: true,
+            min_part: 0,
+            parts_in_order: false,
             hash: Some(HashKind::Sha256),
             parallel_reads: self.requests,
         }

@@ -175,6 +175,9 @@ impl Provider for MemorySite {
             symlinks: true,
             byte_names: true,
             mtime_step_ns: 1,
+            keeps_mtime: true,
+            min_part: 0,
+            parts_in_order: false,
             hash: self.lock().names_hashes.then_some(HashKind::Sha256),
             parallel_reads: 16,
         }

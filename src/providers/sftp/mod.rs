@@ -283,6 +283,9 @@ impl Provider for SftpSite {
             symlinks: true,
             byte_names: true,
             mtime_step_ns: 1_000_000_000,
+            keeps_mtime: true,
+            min_part: 0,
+            parts_in_order: false,
             hash: None,
             parallel_reads: self.parallel,
         }

@@ -1,0 +1,452 @@
+//! HTTP as sites that speak it need it: one client a site, requests counted, each bounded by its own progress.
+//!
+//! Owns: connections, trust in servers, the bound of requests under way, what of a failure is HTTP's. Refuses to know:
+//! what is asked for. Invariants: certificates are verified, always; a redirect is never followed, as credentials would
+//! go with it; no error's text holds an address with what was signed into it.
+
+use std::error::Error as _;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use jiff::Timestamp;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, HeaderName, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::{Body, Client, RequestBuilder, StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{ErrorKind, Op, ProviderError, Retry};
+use crate::model::RelPath;
+
+/// Requests under way at once where the settings don't say.
+pub(super) const DEFAULT_REQUESTS: usize = 16;
+/// Bytes of a body that are handed to the connection at a time: each counts as progress.
+const PIECE: usize = 128 << 10;
+/// Most bytes of an answer that is read whole: a page of 1,000 names takes less than a tenth of this.
+const ANSWER_MAX: usize = 32 << 20;
+/// A server may work on what it was told for as many idle time-outs before it answers: putting parts together, moving a
+/// file from one disk to another.
+const WORK: u32 = 8;
+/// How far clocks may be apart, in seconds: stores refuse signatures from 15 minutes on.
+const SKEW: i64 = 5 * 60;
+
+/// The way to one web server.
+#[derive(Clone, Debug)]
+pub(super) struct Web {
+    client: Client,
+    slots: Arc<Semaphore>,
+    idle: Duration,
+    pub(super) requests: usize,
+}
+
+/// What went wrong, without a path.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) kind: ErrorKind,
+    pub(super) why: String,
+    pub(super) wait: Option<Duration>,
+}
+
+impl Fault {
+    pub(super) fn new(kind: ErrorKind, why: impl Into<String>) -> Self {
+        Self {
+            kind,
+            why: why.into(),
+            wait: None,
+        }
+    }
+
+    pub(super) fn on(self, op: Op, path: &RelPath) -> ProviderError {
+        let error = ProviderError::new(self.kind, op).at(path);
+        let error = match (error.retry, self.wait) {
+            (Retry::After(_), Some(wait)) => error.with_retry(Retry::After(Some(wait))),
+            _ => error,
+        };
+        error.because(self.why)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+/// The head of an answer; its body is still to come.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    response: reqwest::Response,
+    idle: Duration,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Web {
+    /// Makes a client. `address`: of the site; `ca_file`: certificates to trust besides the system's.
+    pub(super) fn new(
+        address: &str,
+        ca_file: Option<&Path>,
+        connect_timeout: Duration,
+        requests: Option<usize>,
+        idle: Duration,
+    ) -> Result<Self, ProviderError> {
+        let config = |why: String| ProviderError::new(ErrorKind::Config, Op::Connect).because(why);
+        // The first one stays; ours is the only one there is.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let requests = requests.unwrap_or(DEFAULT_REQUESTS).max(1);
+        let mut client = Client::builder()
+            .user_agent(concat!("backlot/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(connect_timeout)
+            .pool_max_idle_per_host(requests)
+            .tcp_nodelay(true)
+            .redirect(Policy::none());
+        if !address.starts_with("https:") {
+            // Nothing is ciphered: a machine without certificates can do that too.
+            client = client.tls_certs_only([]);
+        } else if let Some(file) = ca_file {
+            let shown = file.display();
+            let text = std::fs::read(file).map_err(|e| config(format!("`ca-file` {shown} can't be read: {e}")))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&text)
+                .map_err(|e| config(format!("`ca-file` {shown} holds no certificates: {}", chain(&e))))?;
+            if certificates.is_empty() {
+                return Err(config(format!("`ca-file` {shown} holds no certificates")));
+            }
+            client = client.tls_certs_merge(certificates);
+        }
+        let client = client
+            .build()
+            .map_err(|e| config(format!("no client can be made: {}", chain(&e))))?;
+        Ok(Self {
+            client,
+            slots: Arc::new(Semaphore::new(requests)),
+            idle,
+            requests,
+        })
+    }
+
+    pub(super) fn request(&self, method: reqwest::Method, url: reqwest::Url) -> RequestBuilder {
+        self.client.request(method, url)
+    }
+
+    /// Sends a request and waits for the head of its answer. The time without progress is bounded, not the time in all.
+    pub(super) async fn send(&self, request: RequestBuilder, body: Option<Bytes>) -> Result<Reply, Fault> {
+        let Some(body) = body else {
+            return self.send_stream(request, None).await;
+        };
+        let length = body.len() as u64;
+        let pieces = stream::unfold(body, |mut left| async move {
+            let piece = left.split_to(left.len().min(PIECE));
+            (!piece.is_empty()).then_some((Ok(piece), left))
+        });
+        self.send_stream(request, Some((length, pieces.boxed()))).await
+    }
+
+    /// As [`send`](Self::send), with a body of known length that comes as it likes.
+    pub(super) async fn send_stream(
+        &self,
+        mut request: RequestBuilder,
+        body: Option<(u64, BoxStream<'static, std::io::Result<Bytes>>)>,
+    ) -> Result<Reply, Fault> {
+        let progress = Arc::new(Progress::new());
+        let slot = Arc::clone(&self.slots).acquire_owned().await;
+        let slot = slot.map_err(|_| Fault::new(ErrorKind::Unreachable, "the site is closed"))?;
+        if let Some((length, pieces)) = body {
+            request = request.header(CONTENT_LENGTH, length);
+            if length > 0 {
+                let seen = Arc::clone(&progress);
+                let mut left = length;
+                let pieces = pieces.inspect(move |piece| {
+                    left = left.saturating_sub(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+                    seen.note(left == 0);
+                });
+                request = request.body(Body::wrap_stream(pieces));
+            }
+            if length == 0 {
+                progress.note(true);
+            }
+        } else {
+            progress.note(true);
+        }
+        progress.note(false);
+        let mut sending = std::pin::pin!(request.send());
+        loop {
+            // Once all is sent, the server may have work to do.
+            let patience = if progress.is_all_sent() {
+                self.idle.saturating_mul(WORK)
+            } else {
+                self.idle
+            };
+            let left = patience.saturating_sub(progress.quiet());
+            if left.is_zero() {
+                return Err(Fault::new(
+                    ErrorKind::TimedOut,
+                    format!("nothing moved for {patience:?}"),
+                ));
+            }
+            tokio::select! {
+                sent = &mut sending => {
+                    let response = sent.map_err(|e| fault(&e))?;
+                    return Ok(Reply {
+                        status: response.status(),
+                        headers: response.headers().clone(),
+                        response,
+                        idle: self.idle,
+                        _slot: slot,
+                    });
+                }
+                () = tokio::time::sleep(left.min(self.idle)) => {}
+            }
+        }
+    }
+}
+
+/// When something last moved.
+#[derive(Debug)]
+struct Progress {
+    begun: Instant,
+    /// Milliseconds after `begun`.
+    last: AtomicU64,
+    all_sent: AtomicBool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            last: AtomicU64::new(0),
+            all_sent: AtomicBool::new(false),
+        }
+    }
+
+    fn note(&self, all_sent: bool) {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Relaxed);
+        if all_sent {
+            self.all_sent.store(true, Relaxed);
+        }
+    }
+
+    fn is_all_sent(&self) -> bool {
+        self.all_sent.load(Relaxed)
+    }
+
+    fn quiet(&self) -> Duration {
+        self.begun
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.last.load(Relaxed)))
+    }
+}
+
+impl Reply {
+    /// Returns a header's text.
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Returns a header's text, by name.
+    pub(super) fn named(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Returns how long the server asks to be left alone.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        self.header(&RETRY_AFTER)?.trim().parse().ok().map(Duration::from_secs)
+    }
+
+    /// Returns how far this machine's clock is from the server's, where that is too far: an error's text.
+    pub(super) fn skew(&self) -> Option<String> {
+        let theirs = http_date(self.header(&DATE)?)?;
+        let ours = Timestamp::now().as_second();
+        let apart = ours - theirs;
+        let word = if apart > 0 { "ahead of" } else { "behind" };
+        (apart.abs() > SKEW).then(|| {
+            format!(
+                "this machine's clock is {} s {word} the server's, and signatures are only good for some minutes: set the \
+                 clock",
+                apart.abs()
+            )
+        })
+    }
+
+    /// Reads the whole body as text.
+    pub(super) async fn text(self) -> Result<String, Fault> {
+        let mut all = Vec::new();
+        let mut body = self.body();
+        while let Some(chunk) = body.next().await {
+            all.extend_from_slice(&chunk?);
+            if all.len() > ANSWER_MAX {
+                let why = format!("an answer of more than {ANSWER_MAX} bytes");
+                return Err(Fault::new(ErrorKind::Protocol, why));
+            }
+        }
+        String::from_utf8(all).map_err(|_| Fault::new(ErrorKind::Protocol, "an answer that is not text"))
+    }
+
+    /// Reads the body to its end, so that the connection can be used again.
+    pub(super) async fn finish(self) -> Result<(), Fault> {
+        self.text().await.map(drop)
+    }
+
+    /// Streams the body.
+    pub(super) fn body(self) -> BoxStream<'static, Result<Bytes, Fault>> {
+        stream::unfold(Some(self), |reply| async move {
+            let mut reply = reply?;
+            match tokio::time::timeout(reply.idle, reply.response.chunk()).await {
+                Err(_) => {
+                    let why = format!("no byte came for {:?}", reply.idle);
+                    Some((Err(Fault::new(ErrorKind::TimedOut, why)), None))
+                }
+                Ok(Err(e)) => Some((Err(fault(&e)), None)),
+                Ok(Ok(None)) => None,
+                Ok(Ok(Some(chunk))) => Some((Ok(chunk), Some(reply))),
+            }
+        })
+        .boxed()
+    }
+}
+
+/// Says what a failed exchange was. Certificates that are not trusted are a refusal, not an outage.
+fn fault(error: &reqwest::Error) -> Fault {
+    let mut kind = if error.is_timeout() {
+        ErrorKind::TimedOut
+    } else if error.is_decode() {
+        ErrorKind::Protocol
+    } else if error.is_builder() {
+        ErrorKind::Config
+    } else {
+        ErrorKind::Unreachable
+    };
+    let mut why = chain(error);
+    let mut at = error.source();
+    while let Some(cause) = at {
+        if is_distrust(cause) {
+            kind = ErrorKind::Auth;
+            why =
+                format!("the server's certificate is not trusted ({cause}); if it is the right server, give `ca-file`");
+            break;
+        }
+        at = cause.source();
+    }
+    Fault::new(kind, why)
+}
+
+fn is_distrust(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = |e: &rustls::Error| matches!(e, rustls::Error::InvalidCertificate(_));
+    if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+        return io
+            .get_ref()
+            .and_then(|e| e.downcast_ref::<rustls::Error>())
+            .is_some_and(inner);
+    }
+    cause.downcast_ref::<rustls::Error>().is_some_and(inner)
+}
+
+/// An error's causes, without the address: what signs a request may be part of it.
+fn chain(error: &reqwest::Error) -> String {
+    let kind = if error.is_connect() {
+        "no connection"
+    } else if error.is_timeout() {
+        "no answer in time"
+    } else {
+        "the exchange broke off"
+    };
+    let mut text = kind.to_owned();
+    let mut at = error.source();
+    let mut last = String::new();
+    while let Some(cause) = at {
+        last = cause.to_string();
+        at = cause.source();
+    }
+    if !last.is_empty() {
+        text = format!("{text}: {last}");
+    }
+    text
+}
+
+/// Returns the seconds since 1970 of a date as HTTP writes it.
+pub(super) fn http_date(text: &str) -> Option<i64> {
+    let parsed = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
+    Some(parsed.timestamp().as_second())
+}
+
+/// Returns the range that a partial answer says it holds.
+pub(super) fn content_range(reply: &Reply) -> Option<Range<u64>> {
+    let text = reply.header(&CONTENT_RANGE)?.trim().strip_prefix("bytes ")?;
+    let (first, last) = text.split('/').next()?.split_once('-')?;
+    let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    Some(first..last.checked_add(1)?)
+}
+
+/// Passes on a body of that many bytes; more is cut off, and fewer end with an error.
+pub(super) fn exactly(
+    body: BoxStream<'static, Result<Bytes, Fault>>,
+    length: u64,
+) -> BoxStream<'static, Result<Bytes, Fault>> {
+    stream::unfold((body, length), |(mut body, left)| async move {
+        if left == 0 {
+            return None;
+        }
+        match body.next().await {
+            Some(Ok(mut chunk)) => {
+                chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                let left = left - chunk.len() as u64;
+                Some((Ok(chunk), (body, left)))
+            }
+            Some(Err(fault)) => Some((Err(fault), (stream::empty().boxed(), 0))),
+            None => {
+                let why = format!("the answer broke off {left} bytes before its end");
+                Some((
+                    Err(Fault::new(ErrorKind::Unreachable, why)),
+                    (stream::empty().boxed(), 0),
+                ))
+            }
+        }
+    })
+    .boxed()
+}
+
+/// What a status says where nothing more is known.
+pub(super) fn status_kind(status: StatusCode) -> ErrorKind {
+    match status.as_u16() {
+        401 | 407 => ErrorKind::Auth,
+        403 => ErrorKind::Denied,
+        404 | 410 => ErrorKind::NotFound,
+        405 | 501 => ErrorKind::Unsupported,
+        409 | 412 | 416 => ErrorKind::VersionMismatch,
+        400 | 414 | 431 => ErrorKind::Invalid,
+        413 | 507 => ErrorKind::Full,
+        408 | 504 => ErrorKind::TimedOut,
+        423 | 429 | 503 => ErrorKind::Busy,
+        502 => ErrorKind::Unreachable,
+        300..=399 => ErrorKind::Config,
+        _ => ErrorKind::Protocol,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_as_http_writes_them() {
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(http_date("soon"), None);
+    }
+
+    #[test]
+    fn an_answer_in_one_go_is_no_reason_to_wait() {
+        let progress = Progress::new();
+        progress.note(false);
+        assert!(!progress.is_all_sent());
+        progress.note(true);
+        progress.note(false);
+        assert!(progress.is_all_sent());
+    }
+}

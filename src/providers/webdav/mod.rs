@@ -1,0 +1,1 @@
+//! A folder of a WebDAV server as a site.
