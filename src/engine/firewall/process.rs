@@ -133,10 +133,13 @@ mod tests {
     fn what_a_script_is_called() {
         let child = |args: &[&str]| {
             let mut command = std::process::Command::new("/bin/sh");
+            // Or it would come to the end of ours, and end.
+            command.stdin(std::process::Stdio::piped());
             let mut child = command.args(args).spawn().expect("started");
             // It is there a moment before its arguments are.
             let cmdline = format!("/proc/{}/cmdline", child.id());
             while fs::read(&cmdline).expect("ours").is_empty() {
+                assert_eq!(child.try_wait().expect("ours"), None, "it ended");
                 std::thread::yield_now();
             }
             let told = script(child.id(), "sh");
