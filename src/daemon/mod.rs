@@ -26,8 +26,8 @@ use crate::providers::{self, Controls, Provider, ProviderError};
 
 pub use signals::EndSignals;
 
-/// How long a stop by signal waits for the mount to be let go before it is detached.
-const BUSY_GRACE: Duration = Duration::from_secs(3);
+/// How long a stop by signal waits for the mount to be let go before it is detached: a restart takes less than 5 s in all.
+const BUSY_GRACE: Duration = Duration::from_secs(2);
 /// How long the API may take to finish answers when the daemon ends.
 const API_GRACE: Duration = Duration::from_secs(2);
 /// How long the demo's site waits for a dead link before it says so: less than the demo's read deadline.

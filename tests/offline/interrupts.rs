@@ -18,6 +18,9 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// What is hung in long enough that every try of it has reached the site.
 const HUNG: Duration = Duration::from_millis(700);
 
+/// Begins a process that waits for bytes of a file.
+type Begin = fn(&Path) -> Child;
+
 fn quiet(command: &mut Command) -> Child {
     let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().unwrap()
@@ -47,7 +50,7 @@ fn in_flight(drive: &Drive) -> usize {
 fn whoever_waits_for_a_dead_link_is_interrupted_at_once() {
     drive_test(|| {
         let Some(far) = Far::start() else { return };
-        let ways: [(&str, fn(&Path) -> Child); 4] = [
+        let ways: [(&str, Begin); 4] = [
             ("cat", child::reading),
             ("mmap", map),
             ("O_DIRECT", direct),
