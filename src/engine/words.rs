@@ -247,7 +247,7 @@ impl Inner {
         let mut reports = Vec::new();
         for (id, mismatch) in self.mismatches.list() {
             let node = self.tree.node(mismatch.ino).ok().flatten();
-            if !node.is_some_and(|node| self.content_id(node.ino, &content_version(&node)) == id) {
+            if node.is_none_or(|node| self.content_id(node.ino, &content_version(&node)) != id) {
                 self.mismatches.forget(id);
                 continue;
             }

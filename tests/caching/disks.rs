@@ -249,7 +249,7 @@ fn with_the_databases_disk_full_all_can_be_looked_at_and_read() {
         assert_eq!(rustix::fs::statvfs(&data).unwrap().f_bavail, 0, "the fault fired");
         // What the site gets meanwhile can't be noted.
         tree::write(&site.path().join("new.exr"), 9, 1000);
-        let names = |at: &Path| fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name()).count();
+        let names = |at: &Path| fs::read_dir(at).unwrap().count();
         for _ in 0..3 {
             assert!(names(&drive.project()) >= 4);
             for (seed, name) in ["a.mov", "b.mov", "c.exr", "d/e/f.exr"].iter().enumerate() {

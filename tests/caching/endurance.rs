@@ -267,7 +267,8 @@ fn it_keeps_its_promises_on_a_cache_a_tenth_of_what_is_worked_on() {
             .set("cache.max-size", LIMIT)
             .set("cache.scrub", "10s")
             .set("hydration.parallel-fetches", 4)
-            .set("hydration.read-deadline", "20s")
+            // The machine may be busy with other things for a while: that is no dead site.
+            .set("hydration.read-deadline", "60s")
             .build()
             .mounted();
         for folder in ["publish", "work"] {
