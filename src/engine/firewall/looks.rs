@@ -12,13 +12,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// So many looks ...
+/// So many looks within so long ...
 const LOOKS: usize = 32;
-/// ... or so many that cost a minute's budget ...
-const DEAR_LOOKS: usize = 8;
-/// ... within this time ...
 const WITHIN: Duration = Duration::from_secs(10);
-/// ... that are so many of four opens, make a program one that only looks.
+/// ... or so many within a minute that cost a minute's budget ...
+const DEAR_LOOKS: usize = 8;
+/// ... if they are so many of four opens, make a program one that only looks.
 const OF_FOUR: usize = 3;
 /// It is one until it has not looked into a file for so long.
 const FORGIVEN: Duration = Duration::from_secs(60);
@@ -70,17 +69,22 @@ impl Looks {
             }
             return false;
         }
-        while self
-            .opens
-            .front()
-            .is_some_and(|(at, _)| now.duration_since(*at) > WITHIN)
-        {
-            self.opens.pop_front();
-        }
-        let looks = self.opens.iter().filter_map(|(_, look)| *look);
-        let (looks, cost) = looks.fold((0, 0_u64), |(n, cost), bytes| (n + 1, cost.saturating_add(bytes)));
-        let many = looks >= LOOKS || looks >= DEAR_LOOKS && cost >= budget.max(READS);
-        if !many || looks * 4 < self.opens.len() * OF_FOUR {
+        let since = |within: Duration| {
+            let opens = self
+                .opens
+                .iter()
+                .filter(move |(at, _)| now.duration_since(*at) <= within);
+            opens.fold((0, 0, 0_u64), |(opens, looks, cost), (_, look)| match look {
+                Some(bytes) => (opens + 1, looks + 1, cost.saturating_add(*bytes)),
+                None => (opens + 1, looks, cost),
+            })
+        };
+        let only_looks = |opens: usize, looks: usize| looks * 4 >= opens * OF_FOUR;
+        let (opens, looks, _) = since(WITHIN);
+        let many = looks >= LOOKS && only_looks(opens, looks);
+        let (opens, looks, cost) = since(MINUTE);
+        let dear = looks >= DEAR_LOOKS && cost >= budget.max(READS) && only_looks(opens, looks);
+        if !many && !dear {
             return false;
         }
         self.held = Some(now);
@@ -152,6 +156,10 @@ mod tests {
             let held = looks.closed(Some(7 * MIB), 60 * MIB, now);
             assert_eq!(held, n == 9, "after {n}");
         }
+        // Over a slow link they take their time.
+        let (mut looks, now) = (Looks::new(), Instant::now());
+        let held = (1..=10).map(|n| looks.closed(Some(7 * MIB), 60 * MIB, now + Duration::from_secs(6) * n));
+        assert_eq!(held.filter(|held| *held).count(), 1);
     }
 
     #[test]
