@@ -5,7 +5,7 @@
 //! the fields that were asked for and no others, wants a token that it gave, and checks the signature of whoever asks for one.
 #![allow(dead_code, reason = "shared by test binaries, none of which needs all of it")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,6 +72,8 @@ pub(crate) struct Fault {
 #[derive(Default, Debug)]
 pub(crate) struct Store {
     pub(crate) files: BTreeMap<String, File>,
+    /// Ids by parent.
+    children: HashMap<String, BTreeSet<String>>,
     sessions: HashMap<String, Session>,
     drives: BTreeMap<String, String>,
     tokens: Vec<String>,
@@ -110,6 +112,15 @@ impl Store {
             .unwrap()
             .strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
             .to_string()
+    }
+
+    /// The files in a folder.
+    fn inside<'s>(&'s self, dir: &str) -> impl Iterator<Item = &'s File> + use<'s> {
+        self.children
+            .get(dir)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.files.get(id))
     }
 
     fn is_trashed(&self, file: &File) -> bool {
@@ -154,6 +165,7 @@ impl Store {
             id: id.clone(),
         };
         self.files.insert(id.clone(), file.clone());
+        self.children.entry(parent.to_owned()).or_default().insert(id.clone());
         self.changes.push(id);
         Ok(file)
     }
@@ -208,7 +220,10 @@ impl Store {
                 }
                 at = self.files.get(&up).and_then(|f| f.parent.clone());
             }
-            file.parent = Some(parent.clone());
+            if let Some(old) = file.parent.replace(parent.clone()) {
+                self.children.entry(old).or_default().remove(id);
+            }
+            self.children.entry(parent.clone()).or_default().insert(id.to_owned());
         }
         self.files.insert(id.to_owned(), file.clone());
         self.changes.push(id.to_owned());
@@ -302,7 +317,7 @@ const DEFAULT: &str = "kind,id,name,mimeType";
 
 /// The queries that are understood: `in parents`, `name`, `mimeType`, `trashed`, joined by `and`, `or`, `not`, parentheses.
 struct Search<'q> {
-    words: Vec<String>,
+    words: &'q [String],
     at: usize,
     store: &'q Store,
 }
@@ -405,9 +420,22 @@ async fn list(State(d): State<DriveDouble>, Query(params): Query<Params>) -> Res
     };
     let in_drives = params.get("includeItemsFromAllDrives").is_some_and(|v| v == "true");
     let mut found = Vec::new();
-    for file in store.files.values().filter(|f| f.parent.is_some()) {
+    // Those of one folder are found fast: `'ID' in parents and …`.
+    let dir = match &words[..] {
+        [id, is_in, parents, rest @ ..]
+            if is_in == "in" && parents == "parents" && !rest.iter().any(|w| w == "not") =>
+        {
+            id.strip_prefix('\'').map(|id| if id == "root" { "0root" } else { id })
+        }
+        _ => None,
+    };
+    let among: Vec<&File> = match dir {
+        Some(dir) => store.inside(dir).collect(),
+        None => store.files.values().filter(|f| f.parent.is_some()).collect(),
+    };
+    for file in among {
         let mut search = Search {
-            words: words.clone(),
+            words: &words,
             at: 0,
             store: &store,
         };
@@ -533,8 +561,16 @@ async fn patch(
 }
 
 async fn delete(State(d): State<DriveDouble>, Path(id): Path<String>) -> Response {
-    match lock(&d.store).files.remove(&id) {
-        Some(_) => StatusCode::NO_CONTENT.into_response(),
+    let mut store = lock(&d.store);
+    match store.files.remove(&id) {
+        Some(file) => {
+            store
+                .children
+                .entry(file.parent.unwrap_or_default())
+                .or_default()
+                .remove(&id);
+            StatusCode::NO_CONTENT.into_response()
+        }
         None => refused(404, "notFound", &format!("File not found: {id}.")),
     }
 }
@@ -990,11 +1026,7 @@ impl DriveDouble {
         let store = self.store();
         let mut at = top.to_owned();
         for part in path.split('/').filter(|p| !p.is_empty()) {
-            let mut found: Vec<_> = store
-                .files
-                .values()
-                .filter(|f| f.parent.as_deref() == Some(&*at) && f.name == part && !f.trashed)
-                .collect();
+            let mut found: Vec<_> = store.inside(&at).filter(|f| f.name == part && !f.trashed).collect();
             found.sort_by(|a, b| a.created.cmp(&b.created));
             at = found.last()?.id.clone();
         }
@@ -1055,10 +1087,7 @@ impl DriveDouble {
     /// The names in a folder, those of sessions under way into it too.
     pub(crate) fn names(&self, dir: &str) -> Vec<String> {
         let store = self.store();
-        let files = store
-            .files
-            .values()
-            .filter(|f| f.parent.as_deref() == Some(dir) && !f.trashed);
+        let files = store.inside(dir).filter(|f| !f.trashed);
         let sessions = store
             .sessions
             .values()
