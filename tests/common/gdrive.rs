@@ -29,6 +29,8 @@ const ACCOUNT: &str = "backlot@studio.iam.gserviceaccount.com";
 pub(crate) const REFRESH: &str = "1//refresh-token-of-ada";
 const CLIENT_SECRET: &str = "GOCSPX-client-secret";
 const STEP: usize = 256 << 10;
+/// What Google's own libraries write as the audience, wherever tokens are had.
+const GOOGLES: &str = "https://oauth2.googleapis.com/token";
 
 type Params = HashMap<String, String>;
 
@@ -817,7 +819,13 @@ async fn token(State(d): State<DriveDouble>, body: String) -> Response {
             let claims: Value = serde_json::from_slice(&claims).unwrap_or_default();
             let scoped = claims["scope"].as_str().is_some_and(|s| s.contains("/auth/drive"));
             let lasts = claims["exp"].as_i64().unwrap_or(0) - claims["iat"].as_i64().unwrap_or(0);
-            if claims["iss"] != ACCOUNT || claims["aud"] != d.url("/token") || !scoped || !(1..=3600).contains(&lasts) {
+            if claims["iss"] != ACCOUNT
+                || ![d.url("/token"), GOOGLES.to_owned()]
+                    .iter()
+                    .any(|aud| claims["aud"] == **aud)
+                || !scoped
+                || !(1..=3600).contains(&lasts)
+            {
                 return refuse("Invalid JWT claims.");
             }
         }
