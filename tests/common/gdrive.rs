@@ -133,7 +133,7 @@ impl Store {
     fn insert(&mut self, meta: &Value, bytes: Option<Bytes>) -> Result<File, Refused> {
         let id = match meta["id"].as_str() {
             Some(id) if self.files.contains_key(id) => {
-                return Err(refused(
+                return Err(refuse(
                     409,
                     "fileIdInUse",
                     "A file already exists with the provided ID.",
@@ -145,10 +145,10 @@ impl Store {
         let parent = meta["parents"][0].as_str().unwrap_or("root");
         let parent = if parent == "root" { "0root" } else { parent };
         let Some(above) = self.files.get(parent).cloned() else {
-            return Err(refused(404, "notFound", &format!("File not found: {parent}.")));
+            return Err(refuse(404, "notFound", &format!("File not found: {parent}.")));
         };
         let created = self.now();
-        let mime = meta["mimeType"].as_str().map_or("application/octet-stream", |m| m);
+        let mime = meta["mimeType"].as_str().unwrap_or("application/octet-stream");
         let folder = mime.starts_with("application/vnd.google-apps.");
         let file = File {
             name: meta["name"].as_str().unwrap_or("Untitled").to_owned(),
@@ -179,7 +179,7 @@ impl Store {
             self.count
         };
         let Some(file) = self.files.get(id) else {
-            return Err(refused(404, "notFound", &format!("File not found: {id}.")));
+            return Err(refuse(404, "notFound", &format!("File not found: {id}.")));
         };
         let mut file = file.clone();
         if let Some(name) = meta["name"].as_str() {
@@ -202,19 +202,19 @@ impl Store {
                 None => file.properties.remove(key),
             };
         }
-        if let Some(gone) = params.get("removeParents") {
-            if file.parent.as_deref() != Some(gone) {
-                return Err(refused(400, "invalid", "The parent is not one of the file's."));
-            }
+        if let Some(gone) = params.get("removeParents")
+            && file.parent.as_deref() != Some(gone)
+        {
+            return Err(refuse(400, "invalid", "The parent is not one of the file's."));
         }
         if let Some(parent) = params.get("addParents") {
             if !self.files.contains_key(parent) {
-                return Err(refused(404, "notFound", "File not found: the parent."));
+                return Err(refuse(404, "notFound", "File not found: the parent."));
             }
             let mut at = Some(parent.clone());
             while let Some(up) = at {
                 if up == id {
-                    return Err(refused(
+                    return Err(refuse(
                         403,
                         "cyclicMembershipsNotAllowed",
                         "A folder cannot be in itself.",
@@ -258,7 +258,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-type Refused = Response;
+/// In a box, for it is large.
+type Refused = Box<Response>;
+
+fn refuse(status: u16, reason: &str, message: &str) -> Refused {
+    Box::new(refused(status, reason, message))
+}
 
 fn refused(status: u16, reason: &str, message: &str) -> Response {
     let body = json!({ "error": { "code": status, "message": message, "errors": [
@@ -545,7 +550,7 @@ async fn create(State(d): State<DriveDouble>, Query(params): Query<Params>, Json
     let mut store = lock(&d.store);
     match store.insert(&meta, None) {
         Ok(file) => answer(&store.shown(&file), &params, DEFAULT),
-        Err(refused) => refused,
+        Err(refused) => *refused,
     }
 }
 
@@ -558,7 +563,7 @@ async fn patch(
     let mut store = lock(&d.store);
     match store.update(&id, &meta, &params, None) {
         Ok(file) => answer(&store.shown(&file), &params, DEFAULT),
-        Err(refused) => refused,
+        Err(refused) => *refused,
     }
 }
 
@@ -647,7 +652,7 @@ fn finish(store: &mut Store, meta: &Value, update: Option<&str>, bytes: Bytes, p
     };
     match file {
         Ok(file) => answer(&store.shown(&file), params, DEFAULT),
-        Err(refused) => refused,
+        Err(refused) => *refused,
     }
 }
 
