@@ -288,6 +288,11 @@ impl Builder {
         Self::new().site("provider", "local").site("root", root)
     }
 
+    /// A drive whose site is of another kind; its settings are given with [`site`](Self::site).
+    pub fn of(provider: &str) -> Self {
+        Self::new().site("provider", provider)
+    }
+
     /// A drive whose site is an SFTP server.
     pub fn sftp(settings: &SftpSite) -> Self {
         let shown = |path: &Path| path.to_str().expect("UTF-8").to_owned();

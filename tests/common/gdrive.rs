@@ -5,7 +5,7 @@
 //! the fields that were asked for and no others, wants a token that it gave, and checks the signature of whoever asks for one.
 #![allow(dead_code, reason = "shared by test binaries, none of which needs all of it")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +29,8 @@ const ACCOUNT: &str = "backlot@studio.iam.gserviceaccount.com";
 pub(crate) const REFRESH: &str = "1//refresh-token-of-ada";
 const CLIENT_SECRET: &str = "GOCSPX-client-secret";
 const STEP: usize = 256 << 10;
+/// What Google's own libraries write as the audience, wherever tokens are had.
+const GOOGLES: &str = "https://oauth2.googleapis.com/token";
 
 type Params = HashMap<String, String>;
 
@@ -72,6 +74,8 @@ pub(crate) struct Fault {
 #[derive(Default, Debug)]
 pub(crate) struct Store {
     pub(crate) files: BTreeMap<String, File>,
+    /// Ids by parent.
+    children: HashMap<String, BTreeSet<String>>,
     sessions: HashMap<String, Session>,
     drives: BTreeMap<String, String>,
     tokens: Vec<String>,
@@ -112,6 +116,15 @@ impl Store {
             .to_string()
     }
 
+    /// The files in a folder.
+    fn inside<'s>(&'s self, dir: &str) -> impl Iterator<Item = &'s File> + use<'s> {
+        self.children
+            .get(dir)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.files.get(id))
+    }
+
     fn is_trashed(&self, file: &File) -> bool {
         let parent = || file.parent.as_ref().and_then(|p| self.files.get(p));
         file.trashed || parent().is_some_and(|p| self.is_trashed(p))
@@ -120,7 +133,7 @@ impl Store {
     fn insert(&mut self, meta: &Value, bytes: Option<Bytes>) -> Result<File, Refused> {
         let id = match meta["id"].as_str() {
             Some(id) if self.files.contains_key(id) => {
-                return Err(refused(
+                return Err(refuse(
                     409,
                     "fileIdInUse",
                     "A file already exists with the provided ID.",
@@ -132,10 +145,10 @@ impl Store {
         let parent = meta["parents"][0].as_str().unwrap_or("root");
         let parent = if parent == "root" { "0root" } else { parent };
         let Some(above) = self.files.get(parent).cloned() else {
-            return Err(refused(404, "notFound", &format!("File not found: {parent}.")));
+            return Err(refuse(404, "notFound", &format!("File not found: {parent}.")));
         };
         let created = self.now();
-        let mime = meta["mimeType"].as_str().map_or("application/octet-stream", |m| m);
+        let mime = meta["mimeType"].as_str().unwrap_or("application/octet-stream");
         let folder = mime.starts_with("application/vnd.google-apps.");
         let file = File {
             name: meta["name"].as_str().unwrap_or("Untitled").to_owned(),
@@ -154,6 +167,7 @@ impl Store {
             id: id.clone(),
         };
         self.files.insert(id.clone(), file.clone());
+        self.children.entry(parent.to_owned()).or_default().insert(id.clone());
         self.changes.push(id);
         Ok(file)
     }
@@ -165,7 +179,7 @@ impl Store {
             self.count
         };
         let Some(file) = self.files.get(id) else {
-            return Err(refused(404, "notFound", &format!("File not found: {id}.")));
+            return Err(refuse(404, "notFound", &format!("File not found: {id}.")));
         };
         let mut file = file.clone();
         if let Some(name) = meta["name"].as_str() {
@@ -188,19 +202,19 @@ impl Store {
                 None => file.properties.remove(key),
             };
         }
-        if let Some(gone) = params.get("removeParents") {
-            if file.parent.as_deref() != Some(gone) {
-                return Err(refused(400, "invalid", "The parent is not one of the file's."));
-            }
+        if let Some(gone) = params.get("removeParents")
+            && file.parent.as_deref() != Some(gone)
+        {
+            return Err(refuse(400, "invalid", "The parent is not one of the file's."));
         }
         if let Some(parent) = params.get("addParents") {
             if !self.files.contains_key(parent) {
-                return Err(refused(404, "notFound", "File not found: the parent."));
+                return Err(refuse(404, "notFound", "File not found: the parent."));
             }
             let mut at = Some(parent.clone());
             while let Some(up) = at {
                 if up == id {
-                    return Err(refused(
+                    return Err(refuse(
                         403,
                         "cyclicMembershipsNotAllowed",
                         "A folder cannot be in itself.",
@@ -208,7 +222,10 @@ impl Store {
                 }
                 at = self.files.get(&up).and_then(|f| f.parent.clone());
             }
-            file.parent = Some(parent.clone());
+            if let Some(old) = file.parent.replace(parent.clone()) {
+                self.children.entry(old).or_default().remove(id);
+            }
+            self.children.entry(parent.clone()).or_default().insert(id.to_owned());
         }
         self.files.insert(id.to_owned(), file.clone());
         self.changes.push(id.to_owned());
@@ -241,7 +258,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-type Refused = Response;
+/// In a box, for it is large.
+type Refused = Box<Response>;
+
+fn refuse(status: u16, reason: &str, message: &str) -> Refused {
+    Box::new(refused(status, reason, message))
+}
 
 fn refused(status: u16, reason: &str, message: &str) -> Response {
     let body = json!({ "error": { "code": status, "message": message, "errors": [
@@ -302,7 +324,7 @@ const DEFAULT: &str = "kind,id,name,mimeType";
 
 /// The queries that are understood: `in parents`, `name`, `mimeType`, `trashed`, joined by `and`, `or`, `not`, parentheses.
 struct Search<'q> {
-    words: Vec<String>,
+    words: &'q [String],
     at: usize,
     store: &'q Store,
 }
@@ -405,9 +427,22 @@ async fn list(State(d): State<DriveDouble>, Query(params): Query<Params>) -> Res
     };
     let in_drives = params.get("includeItemsFromAllDrives").is_some_and(|v| v == "true");
     let mut found = Vec::new();
-    for file in store.files.values().filter(|f| f.parent.is_some()) {
+    // Those of one folder are found fast: `'ID' in parents and …`.
+    let dir = match &words[..] {
+        [id, is_in, parents, rest @ ..]
+            if is_in == "in" && parents == "parents" && !rest.iter().any(|w| w == "not") =>
+        {
+            id.strip_prefix('\'').map(|id| if id == "root" { "0root" } else { id })
+        }
+        _ => None,
+    };
+    let among: Vec<&File> = match dir {
+        Some(dir) => store.inside(dir).collect(),
+        None => store.files.values().filter(|f| f.parent.is_some()).collect(),
+    };
+    for file in among {
         let mut search = Search {
-            words: words.clone(),
+            words: &words,
             at: 0,
             store: &store,
         };
@@ -515,7 +550,7 @@ async fn create(State(d): State<DriveDouble>, Query(params): Query<Params>, Json
     let mut store = lock(&d.store);
     match store.insert(&meta, None) {
         Ok(file) => answer(&store.shown(&file), &params, DEFAULT),
-        Err(refused) => refused,
+        Err(refused) => *refused,
     }
 }
 
@@ -528,13 +563,21 @@ async fn patch(
     let mut store = lock(&d.store);
     match store.update(&id, &meta, &params, None) {
         Ok(file) => answer(&store.shown(&file), &params, DEFAULT),
-        Err(refused) => refused,
+        Err(refused) => *refused,
     }
 }
 
 async fn delete(State(d): State<DriveDouble>, Path(id): Path<String>) -> Response {
-    match lock(&d.store).files.remove(&id) {
-        Some(_) => StatusCode::NO_CONTENT.into_response(),
+    let mut store = lock(&d.store);
+    match store.files.remove(&id) {
+        Some(file) => {
+            store
+                .children
+                .entry(file.parent.unwrap_or_default())
+                .or_default()
+                .remove(&id);
+            StatusCode::NO_CONTENT.into_response()
+        }
         None => refused(404, "notFound", &format!("File not found: {id}.")),
     }
 }
@@ -609,7 +652,7 @@ fn finish(store: &mut Store, meta: &Value, update: Option<&str>, bytes: Bytes, p
     };
     match file {
         Ok(file) => answer(&store.shown(&file), params, DEFAULT),
-        Err(refused) => refused,
+        Err(refused) => *refused,
     }
 }
 
@@ -781,7 +824,13 @@ async fn token(State(d): State<DriveDouble>, body: String) -> Response {
             let claims: Value = serde_json::from_slice(&claims).unwrap_or_default();
             let scoped = claims["scope"].as_str().is_some_and(|s| s.contains("/auth/drive"));
             let lasts = claims["exp"].as_i64().unwrap_or(0) - claims["iat"].as_i64().unwrap_or(0);
-            if claims["iss"] != ACCOUNT || claims["aud"] != d.url("/token") || !scoped || !(1..=3600).contains(&lasts) {
+            if claims["iss"] != ACCOUNT
+                || ![d.url("/token"), GOOGLES.to_owned()]
+                    .iter()
+                    .any(|aud| claims["aud"] == **aud)
+                || !scoped
+                || !(1..=3600).contains(&lasts)
+            {
                 return refuse("Invalid JWT claims.");
             }
         }
@@ -990,11 +1039,7 @@ impl DriveDouble {
         let store = self.store();
         let mut at = top.to_owned();
         for part in path.split('/').filter(|p| !p.is_empty()) {
-            let mut found: Vec<_> = store
-                .files
-                .values()
-                .filter(|f| f.parent.as_deref() == Some(&*at) && f.name == part && !f.trashed)
-                .collect();
+            let mut found: Vec<_> = store.inside(&at).filter(|f| f.name == part && !f.trashed).collect();
             found.sort_by(|a, b| a.created.cmp(&b.created));
             at = found.last()?.id.clone();
         }
@@ -1055,10 +1100,7 @@ impl DriveDouble {
     /// The names in a folder, those of sessions under way into it too.
     pub(crate) fn names(&self, dir: &str) -> Vec<String> {
         let store = self.store();
-        let files = store
-            .files
-            .values()
-            .filter(|f| f.parent.as_deref() == Some(dir) && !f.trashed);
+        let files = store.inside(dir).filter(|f| !f.trashed);
         let sessions = store
             .sessions
             .values()

@@ -333,3 +333,33 @@ fn a_folder_in_the_bin_is_gone_and_never_empty() {
         assert_eq!(double.get(&top, "d/e/f").unwrap(), b"new");
     });
 }
+
+#[test]
+fn a_commit_that_is_broken_off_between_its_steps_is_finished_by_the_next() {
+    runtime().block_on(async {
+        let (double, top, p) = site();
+        upload(&*p, &path("f"), b"base").await;
+        let base = p.stat(&path("f")).await.unwrap().version;
+        let (token, done) = send(&*p, &plan(&path("f"), 4, 1 << 20), b"ours").await;
+        // The new file gets its name, and nobody hears of it: the old one is still there, under the same name.
+        double.store().faults.push(crate::gdrive::Fault {
+            on: "PATCH /drive/v3/files",
+            times: 1,
+            status: 503,
+            reason: "backendError",
+            after: true,
+        });
+        let error = p.commit(token.clone(), &done, Some(Some(&base))).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
+        assert_eq!(double.store().struck, 1);
+        assert_eq!(double.names(&top), ["f", "f"]);
+        assert_eq!(
+            content_of(&*p, "f").await,
+            b"ours",
+            "the newer one is the one that is seen"
+        );
+        p.commit(token, &done, Some(Some(&base))).await.unwrap();
+        assert_eq!(double.names(&top), ["f"]);
+        assert_eq!(content_of(&*p, "f").await, b"ours");
+    });
+}

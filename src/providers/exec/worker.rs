@@ -124,10 +124,10 @@ pub(super) struct Worker {
 impl Drop for Worker {
     /// Ends the process and what it started: at once, for it may hang.
     fn drop(&mut self) {
-        if let Some(group) = self.group {
-            if let Err(e) = kill_process_group(group, Signal::KILL) {
-                tracing::debug!(?group, %e, "a provider program was gone already");
-            }
+        if let Some(group) = self.group
+            && let Err(e) = kill_process_group(group, Signal::KILL)
+        {
+            tracing::debug!(?group, %e, "a provider program was gone already");
         }
     }
 }

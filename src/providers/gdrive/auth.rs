@@ -164,7 +164,7 @@ impl Tokens {
                 (endpoint.clone(), form)
             }
         };
-        let url = Url::parse(&endpoint).ok().filter(|url| is_safe(url)).ok_or_else(|| {
+        let url = Url::parse(&endpoint).ok().filter(is_safe).ok_or_else(|| {
             Fault::new(
                 ErrorKind::Config,
                 format!("`{endpoint}` is no address to show a key to"),

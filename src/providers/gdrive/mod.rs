@@ -11,6 +11,7 @@ mod tree;
 mod upload;
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,6 +22,7 @@ use futures::{StreamExt, TryStreamExt};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 use self::auth::Tokens;
@@ -46,13 +48,15 @@ const REQUESTS: usize = 8;
 pub struct GdriveSite {
     tree: Tree,
     sessions: Sessions,
+    /// Answers with a file's bytes under way: half of all requests, for each of them waits for another one.
+    reads: Arc<Semaphore>,
     requests: usize,
 }
 
 impl GdriveSite {
     /// Makes a site. Nobody is asked anything yet.
     ///
-    /// `requests` bounds the requests under way; no progress for `idle_timeout` is `TimedOut`.
+    /// `requests` bounds the reads under way, and twice of it all requests; no progress for `idle_timeout` is `TimedOut`.
     ///
     /// # Errors
     /// `Config` when the settings can't work.
@@ -65,11 +69,13 @@ impl GdriveSite {
         let none = || ProviderError::new(ErrorKind::Config, Op::Connect).because("`root` is missing");
         let root = root.ok_or_else(none)?;
         let endpoint = settings.endpoint.as_deref();
-        let web = Web::new(Client::address(endpoint), None, CONNECT, Some(requests), idle_timeout)?;
+        let all = Some(requests.saturating_mul(2));
+        let web = Web::new(Client::address(endpoint), None, CONNECT, all, idle_timeout)?;
         let client = Client::new(web, Tokens::new(settings)?, endpoint)?;
         Ok(Self {
             tree: Tree::new(client, root),
             sessions: Sessions::default(),
+            reads: Arc::new(Semaphore::new(requests)),
             requests,
         })
     }
@@ -101,6 +107,8 @@ impl GdriveSite {
             let piece = link.slice(index(range.start)..index(range.end));
             return Ok(stream::iter([Ok(piece)]).boxed());
         }
+        let slot = Arc::clone(&self.reads).acquire_owned().await;
+        let slot = slot.map_err(|_| Fault::new(ErrorKind::Unreachable, "the site is closed"))?;
         let ask = self
             .tree
             .file(&file.id)
@@ -119,7 +127,13 @@ impl GdriveSite {
         if !whole && content_range(&reply) != Some(range.clone()) {
             return Err(mismatch("Drive gave other bytes than were asked for".to_owned()));
         }
-        Ok(exactly(reply.body(), range.end - range.start))
+        let body = exactly(reply.body(), range.end - range.start);
+        // The closure keeps the slot as long as the answer lasts.
+        Ok(body
+            .inspect(move |_| {
+                let _held = &slot;
+            })
+            .boxed())
     }
 
     async fn rows(&self, dir: &RelPath) -> Result<Vec<Listed>, Fault> {

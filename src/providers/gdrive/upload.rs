@@ -350,7 +350,6 @@ pub(super) async fn commit(
     });
     let from = file.parents.first().map_or(dir.as_str(), String::as_str);
     let done = tree.patch(&state.id, &body, Some((from, &dir))).await.map_err(fail)?;
-    crate::failpoint::hit("gdrive.renamed");
     if let Some(old) = there {
         tree.trash(&old.id).await.map_err(fail)?;
     }
