@@ -400,18 +400,30 @@ impl Checker<'_> {
             self.error(&key("bucket"), "is missing", "write the name of the bucket".to_owned());
         } else if s3.bucket.contains(|c: char| c == '/' || c.is_whitespace()) {
             let hint = "write the name alone; a path inside the bucket goes into `prefix`".to_owned();
-            self.error(&key("bucket"), format!("`{}` is not the name of a bucket", s3.bucket), hint);
+            self.error(
+                &key("bucket"),
+                format!("`{}` is not the name of a bucket", s3.bucket),
+                hint,
+            );
         }
         let odd = |part: &str| part.is_empty() || part == "." || part == "..";
         if !s3.prefix.is_empty() && s3.prefix.split('/').any(odd) {
             let hint = "write it as in `studio/projects`, without a `/` at either end".to_owned();
-            self.error(&key("prefix"), format!("`{}` is not a path inside a bucket", s3.prefix), hint);
+            self.error(
+                &key("prefix"),
+                format!("`{}` is not a path inside a bucket", s3.prefix),
+                hint,
+            );
         }
         if !s3.endpoint.is_empty() {
             self.address(&key("endpoint"), &s3.endpoint);
         }
         if s3.region.is_empty() {
-            self.error(&key("region"), "is empty", "write `us-east-1` if the store has none".to_owned());
+            self.error(
+                &key("region"),
+                "is empty",
+                "write `us-east-1` if the store has none".to_owned(),
+            );
         }
         for (there, missing, last) in [
             (&s3.access_key, &s3.secret_key, "secret-key"),
@@ -467,16 +479,25 @@ impl Checker<'_> {
 
     /// The address of a web server. It is not repeated where it may hold a password.
     fn address(&mut self, key: Key<'_>, address: &str) {
-        let host = address.strip_prefix("https://").or_else(|| address.strip_prefix("http://"));
+        let host = address
+            .strip_prefix("https://")
+            .or_else(|| address.strip_prefix("http://"));
         let (problem, hint) = match host {
-            None => ("does not begin with `https://` or `http://`", "write it as in `https://store.example`"),
-            Some(rest) if rest.split('/').next().is_some_and(|host| host.contains('@')) => {
-                ("holds a user or password", "secrets go into settings of their own, by reference")
+            None => (
+                "does not begin with `https://` or `http://`",
+                "write it as in `https://store.example`",
+            ),
+            Some(rest) if rest.split('/').next().is_some_and(|host| host.contains('@')) => (
+                "holds a user or password",
+                "secrets go into settings of their own, by reference",
+            ),
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                ("names no host", "write it as in `https://store.example`")
             }
-            Some(rest) if rest.is_empty() || rest.starts_with('/') => ("names no host", "write it as in `https://store.example`"),
-            Some(rest) if rest.contains(|c: char| c.is_whitespace() || c == '?' || c == '#') => {
-                ("is not the address of a server", "leave out spaces and what begins with `?` or `#`")
-            }
+            Some(rest) if rest.contains(|c: char| c.is_whitespace() || c == '?' || c == '#') => (
+                "is not the address of a server",
+                "leave out spaces and what begins with `?` or `#`",
+            ),
             Some(_) => return,
         };
         self.error(key, problem, hint.to_owned());

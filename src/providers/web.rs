@@ -85,7 +85,7 @@ pub(super) struct Reply {
     pub(super) headers: HeaderMap,
     response: reqwest::Response,
     idle: Duration,
-    _slot: OwnedSemaphorePermit,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Web {
@@ -138,25 +138,52 @@ impl Web {
     /// Sends a request and waits for the head of its answer. The time without progress is bounded, not the time in all.
     pub(super) async fn send(&self, request: RequestBuilder, body: Option<Bytes>) -> Result<Reply, Fault> {
         let Some(body) = body else {
-            return self.send_stream(request, None).await;
+            return self.send_counted(request, None).await;
         };
         let length = body.len() as u64;
         let pieces = stream::unfold(body, |mut left| async move {
             let piece = left.split_to(left.len().min(PIECE));
             (!piece.is_empty()).then_some((Ok(piece), left))
         });
-        self.send_stream(request, Some((length, pieces.boxed()))).await
+        self.send_counted(request, Some((length, pieces.boxed()))).await
     }
 
-    /// As [`send`](Self::send), with a body of known length that comes as it likes.
+    /// As [`send`](Self::send), with a body of known length that comes as it likes. Not counted among the requests under
+    /// way: it may last as long as an upload.
     pub(super) async fn send_stream(
+        &self,
+        request: RequestBuilder,
+        length: u64,
+        pieces: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<Reply, Fault> {
+        self.exchange(request, Some((length, pieces)), None).await
+    }
+
+    /// As [`send`](Self::send), for what belongs to a request that is under way: it must not wait for a slot that only the
+    /// end of others like it would free.
+    pub(super) async fn send_beside(&self, request: RequestBuilder, body: Bytes) -> Result<Reply, Fault> {
+        let length = body.len() as u64;
+        let pieces = stream::iter([Ok(body)]).boxed();
+        self.exchange(request, Some((length, pieces)), None).await
+    }
+
+    async fn send_counted(
+        &self,
+        request: RequestBuilder,
+        body: Option<(u64, BoxStream<'static, std::io::Result<Bytes>>)>,
+    ) -> Result<Reply, Fault> {
+        let slot = Arc::clone(&self.slots).acquire_owned().await;
+        let slot = slot.map_err(|_| Fault::new(ErrorKind::Unreachable, "the site is closed"))?;
+        self.exchange(request, body, Some(slot)).await
+    }
+
+    async fn exchange(
         &self,
         mut request: RequestBuilder,
         body: Option<(u64, BoxStream<'static, std::io::Result<Bytes>>)>,
+        slot: Option<OwnedSemaphorePermit>,
     ) -> Result<Reply, Fault> {
         let progress = Arc::new(Progress::new());
-        let slot = Arc::clone(&self.slots).acquire_owned().await;
-        let slot = slot.map_err(|_| Fault::new(ErrorKind::Unreachable, "the site is closed"))?;
         if let Some((length, pieces)) = body {
             request = request.header(CONTENT_LENGTH, length);
             if length > 0 {
@@ -185,7 +212,10 @@ impl Web {
             };
             let left = patience.saturating_sub(progress.quiet());
             if left.is_zero() {
-                return Err(Fault::new(ErrorKind::TimedOut, format!("nothing moved for {patience:?}")));
+                return Err(Fault::new(
+                    ErrorKind::TimedOut,
+                    format!("nothing moved for {patience:?}"),
+                ));
             }
             tokio::select! {
                 sent = &mut sending => {
@@ -325,7 +355,8 @@ fn fault(error: &reqwest::Error) -> Fault {
     while let Some(cause) = at {
         if is_distrust(cause) {
             kind = ErrorKind::Auth;
-            why = format!("the server's certificate is not trusted ({cause}); if it is the right server, give `ca-file`");
+            why =
+                format!("the server's certificate is not trusted ({cause}); if it is the right server, give `ca-file`");
             break;
         }
         at = cause.source();
@@ -336,7 +367,10 @@ fn fault(error: &reqwest::Error) -> Fault {
 fn is_distrust(cause: &(dyn std::error::Error + 'static)) -> bool {
     let inner = |e: &rustls::Error| matches!(e, rustls::Error::InvalidCertificate(_));
     if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-        return io.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()).is_some_and(inner);
+        return io
+            .get_ref()
+            .and_then(|e| e.downcast_ref::<rustls::Error>())
+            .is_some_and(inner);
     }
     cause.downcast_ref::<rustls::Error>().is_some_and(inner)
 }
@@ -378,7 +412,10 @@ pub(super) fn content_range(reply: &Reply) -> Option<Range<u64>> {
 }
 
 /// Passes on a body of that many bytes; more is cut off, and fewer end with an error.
-pub(super) fn exactly(body: BoxStream<'static, Result<Bytes, Fault>>, length: u64) -> BoxStream<'static, Result<Bytes, Fault>> {
+pub(super) fn exactly(
+    body: BoxStream<'static, Result<Bytes, Fault>>,
+    length: u64,
+) -> BoxStream<'static, Result<Bytes, Fault>> {
     stream::unfold((body, length), |(mut body, left)| async move {
         if left == 0 {
             return None;
@@ -392,10 +429,14 @@ pub(super) fn exactly(body: BoxStream<'static, Result<Bytes, Fault>>, length: u6
             Some(Err(fault)) => Some((Err(fault), (stream::empty().boxed(), 0))),
             None => {
                 let why = format!("the answer broke off {left} bytes before its end");
-                Some((Err(Fault::new(ErrorKind::Unreachable, why)), (stream::empty().boxed(), 0)))
+                Some((
+                    Err(Fault::new(ErrorKind::Unreachable, why)),
+                    (stream::empty().boxed(), 0),
+                ))
             }
         }
     })
+    .fuse()
     .boxed()
 }
 

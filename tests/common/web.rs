@@ -82,14 +82,30 @@ impl WebServer {
         fs::create_dir(dir.path().join("root")).map_err(|e| e.to_string())?;
         let write = |name: &str, text: &str| {
             use std::os::unix::fs::OpenOptionsExt;
-            let file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(dir.path().join(name));
-            file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|e| e.to_string())
+            let file = fs::File::options()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(dir.path().join(name));
+            file.and_then(|mut file| file.write_all(text.as_bytes()))
+                .map_err(|e| e.to_string())
         };
         write("user", USER)?;
         write("secret", SECRET)?;
         if tls {
             let made = Command::new("openssl")
-                .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"])
+                .args([
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "rsa:2048",
+                    "-nodes",
+                    "-days",
+                    "2",
+                    "-subj",
+                    "/CN=127.0.0.1",
+                ])
                 .args(["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout"])
                 .arg(dir.path().join("key.pem"))
                 .arg("-out")
@@ -229,16 +245,22 @@ fn launch(service: Service, dir: &Path, port: u16, tls: bool) -> Result<Child, S
     let address = format!("127.0.0.1:{port}");
     match service {
         Service::RcloneS3 | Service::RcloneDav => {
-            command.env("RCLONE_CONFIG", "/dev/null").env("RCLONE_CACHE_DIR", at("cache")).arg("serve");
+            command
+                .env("RCLONE_CONFIG", "/dev/null")
+                .env("RCLONE_CACHE_DIR", at("cache"))
+                .arg("serve");
             if service == Service::RcloneS3 {
                 command.args(["s3", "--auth-key", &format!("{USER},{SECRET}")]);
             } else {
-                // Changed behind its back by the tests.
-                command.args(["webdav", "--user", USER, "--pass", SECRET, "--dir-cache-time", "0s"]);
+                command.args(["webdav", "--user", USER, "--pass", SECRET]);
             }
             command.args(["--addr", &address]);
             if tls {
-                command.arg("--cert").arg(at("cert.pem")).arg("--key").arg(at("key.pem"));
+                command
+                    .arg("--cert")
+                    .arg(at("cert.pem"))
+                    .arg("--key")
+                    .arg(at("key.pem"));
             }
             command.arg(at("root"));
         }

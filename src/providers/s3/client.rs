@@ -59,8 +59,10 @@ impl References {
                 token: self.token.as_ref().map(get).transpose()?,
             }))),
             (None, None) => Ok(None),
-            _ => Err(ProviderError::new(ErrorKind::Config, Op::Connect)
-                .because("`access-key` and `secret-key` go together")),
+            _ => {
+                Err(ProviderError::new(ErrorKind::Config, Op::Connect)
+                    .because("`access-key` and `secret-key` go together"))
+            }
         }
     }
 }
@@ -243,7 +245,10 @@ impl Client {
         if status.is_redirection() {
             kind = ErrorKind::Config;
             if let Some(region) = region.filter(|region| region != self.bucket.region()) {
-                why = format!("the bucket is in region {region}, and `region` says {}", self.bucket.region());
+                why = format!(
+                    "the bucket is in region {region}, and `region` says {}",
+                    self.bucket.region()
+                );
             }
         }
         if let (ErrorKind::Auth | ErrorKind::Denied, Some(skew)) = (kind, skew) {
@@ -284,13 +289,30 @@ fn code_kind(code: &str) -> Option<ErrorKind> {
         | "CredentialsNotSupported"
         | "MissingSecurityHeader" => ErrorKind::Auth,
         "PreconditionFailed" | "ConditionalRequestConflict" | "InvalidRange" => ErrorKind::VersionMismatch,
-        "SlowDown" | "SlowDownRead" | "SlowDownWrite" | "ServiceUnavailable" | "RequestLimitExceeded"
-        | "TooManyRequests" | "Throttling" | "ThrottlingException" | "XMinioServerNotInitialized"
+        "SlowDown"
+        | "SlowDownRead"
+        | "SlowDownWrite"
+        | "ServiceUnavailable"
+        | "RequestLimitExceeded"
+        | "TooManyRequests"
+        | "Throttling"
+        | "ThrottlingException"
+        | "XMinioServerNotInitialized"
         | "OperationAborted" => ErrorKind::Busy,
-        "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" | "StorageFull"
-        | "ServiceQuotaExceededException" | "InsufficientStorage" => ErrorKind::Full,
-        "KeyTooLongError" | "EntityTooSmall" | "EntityTooLarge" | "InvalidArgument" | "InvalidPart"
-        | "InvalidPartOrder" | "XMinioInvalidObjectName" | "MetadataTooLarge" => ErrorKind::Invalid,
+        "QuotaExceeded"
+        | "XMinioStorageFull"
+        | "XMinioAdminBucketQuotaExceeded"
+        | "StorageFull"
+        | "ServiceQuotaExceededException"
+        | "InsufficientStorage" => ErrorKind::Full,
+        "KeyTooLongError"
+        | "EntityTooSmall"
+        | "EntityTooLarge"
+        | "InvalidArgument"
+        | "InvalidPart"
+        | "InvalidPartOrder"
+        | "XMinioInvalidObjectName"
+        | "MetadataTooLarge" => ErrorKind::Invalid,
         // Got lost or mangled on the way: worth another try.
         "BadDigest" | "InvalidDigest" | "IncompleteBody" | "InternalError" | "XAmzContentSHA256Mismatch" => {
             ErrorKind::Protocol

@@ -79,7 +79,11 @@ pub(super) fn page(answer: &str) -> Option<Page> {
     }
     if text(root, "IsTruncated").is_some_and(|word| word.trim() == "true") {
         // Without this a listing would end early and look whole.
-        page.next = Some(text(root, "NextContinuationToken").filter(|token| !token.is_empty())?.to_owned());
+        page.next = Some(
+            text(root, "NextContinuationToken")
+                .filter(|token| !token.is_empty())?
+                .to_owned(),
+        );
     }
     Some(page)
 }
@@ -109,7 +113,10 @@ fn decoded(text: &str) -> Option<String> {
 pub(super) fn parts<'a>(etags: impl Iterator<Item = (u32, &'a str)>) -> String {
     let mut body = String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
     for (number, etag) in etags {
-        body.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>\"{}\"</ETag></Part>", escaped(etag)));
+        body.push_str(&format!(
+            "<Part><PartNumber>{number}</PartNumber><ETag>\"{}\"</ETag></Part>",
+            escaped(etag)
+        ));
     }
     body.push_str("</CompleteMultipartUpload>");
     body
