@@ -366,13 +366,12 @@ fn fault(error: &reqwest::Error) -> Fault {
 
 fn is_distrust(cause: &(dyn std::error::Error + 'static)) -> bool {
     let inner = |e: &rustls::Error| matches!(e, rustls::Error::InvalidCertificate(_));
-    if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-        return io
-            .get_ref()
-            .and_then(|e| e.downcast_ref::<rustls::Error>())
-            .is_some_and(inner);
+    if let Some(error) = cause.downcast_ref::<rustls::Error>() {
+        return inner(error);
     }
-    cause.downcast_ref::<rustls::Error>().is_some_and(inner)
+    // The connection's error holds the cipher's, perhaps more than once, and names what that one is caused by.
+    let held = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    held.is_some_and(|held| is_distrust(held))
 }
 
 /// An error's causes, without the address: what signs a request may be part of it.

@@ -324,7 +324,10 @@ impl Builder {
             .site("bucket", settings.bucket.as_str())
             .site("endpoint", settings.endpoint.as_str())
             .site("address-style", "path");
-        for (key, secret) in [("access-key", &settings.access_key), ("secret-key", &settings.secret_key)] {
+        for (key, secret) in [
+            ("access-key", &settings.access_key),
+            ("secret-key", &settings.secret_key),
+        ] {
             if let Some(secret) = secret {
                 built = built.site(key, secret.to_string());
             }
@@ -341,9 +344,7 @@ impl Builder {
             .site("provider", "webdav")
             .site("url", settings.url.as_str());
         if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
-            built = built
-                .site("user", user.as_str())
-                .site("password", password.to_string());
+            built = built.site("user", user.as_str()).site("password", password.to_string());
         }
         if let Some(file) = &settings.ca_file {
             built = built.site("ca-file", file.to_str().expect("UTF-8"));

@@ -15,17 +15,17 @@ use backlot_config::{AddressStyle, Period, S3Site, SecretRef, WebdavSite};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The variables that turn missing servers from a skip into a failure.
-pub const REQUIRE_S3: &str = "BACKLOT_TEST_REQUIRE_S3";
-pub const REQUIRE_WEBDAV: &str = "BACKLOT_TEST_REQUIRE_WEBDAV";
+pub(crate) const REQUIRE_S3: &str = "BACKLOT_TEST_REQUIRE_S3";
+pub(crate) const REQUIRE_WEBDAV: &str = "BACKLOT_TEST_REQUIRE_WEBDAV";
 /// How long a server may take to listen: moto reads a good part of Python first.
 const START: Duration = Duration::from_secs(60);
 /// Who is let in.
-pub const USER: &str = "ada";
-pub const SECRET: &str = "correct-horse-battery";
+pub(crate) const USER: &str = "ada";
+pub(crate) const SECRET: &str = "correct-horse-battery";
 
 /// Which server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Service {
+pub(crate) enum Service {
     RcloneS3,
     Moto,
     RcloneDav,
@@ -41,15 +41,15 @@ impl Service {
         }
     }
 
-    pub fn is_s3(self) -> bool {
+    pub(crate) fn is_s3(self) -> bool {
         matches!(self, Self::RcloneS3 | Self::Moto)
     }
 }
 
 /// A running server.
 #[derive(Debug)]
-pub struct WebServer {
-    pub service: Service,
+pub(crate) struct WebServer {
+    pub(crate) service: Service,
     dir: tempfile::TempDir,
     port: u16,
     tls: bool,
@@ -57,7 +57,7 @@ pub struct WebServer {
 }
 
 /// Finds a program where `.ci/tools` puts it, or on the path.
-pub fn find(name: &str) -> Result<PathBuf, String> {
+pub(crate) fn find(name: &str) -> Result<PathBuf, String> {
     let tools = std::env::var_os("BACKLOT_TOOLS").map_or_else(|| PathBuf::from("/opt/backlot-tools"), PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = vec![tools.join("sites/bin")];
@@ -73,7 +73,7 @@ fn free_port() -> Result<u16, String> {
 
 impl WebServer {
     /// Starts a server. The error says what this machine lacks.
-    pub fn start(service: Service, tls: bool) -> Result<Self, String> {
+    pub(crate) fn start(service: Service, tls: bool) -> Result<Self, String> {
         find(service.program())?;
         let dir = tempfile::Builder::new()
             .prefix("backlot-web-")
@@ -106,6 +106,8 @@ impl WebServer {
                     "-subj",
                     "/CN=127.0.0.1",
                 ])
+                // A certificate that may sign others is no server's, to those who are strict.
+                .args(["-addext", "basicConstraints=critical,CA:FALSE"])
                 .args(["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout"])
                 .arg(dir.path().join("key.pem"))
                 .arg("-out")
@@ -138,12 +140,12 @@ impl WebServer {
     }
 
     /// Starts a server, or says in one line that it can't and returns `None`; panics then if it is required.
-    pub fn start_or_skip(service: Service) -> Option<Self> {
+    pub(crate) fn start_or_skip(service: Service) -> Option<Self> {
         Self::start_or_skip_with(service, false)
     }
 
     /// As [`start_or_skip`](Self::start_or_skip), with TLS and a certificate of its own making.
-    pub fn start_or_skip_with(service: Service, tls: bool) -> Option<Self> {
+    pub(crate) fn start_or_skip_with(service: Service, tls: bool) -> Option<Self> {
         let (require, kind) = if service.is_s3() {
             (REQUIRE_S3, "s3")
         } else {
@@ -162,25 +164,25 @@ impl WebServer {
         }
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The folder that is served; moto has none.
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.file("root")
     }
 
-    pub fn s3(&self, bucket: &str) -> S3Site {
+    pub(crate) fn s3(&self, bucket: &str) -> S3Site {
         S3Site {
             bucket: bucket.to_owned(),
             endpoint: self.address(),
@@ -193,7 +195,7 @@ impl WebServer {
         }
     }
 
-    pub fn webdav(&self, folder: &str) -> WebdavSite {
+    pub(crate) fn webdav(&self, folder: &str) -> WebdavSite {
         WebdavSite {
             url: format!("{}/{folder}", self.address()),
             user: Some(USER.to_owned()),
@@ -205,13 +207,13 @@ impl WebServer {
     }
 
     /// Kills the server, without a word to anyone.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Starts the server again, on the same port. What moto held is gone.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.child = launch(self.service, self.dir.path(), self.port, self.tls).unwrap();
     }
 
@@ -221,12 +223,12 @@ impl WebServer {
     }
 
     /// Stops the server's process: connections stay open, and nothing answers.
-    pub fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
     /// Lets a frozen server go on.
-    pub fn thaw(&self) {
+    pub(crate) fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 }
