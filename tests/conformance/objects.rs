@@ -145,7 +145,7 @@ impl Back for BucketBack {
             .keys(&prefix)
             .into_iter()
             .filter(|key| *key != prefix && !key.ends_with("/.backlot-folder.part"))
-            .map(|key| key[prefix.len()..].as_bytes().to_vec())
+            .map(|key| key.as_bytes()[prefix.len()..].to_vec())
             .collect();
         let uploads = self.must(Method::Get, "", &[("uploads", "")], Vec::new());
         names.extend(

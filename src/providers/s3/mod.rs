@@ -15,6 +15,8 @@ mod client;
 mod list;
 mod manners;
 mod read;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod upload;
 mod xml;
@@ -360,27 +362,5 @@ impl Provider for S3Site {
 
     async fn space(&self) -> Result<Option<SiteSpace>, ProviderError> {
         Ok(None)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written_as_rclone_writes_them() {
-        for (ns, text) in [
-            (0, "0.000000000"),
-            (1_234_567_890_123_456_789, "1234567890.123456789"),
-            (-1_500_000_000, "-1.500000000"),
-        ] {
-            assert_eq!(mtime_text(ns), text);
-            assert_eq!(mtime_from(text), Some(ns));
-        }
-        assert_eq!(mtime_from("1.5"), Some(1_500_000_000));
-        assert_eq!(mtime_from("1"), Some(1_000_000_000));
-        for odd in ["", "x", "1.x", ".5", "99999999999999"] {
-            assert_eq!(mtime_from(odd), None, "{odd}");
-        }
     }
 }
