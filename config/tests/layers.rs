@@ -385,7 +385,7 @@ fn variables_that_are_no_setting() {
     let misspelt_site = with_env(&machine, &[("BACKLOT_SITES_STUDOI_PORT", "5")]);
     assert_eq!(
         machine.complaint(&misspelt_site),
-        "BACKLOT_SITES_STUDOI_PORT: sites.studoi: `provider` is missing; one of local, sftp"
+        "BACKLOT_SITES_STUDOI_PORT: sites.studoi: `provider` is missing; one of local, sftp, s3, webdav"
     );
     #[cfg(unix)]
     {

@@ -227,11 +227,11 @@ fn values_that_read_as_nothing() {
     );
     check(
         "[sites.s]\nprovider = 1",
-        "user:2:12: sites.s.provider: must be one of local, sftp",
+        "user:2:12: sites.s.provider: must be one of local, sftp, s3, webdav",
     );
     check(
         "[sites.s]\nroot = \"/x\"",
-        "user:1:8: sites.s: `provider` is missing; one of local, sftp",
+        "user:1:8: sites.s: `provider` is missing; one of local, sftp, s3, webdav",
     );
     check_project(
         "zones = [{ match = \"*\", zone = \"publsih\" }]",
