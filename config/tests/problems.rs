@@ -223,7 +223,7 @@ fn values_that_read_as_nothing() {
     );
     check(
         "[sites.s]\nprovider = \"sfpt\"",
-        "user:2:12: sites.s.provider: must be one of local, sftp; did you mean `sftp`?",
+        "user:2:12: sites.s.provider: must be one of local, sftp, s3, webdav; did you mean `sftp`?",
     );
     check(
         "[sites.s]\nprovider = 1",
@@ -687,7 +687,7 @@ fn everything_wrong_is_told_at_once_and_nothing_twice() {
          user:3:15: drive.allow-other: must be true or false, not a number\n\
          user:4:15: drive.mount-point: `rel` is not an absolute path; begin it with `/` or `~/`\n\
          user:6:12: cache.max-size: `?` is not a size; write a number and a unit, as in 500MB or 100GiB\n\
-         user:8:12: sites.studio.provider: must be one of local, sftp; did you mean `sftp`?\n\
+         user:8:12: sites.studio.provider: must be one of local, sftp, s3, webdav; did you mean `sftp`?\n\
          user:10:15: projects.demo.remote-site: must be a string, not a number\n\
          user:13:8: projects.two.pins[0]: `[` is not a pattern: unclosed character class; missing ']'\n\
          user:13:14: projects.two.pins[1]: must be a string, not a number\n\

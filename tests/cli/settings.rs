@@ -51,7 +51,7 @@ fn everything_that_is_wrong_is_told_at_once() {
         &[
             "b.toml:3:12: cache.max-size",
             "`big` is not a size",
-            "b.toml:5:12: sites.nas.provider: must be one of local, sftp",
+            "b.toml:5:12: sites.nas.provider: must be one of local, sftp, s3, webdav",
             "b.toml:7:15",
             "did you mean `nas`?",
         ],
