@@ -15,6 +15,7 @@ use super::layers::{Layer, Limits, LinkControl, LinkLayer, Meter, MeterLayer, Re
 use super::local::LocalSite;
 use super::s3::S3Site;
 use super::sftp::SftpSite;
+use super::webdav::WebdavSite;
 use super::{ErrorKind, Op, Provider, ProviderError};
 use crate::model::SiteName;
 
@@ -98,7 +99,9 @@ pub fn build(name: &SiteName, settings: &Site, controls: &Controls) -> Result<Ar
             Arc::new(GdriveSite::new(gdrive, requests, controls.idle_timeout).map_err(named)?)
         }
         ProviderSettings::S3(s3) => Arc::new(S3Site::new(s3, requests, controls.idle_timeout).map_err(named)?),
-        ProviderSettings::Webdav(_) => return Err(config(name, "not yet")),
+        ProviderSettings::Webdav(webdav) => {
+            Arc::new(WebdavSite::new(webdav, requests, controls.idle_timeout).map_err(named)?)
+        }
     };
     if let Some(link) = &controls.link {
         provider = LinkLayer::new(Arc::clone(link)).over(provider);

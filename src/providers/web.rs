@@ -85,7 +85,7 @@ pub(super) struct Reply {
     pub(super) headers: HeaderMap,
     response: reqwest::Response,
     idle: Duration,
-    _slot: OwnedSemaphorePermit,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Web {
@@ -138,25 +138,52 @@ impl Web {
     /// Sends a request and waits for the head of its answer. The time without progress is bounded, not the time in all.
     pub(super) async fn send(&self, request: RequestBuilder, body: Option<Bytes>) -> Result<Reply, Fault> {
         let Some(body) = body else {
-            return self.send_stream(request, None).await;
+            return self.send_counted(request, None).await;
         };
         let length = body.len() as u64;
         let pieces = stream::unfold(body, |mut left| async move {
             let piece = left.split_to(left.len().min(PIECE));
             (!piece.is_empty()).then_some((Ok(piece), left))
         });
-        self.send_stream(request, Some((length, pieces.boxed()))).await
+        self.send_counted(request, Some((length, pieces.boxed()))).await
     }
 
-    /// As [`send`](Self::send), with a body of known length that comes as it likes.
+    /// As [`send`](Self::send), with a body of known length that comes as it likes. Not counted among the requests under
+    /// way: it may last as long as an upload.
     pub(super) async fn send_stream(
+        &self,
+        request: RequestBuilder,
+        length: u64,
+        pieces: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<Reply, Fault> {
+        self.exchange(request, Some((length, pieces)), None).await
+    }
+
+    /// As [`send`](Self::send), for what belongs to a request that is under way: it must not wait for a slot that only the
+    /// end of others like it would free.
+    pub(super) async fn send_beside(&self, request: RequestBuilder, body: Bytes) -> Result<Reply, Fault> {
+        let length = body.len() as u64;
+        let pieces = stream::iter([Ok(body)]).boxed();
+        self.exchange(request, Some((length, pieces)), None).await
+    }
+
+    async fn send_counted(
+        &self,
+        request: RequestBuilder,
+        body: Option<(u64, BoxStream<'static, std::io::Result<Bytes>>)>,
+    ) -> Result<Reply, Fault> {
+        let slot = Arc::clone(&self.slots).acquire_owned().await;
+        let slot = slot.map_err(|_| Fault::new(ErrorKind::Unreachable, "the site is closed"))?;
+        self.exchange(request, body, Some(slot)).await
+    }
+
+    async fn exchange(
         &self,
         mut request: RequestBuilder,
         body: Option<(u64, BoxStream<'static, std::io::Result<Bytes>>)>,
+        slot: Option<OwnedSemaphorePermit>,
     ) -> Result<Reply, Fault> {
         let progress = Arc::new(Progress::new());
-        let slot = Arc::clone(&self.slots).acquire_owned().await;
-        let slot = slot.map_err(|_| Fault::new(ErrorKind::Unreachable, "the site is closed"))?;
         if let Some((length, pieces)) = body {
             request = request.header(CONTENT_LENGTH, length);
             if length > 0 {
@@ -339,13 +366,12 @@ fn fault(error: &reqwest::Error) -> Fault {
 
 fn is_distrust(cause: &(dyn std::error::Error + 'static)) -> bool {
     let inner = |e: &rustls::Error| matches!(e, rustls::Error::InvalidCertificate(_));
-    if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-        return io
-            .get_ref()
-            .and_then(|e| e.downcast_ref::<rustls::Error>())
-            .is_some_and(inner);
+    if let Some(error) = cause.downcast_ref::<rustls::Error>() {
+        return inner(error);
     }
-    cause.downcast_ref::<rustls::Error>().is_some_and(inner)
+    // The connection's error holds the cipher's, perhaps more than once, and names what that one is caused by.
+    let held = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    held.is_some_and(|held| is_distrust(held))
 }
 
 /// An error's causes, without the address: what signs a request may be part of it.
@@ -409,6 +435,7 @@ pub(super) fn exactly(
             }
         }
     })
+    .fuse()
     .boxed()
 }
 

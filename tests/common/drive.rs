@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use backlot_config::{HostKey, SftpAuth, SftpSite};
+use backlot_config::{HostKey, S3Site, SftpAuth, SftpSite, WebdavSite};
 use backlot_platform::fuse::{Unmount, abort_path, unmount_path};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -318,6 +318,41 @@ impl Builder {
             .site("connect-timeout", settings.connect_timeout.to_string());
         if let Some(key) = &settings.key_file {
             built = built.site("key-file", shown(key));
+        }
+        built
+    }
+
+    /// A drive whose site is a bucket.
+    pub fn s3(settings: &S3Site) -> Self {
+        let mut built = Self::new()
+            .site("provider", "s3")
+            .site("bucket", settings.bucket.as_str())
+            .site("endpoint", settings.endpoint.as_str())
+            .site("address-style", "path");
+        for (key, secret) in [
+            ("access-key", &settings.access_key),
+            ("secret-key", &settings.secret_key),
+        ] {
+            if let Some(secret) = secret {
+                built = built.site(key, secret.to_string());
+            }
+        }
+        if let Some(file) = &settings.ca_file {
+            built = built.site("ca-file", file.to_str().expect("UTF-8"));
+        }
+        built
+    }
+
+    /// A drive whose site is a folder of a WebDAV server.
+    pub fn webdav(settings: &WebdavSite) -> Self {
+        let mut built = Self::new()
+            .site("provider", "webdav")
+            .site("url", settings.url.as_str());
+        if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
+            built = built.site("user", user.as_str()).site("password", password.to_string());
+        }
+        if let Some(file) = &settings.ca_file {
+            built = built.site("ca-file", file.to_str().expect("UTF-8"));
         }
         built
     }

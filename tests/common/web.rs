@@ -106,6 +106,8 @@ impl WebServer {
                     "-subj",
                     "/CN=127.0.0.1",
                 ])
+                // A certificate that may sign others is no server's, to those who are strict.
+                .args(["-addext", "basicConstraints=critical,CA:FALSE"])
                 .args(["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout"])
                 .arg(dir.path().join("key.pem"))
                 .arg("-out")
@@ -252,8 +254,7 @@ fn launch(service: Service, dir: &Path, port: u16, tls: bool) -> Result<Child, S
             if service == Service::RcloneS3 {
                 command.args(["s3", "--auth-key", &format!("{USER},{SECRET}")]);
             } else {
-                // Changed behind its back by the tests.
-                command.args(["webdav", "--user", USER, "--pass", SECRET, "--dir-cache-time", "0s"]);
+                command.args(["webdav", "--user", USER, "--pass", SECRET]);
             }
             command.args(["--addr", &address]);
             if tls {

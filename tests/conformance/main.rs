@@ -1,6 +1,7 @@
 //! One suite over every kind of site, chosen by what each says it can do; and what SFTP sites do when servers misbehave.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails by panicking")]
 
+mod dav;
 mod drive;
 mod exec;
 #[path = "../common/gdrive.rs"]
@@ -62,6 +63,8 @@ fn every_kind_of_site_keeps_the_contract() {
     let (internal, program, bare) = (sshd(Mode::Internal), sshd(Mode::Program), sshd(Mode::Bare));
     let web = |service| WebServer::start_or_skip(service).map(Arc::new);
     let s3 = |service| web(service).map(Kind::S3);
+    let dav = |service| web(service).map(Kind::Webdav);
+    let (rclone_dav, wsgidav) = (dav(Service::RcloneDav), dav(Service::Wsgidav));
     let (rclone_s3, moto) = (s3(Service::RcloneS3), s3(Service::Moto));
     let (memory, local) = (Some(Kind::Memory), Some(Kind::Local));
     let exec = Some(Kind::Exec);
@@ -92,6 +95,10 @@ fn every_kind_of_site_keeps_the_contract() {
         ("s3, moto", &moto, Wrap::None),
         ("s3, in all layers", &rclone_s3, Wrap::All),
         ("s3, broken and retried", &moto, Wrap::Broken),
+        ("webdav, rclone serve webdav", &rclone_dav, Wrap::None),
+        ("webdav, wsgidav", &wsgidav, Wrap::None),
+        ("webdav, in all layers", &rclone_dav, Wrap::All),
+        ("webdav, broken and retried", &wsgidav, Wrap::Broken),
     ];
     let runtime = runtime();
     let mut rows: Vec<Row> = Vec::new();

@@ -10,7 +10,7 @@ use rusty_s3::{Bucket, Method, UrlStyle};
 use tokio::runtime::Handle;
 
 use crate::rig::Back;
-use crate::web::{SECRET, USER, WebServer};
+use crate::web::{SECRET, Service, USER, WebServer};
 
 static BUCKETS: AtomicU32 = AtomicU32::new(0);
 
@@ -18,7 +18,7 @@ static BUCKETS: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct BucketBack {
     bucket: Bucket,
     http: reqwest::Client,
-    _server: Arc<WebServer>,
+    server: Arc<WebServer>,
 }
 
 fn wait<T>(work: impl Future<Output = T>) -> T {
@@ -34,7 +34,7 @@ impl BucketBack {
         let back = Self {
             bucket: Bucket::new(url, UrlStyle::Path, name, "us-east-1").unwrap(),
             http,
-            _server: Arc::clone(server),
+            server: Arc::clone(server),
         };
         back.must(Method::Put, "", &[], Vec::new());
         back
@@ -70,10 +70,12 @@ impl BucketBack {
             _ => reqwest::Method::GET,
         };
         wait(async {
+            let length = body.len();
             let request = self
                 .http
                 .request(method, url)
                 .body(body)
+                .header("content-length", length)
                 .timeout(Duration::from_secs(60));
             let reply = request.send().await.unwrap();
             let status = reply.status().as_u16();
@@ -128,7 +130,13 @@ impl Back for BucketBack {
     }
 
     fn put_dir(&self, path: &RelPath) {
-        self.must(Method::Put, &format!("{}/", key(path)), &[], Vec::new());
+        // rclone makes a file of a key that ends in `/`: there, a folder is what has something in it.
+        let keeper = if self.server.service == Service::RcloneS3 {
+            ".backlot-folder.part"
+        } else {
+            ""
+        };
+        self.must(Method::Put, &format!("{}/{keeper}", key(path)), &[], Vec::new());
     }
 
     fn names(&self, dir: &RelPath) -> Vec<Vec<u8>> {
@@ -136,8 +144,8 @@ impl Back for BucketBack {
         let mut names: Vec<Vec<u8>> = self
             .keys(&prefix)
             .into_iter()
-            .filter(|key| *key != prefix)
-            .map(|key| key[prefix.len()..].as_bytes().to_vec())
+            .filter(|key| *key != prefix && !key.ends_with("/.backlot-folder.part"))
+            .map(|key| key.as_bytes()[prefix.len()..].to_vec())
             .collect();
         let uploads = self.must(Method::Get, "", &[("uploads", "")], Vec::new());
         names.extend(

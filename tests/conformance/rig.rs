@@ -19,13 +19,15 @@ use backlot::providers::local::LocalSite;
 use backlot::providers::memory::MemorySite;
 use backlot::providers::s3::S3Site;
 use backlot::providers::sftp::SftpSite;
+use backlot::providers::webdav::WebdavSite;
 use backlot::providers::{ErrorKind, Op, Provider};
 
+use crate::dav::DavBack;
 use crate::drive::DriveBack;
 use crate::gdrive::DriveDouble;
 use crate::objects::BucketBack;
 use crate::sshd::Sshd;
-use crate::web::WebServer;
+use crate::web::{Service, WebServer};
 
 /// The site as another of its users sees it.
 pub(crate) trait Back: Send + Sync {
@@ -83,6 +85,7 @@ pub(crate) enum Kind {
     Exec,
     S3(Arc<WebServer>),
     Drive(DriveDouble),
+    Webdav(Arc<WebServer>),
 }
 
 impl Kind {
@@ -171,6 +174,37 @@ impl Kind {
                     back,
                     again,
                     _dir: None,
+                }
+            }
+            Self::Webdav(server) => {
+                let dir = tempfile::tempdir_in(server.root()).unwrap();
+                let root = dir.path().join("root");
+                let name = dir.path().file_name().unwrap().to_str().unwrap().to_owned();
+                // The server runs as we do.
+                let folder = Folder {
+                    perms: false,
+                    ..Folder::new(&root, false)
+                };
+                let (settings, back): (_, Arc<dyn Back>) = if server.service == Service::RcloneDav {
+                    // Above the folder of this rig: the server has not seen it yet.
+                    let settings = server.webdav(&format!("{name}.dav/root"));
+                    let root = dir.path().with_file_name(format!("{name}.dav")).join("root");
+                    let folder = Folder { root, ..folder };
+                    let back = DavBack::new(folder, &settings.url);
+                    (settings, Arc::new(back))
+                } else {
+                    fs::create_dir(&root).unwrap();
+                    (server.webdav(&format!("{name}/root")), Arc::new(folder))
+                };
+                let idle = Duration::from_secs(30);
+                let (provider, again) = wrapped(Box::new(move || {
+                    Arc::new(WebdavSite::new(&settings, None, idle).unwrap())
+                }));
+                Rig {
+                    provider,
+                    back,
+                    again,
+                    _dir: Some(dir),
                 }
             }
             Self::Sftp(server) => {
@@ -301,9 +335,11 @@ impl Back for MemorySite {
 }
 
 /// A folder of this machine, served by whatever is tested.
-struct Folder {
+pub(crate) struct Folder {
     root: PathBuf,
     denies: bool,
+    /// Whether the kind of site shows permissions.
+    perms: bool,
     /// Seconds since 1970 of the next change: versions differ even where time has steps of a second.
     clock: AtomicI64,
 }
@@ -313,6 +349,7 @@ impl Folder {
         Self {
             root: root.to_owned(),
             denies,
+            perms: true,
             clock: AtomicI64::new(1_600_000_000),
         }
     }
@@ -368,7 +405,7 @@ impl Back for Folder {
     }
 
     fn has_perms(&self) -> bool {
-        true
+        self.perms
     }
 
     fn deny(&self, path: &RelPath) -> bool {

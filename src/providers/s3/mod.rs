@@ -1,18 +1,22 @@
 //! A bucket of Amazon S3, or of a store that speaks its language, as a site.
 //!
 //! Owns: what each operation is in S3. Refuses to know: what is asked for and why. The parts: `client` requests and their
-//! failures, `list`, `read`, `upload`, `tree` (folders, renames, deletes), `xml` answers.
+//! failures, `manners` what stores differ in, `list`, `read`, `upload`, `tree` (folders, renames, deletes), `xml` answers.
 //!
 //! Invariants: a version is the object's etag, and bytes are asked for by it; an object appears under its name whole or
 //! not at all, because stores do it so; "not there" is said only when the store denies the object *and* anything below it,
 //! and has the bucket.
 //!
-//! Folders are what keys have in common up to a `/`; an empty one is an empty object whose key ends in `/`. Where a key is
-//! an object's and the beginning of others' as well, the object is shown and the others are not.
+//! Folders are what keys have in common up to a `/`. An empty one is kept by an empty object whose key ends in `/`; with
+//! stores that have no such keys, by one in it that is not shown. Where a key is an object's and the beginning of others'
+//! as well, the object is shown and the others are not.
 
 mod client;
 mod list;
+mod manners;
 mod read;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod upload;
 mod xml;
@@ -30,7 +34,8 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, ETAG, LAST_MODIFIED};
 
 use self::client::{Ask, Client};
-use self::upload::{Conditions, Held};
+use self::manners::Manners;
+use self::upload::Held;
 use self::xml::{Page, plain_etag};
 use super::web::{Fault, Reply, Web, http_date};
 use super::{
@@ -60,7 +65,7 @@ pub struct S3Site {
     known_mtimes: moka::sync::Cache<u64, i64>,
     hasher: RandomState,
     held: Mutex<Held>,
-    conditions: Conditions,
+    manners: Manners,
 }
 
 /// What the head of an object says.
@@ -110,7 +115,7 @@ impl S3Site {
             known_mtimes: moka::sync::Cache::new(MTIMES_MAX),
             hasher: RandomState::new(),
             held: Mutex::default(),
-            conditions: Conditions::default(),
+            manners: Manners::default(),
         })
     }
 
@@ -155,10 +160,10 @@ impl S3Site {
         xml::page(&text).ok_or_else(|| Fault::new(ErrorKind::Protocol, "a listing that makes no sense"))
     }
 
-    /// Says whether any key but `except` begins so.
-    async fn has_keys(&self, prefix: &str, except: &str) -> Result<bool, Fault> {
-        let page = self.page(prefix, false, Some(2), None).await?;
-        Ok(page.objects.iter().any(|object| object.key != except))
+    /// Says whether any key begins so.
+    async fn has_keys(&self, prefix: &str) -> Result<bool, Fault> {
+        let page = self.page(prefix, false, Some(1), None).await?;
+        Ok(!page.objects.is_empty())
     }
 
     /// Looks at an object; `None`: the store has none with that key. (It may still have others below it.)
@@ -206,7 +211,7 @@ impl S3Site {
     /// Says why an object is not there: perhaps a folder is.
     async fn absent(&self, path: &RelPath, op: Op) -> ProviderError {
         let looked = match self.below(path, op) {
-            Ok(prefix) => self.has_keys(&prefix, "").await,
+            Ok(prefix) => self.has_keys(&prefix).await,
             Err(error) => return error,
         };
         match looked {
@@ -273,7 +278,7 @@ impl Provider for S3Site {
             atomic_replace: true,
             ranged_read: true,
             resume_upload: true,
-            conditional_commit: self.conditions.hold(),
+            conditional_commit: self.manners.conditions_hold(),
             symlinks: false,
             byte_names: false,
             mtime_step_ns: if keeps_mtime { 1 } else { 1_000_000_000 },
@@ -300,7 +305,7 @@ impl Provider for S3Site {
         let key = self.key(path, Op::Stat)?;
         match self.head(&key).await {
             Ok(Some(head)) => Ok(file(head.size, head.mtime_ns, &head.etag)),
-            Ok(None) => match self.has_keys(&prefix, "").await {
+            Ok(None) => match self.has_keys(&prefix).await {
                 Ok(true) => Ok(folder()),
                 Ok(false) => Err(ProviderError::new(ErrorKind::NotFound, Op::Stat).at(path)),
                 Err(fault) => Err(fault.on(Op::Stat, path)),
@@ -357,27 +362,5 @@ impl Provider for S3Site {
 
     async fn space(&self) -> Result<Option<SiteSpace>, ProviderError> {
         Ok(None)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written_as_rclone_writes_them() {
-        for (ns, text) in [
-            (0, "0.000000000"),
-            (1_234_567_890_123_456_789, "1234567890.123456789"),
-            (-1_500_000_000, "-1.500000000"),
-        ] {
-            assert_eq!(mtime_text(ns), text);
-            assert_eq!(mtime_from(text), Some(ns));
-        }
-        assert_eq!(mtime_from("1.5"), Some(1_500_000_000));
-        assert_eq!(mtime_from("1"), Some(1_000_000_000));
-        for odd in ["", "x", "1.x", ".5", "99999999999999"] {
-            assert_eq!(mtime_from(odd), None, "{odd}");
-        }
     }
 }

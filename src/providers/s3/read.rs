@@ -9,8 +9,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+use reqwest::Method;
 use reqwest::header::ETAG;
-use reqwest::{Method, StatusCode};
 
 use super::S3Site;
 use super::client::Ask;
@@ -34,12 +34,12 @@ fn mismatch(path: &RelPath, why: impl Into<String>) -> ProviderError {
         .because(why.into())
 }
 
-async fn open(
-    site: &S3Site,
-    path: &RelPath,
-    at: &Version,
+async fn open<'a>(
+    site: &'a S3Site,
+    path: &'a RelPath,
+    at: &'a Version,
     range: Range<u64>,
-) -> Result<BoxStream<'static, Result<Bytes, ProviderError>>, ProviderError> {
+) -> Result<BoxStream<'a, Result<Bytes, ProviderError>>, ProviderError> {
     let key = site.key(path, Op::Read)?;
     if path.is_root() {
         return Err(ProviderError::new(ErrorKind::WrongKind, Op::Read).at(path));
@@ -67,15 +67,34 @@ async fn open(
     if found != at.as_str() {
         return Err(mismatch(path, format!("expected version {at}, found {found}")));
     }
-    if reply.status != StatusCode::PARTIAL_CONTENT {
-        let why = "the store gives whole objects where a range was asked for";
-        return Err(Fault::new(ErrorKind::Unsupported, why).on(Op::Read, path));
+    match content_range(&reply) {
+        Some(given) if given == range => {}
+        Some(_) => return Err(mismatch(path, "the object is shorter than the range")),
+        None => {
+            let why = "the store gives whole objects where a range was asked for";
+            return Err(Fault::new(ErrorKind::Unsupported, why).on(Op::Read, path));
+        }
     }
-    if content_range(&reply) != Some(range.clone()) {
-        return Err(mismatch(path, "the object is shorter than the range"));
-    }
-    let path = path.clone();
-    Ok(exactly(reply.body(), length)
-        .map_err(move |fault| fault.on(Op::Read, &path))
-        .boxed())
+    let chunks = exactly(reply.body(), length).then(move |chunk| {
+        // Broken off by the network, or because the object went while it was sent: its head says which.
+        async move {
+            let fault = match chunk {
+                Ok(chunk) => return Ok(chunk),
+                Err(fault) => fault,
+            };
+            Err(match stat(site, path).await {
+                Ok(there) if there.as_ref() != Some(at) => {
+                    mismatch(path, format!("expected version {at}, and it went while it was read"))
+                }
+                _ => fault.on(Op::Read, path),
+            })
+        }
+    });
+    Ok(chunks.boxed())
+}
+
+async fn stat(site: &S3Site, path: &RelPath) -> Result<Option<Version>, ProviderError> {
+    let key = site.key(path, Op::Read)?;
+    let head = site.head(&key).await.map_err(|fault| fault.on(Op::Read, path))?;
+    Ok(head.map(|head| head.version()))
 }

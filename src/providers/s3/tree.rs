@@ -16,12 +16,27 @@ use crate::providers::{ErrorKind, Op, ProviderError};
 /// Largest object that is copied in one request, in bytes: Amazon's limit.
 const COPY_MAX: u64 = 5 << 30;
 
+/// What keeps a folder where keys can't end in `/`. Named as what uploads write under: it is never listed.
+const KEEP: &str = ".backlot-folder.part";
+
+/// Says whether a key is there for the sake of its folder alone.
+fn is_marker(key: &str, prefix: &str) -> bool {
+    key.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest == KEEP)
+}
+
 fn error(kind: ErrorKind, op: Op, path: &RelPath) -> ProviderError {
     ProviderError::new(kind, op).at(path)
 }
 
 async fn put_marker(site: &S3Site, prefix: &str) -> Result<(), Fault> {
-    let ask = Ask::new(Method::PUT, prefix)
+    site.manners.learn(site).await?;
+    let key = if site.manners.has_markers() {
+        prefix.to_owned()
+    } else {
+        format!("{prefix}{KEEP}")
+    };
+    let ask = Ask::new(Method::PUT, &key)
         .header("content-type", "application/x-directory")
         .body(Bytes::new());
     site.client.ask(ask).await?.finish().await
@@ -38,7 +53,7 @@ async fn remove(site: &S3Site, key: &str) -> Result<(), Fault> {
 pub(super) async fn make_dir(site: &S3Site, path: &RelPath) -> Result<(), ProviderError> {
     let failed = |fault: Fault| fault.on(Op::MakeDir, path);
     let prefix = site.below(path, Op::MakeDir)?;
-    if site.has_keys(&prefix, "").await.map_err(failed)? || path.is_root() {
+    if site.has_keys(&prefix).await.map_err(failed)? || path.is_root() {
         return Ok(());
     }
     let mut at = path.clone();
@@ -87,16 +102,22 @@ pub(super) async fn delete(site: &S3Site, path: &RelPath) -> Result<(), Provider
     let key = site.key(path, Op::Delete)?;
     let below = site.below(path, Op::Delete)?;
     let doomed = if site.head(&key).await.map_err(failed)?.is_some() {
-        &key
-    } else if site.has_keys(&below, &below).await.map_err(failed)? {
-        return Err(error(ErrorKind::WrongKind, Op::Delete, path).because("the folder is not empty"));
-    } else if site.has_keys(&below, "").await.map_err(failed)? {
-        &below
+        vec![key.clone()]
     } else {
-        return Err(error(ErrorKind::NotFound, Op::Delete, path));
+        let page = site.page(&below, false, Some(3), None).await.map_err(failed)?;
+        if page.objects.iter().any(|object| !is_marker(&object.key, &below)) {
+            return Err(error(ErrorKind::WrongKind, Op::Delete, path).because("the folder is not empty"));
+        }
+        page.objects.into_iter().map(|object| object.key).collect()
     };
+    if doomed.is_empty() {
+        return Err(error(ErrorKind::NotFound, Op::Delete, path));
+    }
     keep_folder_of(site, path, &key, Op::Delete).await?;
-    remove(site, doomed).await.map_err(failed)
+    for key in &doomed {
+        remove(site, key).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 async fn copy(site: &S3Site, from: &str, etag: &str, to: &str) -> Result<(), Fault> {
@@ -122,7 +143,7 @@ pub(super) async fn rename(site: &S3Site, from: &RelPath, to: &RelPath) -> Resul
     let (source, target) = (site.key(from, Op::Rename)?, site.key(to, Op::Rename)?);
     let (source_below, target_below) = (site.below(from, Op::Rename)?, site.below(to, Op::Rename)?);
     let head = site.head(&source).await.map_err(failed)?;
-    if head.is_none() && !site.has_keys(&source_below, "").await.map_err(failed)? {
+    if head.is_none() && !site.has_keys(&source_below).await.map_err(failed)? {
         return Err(error(ErrorKind::NotFound, Op::Rename, from));
     }
     if source == target {
@@ -130,11 +151,11 @@ pub(super) async fn rename(site: &S3Site, from: &RelPath, to: &RelPath) -> Resul
     }
     if let Some((dir, _)) = to.split_last().filter(|(dir, _)| !dir.is_root()) {
         let prefix = site.below(&dir, Op::Rename)?;
-        if !site.has_keys(&prefix, "").await.map_err(failed)? {
+        if !site.has_keys(&prefix).await.map_err(failed)? {
             return Err(error(ErrorKind::NotFound, Op::Rename, to).because("its folder is not there"));
         }
     }
-    if site.has_keys(&target_below, "").await.map_err(failed)? {
+    if site.has_keys(&target_below).await.map_err(failed)? {
         return Err(error(ErrorKind::WrongKind, Op::Rename, to).because("a folder has the name"));
     }
     if let Some(head) = head {

@@ -10,15 +10,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use reqwest::Method;
 use reqwest::header::ETAG;
-use tokio::sync::Mutex as AsyncMutex;
-use tracing::{debug, info};
-use uuid::Uuid;
 
 use super::client::Ask;
 use super::xml::{self, plain_etag};
@@ -61,102 +57,7 @@ impl Held {
     }
 }
 
-/// Whether the store decides conditions of a write by itself. Tried out before the first upload, on an object of our own:
-/// stores that don't know them pass over them without a word.
-#[derive(Debug, Default)]
-pub(super) struct Conditions {
-    /// In one request.
-    put: AtomicBool,
-    /// When parts are put together.
-    complete: AtomicBool,
-    is_known: AsyncMutex<bool>,
-}
-
-impl Conditions {
-    pub(super) fn hold(&self) -> bool {
-        self.put.load(Relaxed) && self.complete.load(Relaxed)
-    }
-
-    async fn learn(&self, site: &S3Site) -> Result<(), Fault> {
-        let mut is_known = self.is_known.lock().await;
-        if *is_known {
-            return Ok(());
-        }
-        match try_out(site).await {
-            Ok((put, complete)) => {
-                info!(
-                    bucket = site.client.bucket_name(),
-                    put, complete, "conditional writes tried out"
-                );
-                self.put.store(put, Relaxed);
-                self.complete.store(complete, Relaxed);
-                *is_known = true;
-                Ok(())
-            }
-            // To be tried again: nothing was learned.
-            Err(fault)
-                if matches!(
-                    fault.kind,
-                    ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::Busy
-                ) =>
-            {
-                Err(fault)
-            }
-            Err(fault) => {
-                // An account that may write in some folders only, say. The look beforehand has to do.
-                debug!(%fault, "conditional writes can't be tried out");
-                *is_known = true;
-                Ok(())
-            }
-        }
-    }
-}
-
-/// Finds out what the store makes of conditions, in requests and in putting parts together.
-async fn try_out(site: &S3Site) -> Result<(bool, bool), Fault> {
-    let key = format!("{}.backlot-{}.part", site.prefix, Uuid::new_v4().simple());
-    let made = async {
-        let put = || Ask::new(Method::PUT, &key).body(Bytes::from_static(b"?"));
-        site.client.ask(put()).await?.finish().await?;
-        let mut held = [true, true];
-        for condition in [
-            ("if-none-match", "*"),
-            ("if-match", "\"0123456789abcdef0123456789abcdef\""),
-        ] {
-            held[0] &= refuses(site, put().header(condition.0, condition.1)).await?;
-            let id = initiate(site, &key, &[]).await?;
-            let etag = send_part(site, &key, &id, 1, Bytes::from_static(b"?")).await?;
-            let complete = complete_ask(&key, &id, &[(1, &etag)]).header(condition.0, condition.1);
-            let refused = refuses(site, complete).await?;
-            if refused {
-                give_up(site, &key, &id).await?;
-            }
-            held[1] &= refused;
-        }
-        Ok((held[0], held[1]))
-    }
-    .await;
-    let removed = site.client.ask(Ask::new(Method::DELETE, &key)).await;
-    if let Err(fault) = removed {
-        debug!(key, %fault, "what conditions were tried out on stays there");
-    }
-    made
-}
-
-async fn refuses(site: &S3Site, ask: Ask<'_>) -> Result<bool, Fault> {
-    match site.client.ask(ask).await {
-        Ok(reply) => {
-            reply.finish().await?;
-            Ok(false)
-        }
-        Err(fault) if fault.kind == ErrorKind::VersionMismatch => Ok(true),
-        // Told, not passed over; but nothing that we could build on.
-        Err(fault) if matches!(fault.kind, ErrorKind::Unsupported | ErrorKind::Invalid) => Ok(false),
-        Err(fault) => Err(fault),
-    }
-}
-
-async fn initiate(site: &S3Site, key: &str, headers: &[(&'static str, String)]) -> Result<String, Fault> {
+pub(super) async fn initiate(site: &S3Site, key: &str, headers: &[(&'static str, String)]) -> Result<String, Fault> {
     let mut ask = Ask::new(Method::POST, key).query("uploads", "");
     for (name, value) in headers {
         ask = ask.header(name, value.as_str());
@@ -166,7 +67,7 @@ async fn initiate(site: &S3Site, key: &str, headers: &[(&'static str, String)]) 
     id.ok_or_else(|| Fault::new(ErrorKind::Protocol, "an upload without an id"))
 }
 
-async fn send_part(site: &S3Site, key: &str, id: &str, number: u32, bytes: Bytes) -> Result<String, Fault> {
+pub(super) async fn send_part(site: &S3Site, key: &str, id: &str, number: u32, bytes: Bytes) -> Result<String, Fault> {
     let ask = Ask::new(Method::PUT, key)
         .query("partNumber", number.to_string())
         .query("uploadId", id)
@@ -178,14 +79,14 @@ async fn send_part(site: &S3Site, key: &str, id: &str, number: u32, bytes: Bytes
     etag.ok_or_else(|| Fault::new(ErrorKind::Protocol, "a part without an etag"))
 }
 
-fn complete_ask<'a>(key: &'a str, id: &'a str, parts: &[(u32, &str)]) -> Ask<'a> {
+pub(super) fn complete_ask<'a>(key: &'a str, id: &'a str, parts: &[(u32, &str)]) -> Ask<'a> {
     Ask::new(Method::POST, key)
         .query("uploadId", id)
         .header("content-type", "application/xml")
         .body(xml::parts(parts.iter().copied()).into())
 }
 
-async fn give_up(site: &S3Site, key: &str, id: &str) -> Result<(), Fault> {
+pub(super) async fn give_up(site: &S3Site, key: &str, id: &str) -> Result<(), Fault> {
     let ask = Ask::new(Method::DELETE, key).query("uploadId", id);
     match site.client.ask(ask).await {
         Ok(reply) => reply.finish().await,
@@ -207,7 +108,7 @@ pub(super) async fn begin(site: &S3Site, plan: &UploadPlan) -> Result<UploadToke
     plan.begin()?;
     let key = site.key(&plan.path, Op::Upload)?;
     let failed = |fault: Fault| fault.on(Op::Upload, &plan.path);
-    site.conditions.learn(site).await.map_err(failed)?;
+    site.manners.learn(site).await.map_err(failed)?;
     let state = if plan.part_count() > 1 {
         initiate(site, &key, &about(plan)).await.map_err(failed)?
     } else {
@@ -313,9 +214,9 @@ impl Commit<'_> {
     async fn run(&self) -> Result<Version, ProviderError> {
         let site = self.site;
         let decides = if self.is_one_request() {
-            site.conditions.put.load(Relaxed)
+            site.manners.put_conditions()
         } else {
-            site.conditions.hold()
+            site.manners.conditions_hold()
         };
         if !decides && self.expect.is_some() {
             // What happens between this look and the commit is not seen: the window of stores without conditions.
@@ -323,10 +224,16 @@ impl Commit<'_> {
             if let Some(version) = self.ours(found.as_ref()) {
                 return Ok(version);
             }
-            check_expect(self.path(), self.expect, found.map(|head| head.version()).as_ref())?;
+            if let Err(error) = check_expect(self.path(), self.expect, found.map(|head| head.version()).as_ref()) {
+                return Err(if self.is_there().await? {
+                    error
+                } else {
+                    self.failed(gone())
+                });
+            }
         }
         let below = format!("{}/", self.key);
-        if site.has_keys(&below, "").await.map_err(|fault| self.failed(fault))? {
+        if site.has_keys(&below).await.map_err(|fault| self.failed(fault))? {
             return Err(ProviderError::new(ErrorKind::WrongKind, Op::Commit)
                 .at(self.path())
                 .because("a folder has the name"));
@@ -339,8 +246,14 @@ impl Commit<'_> {
                     .remove(&self.plan().nonce);
                 Ok(Version::new(etag))
             }
-            // Done before, perhaps, and the answer got lost; or somebody else was there.
-            Err(fault) if matches!(fault.kind, ErrorKind::VersionMismatch | ErrorKind::NotFound) => {
+            // Done before, perhaps, and the answer got lost; or somebody else was there. Some stores have no better word
+            // for an upload that they don't know than that they failed.
+            Err(mut fault)
+                if fault.kind != ErrorKind::Unreachable && (refuses(fault.kind) || !self.is_there().await?) =>
+            {
+                if !refuses(fault.kind) {
+                    fault = gone();
+                }
                 let found = site.head(&self.key).await.map_err(|fault| self.failed(fault))?;
                 if let Some(version) = self.ours(found.as_ref()) {
                     return Ok(version);
@@ -369,6 +282,22 @@ impl Commit<'_> {
             Ok(reply) => reply.finish().await.map(|()| true).map_err(|fault| self.failed(fault)),
             Err(fault) if fault.kind == ErrorKind::NotFound => Ok(false),
             Err(fault) => Err(self.failed(fault)),
+        }
+    }
+
+    /// Looks at what the parts became. Some stores give it another etag than the one they answered with.
+    async fn verified(&self, answered: String) -> Result<String, Fault> {
+        let plan = self.plan();
+        match self.site.head(&self.key).await? {
+            Some(head) if head.etag == answered || self.ours(Some(&head)).is_some() => {
+                if head.size != plan.size {
+                    let why = format!("{} bytes arrived of {}", head.size, plan.size);
+                    return Err(Fault::new(ErrorKind::Invalid, why));
+                }
+                Ok(head.etag)
+            }
+            // Somebody else's already, or removed: what was put there had this one.
+            _ => Ok(answered),
         }
     }
 
@@ -407,7 +336,7 @@ impl Commit<'_> {
     async fn send(&self) -> Result<String, Fault> {
         let (site, plan) = (self.site, self.plan());
         if !self.is_one_request() {
-            let condition = site.conditions.hold().then(|| self.condition()).flatten();
+            let condition = site.manners.conditions_hold().then(|| self.condition()).flatten();
             let ask = complete_ask(&self.key, &self.token.state, &self.etags).maybe(condition);
             let text = site.client.ask(ask).await?.text().await?;
             // Said after the head of the answer was sent.
@@ -420,7 +349,8 @@ impl Commit<'_> {
                 return Err(Fault::new(kind, format!("the store says: {message} ({code})")));
             }
             let etag = xml::value(&text, "ETag").map(|etag| plain_etag(&etag).to_owned());
-            return etag.ok_or_else(|| Fault::new(ErrorKind::Protocol, "an object without an etag"));
+            let etag = etag.ok_or_else(|| Fault::new(ErrorKind::Protocol, "an object without an etag"))?;
+            return self.verified(etag).await;
         }
         let held = {
             let held = site.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -429,9 +359,9 @@ impl Commit<'_> {
         let bytes = match held {
             Some(bytes) => bytes,
             None if plan.size == 0 => Bytes::new(),
-            None => return Err(Fault::new(ErrorKind::NotFound, "the bytes are not held any more")),
+            None => return Err(gone()),
         };
-        let condition = site.conditions.put.load(Relaxed).then(|| self.condition()).flatten();
+        let condition = site.manners.put_conditions().then(|| self.condition()).flatten();
         let mut ask = Ask::new(Method::PUT, &self.key)
             .header("content-md5", base64(&Md5::digest(&bytes)))
             .maybe(condition);
@@ -443,6 +373,14 @@ impl Commit<'_> {
         reply.finish().await?;
         etag.ok_or_else(|| Fault::new(ErrorKind::Protocol, "an object without an etag"))
     }
+}
+
+fn refuses(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::VersionMismatch | ErrorKind::NotFound)
+}
+
+fn gone() -> Fault {
+    Fault::new(ErrorKind::NotFound, "what was sent is not there any more")
 }
 
 fn hex(bytes: &[u8]) -> String {
