@@ -76,6 +76,18 @@ impl Settling {
     }
 }
 
+/// A copy that is being made: it goes again if that fails, or if whoever waits for it is gone.
+struct Unfinished<'a> {
+    drive: &'a Inner,
+    object: u64,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.drive.drop_object(self.object);
+    }
+}
+
 /// A name in a publish zone.
 #[derive(Clone, Debug)]
 pub(super) struct PublishName {
@@ -218,8 +230,7 @@ impl Inner {
     /// it became another file meanwhile.
     async fn copy_up(self: &Arc<Self>, node: &Node, keep: u64) -> Result<Option<Arc<LocalFile>>, FsError> {
         let ino = node.ino;
-        let lock = self.copies.of(ino);
-        let _alone = lock.lock().await;
+        let alone = self.copies.of(ino).lock_owned().await;
         let now = self.row(ino)?;
         if now.own != node.own || now.version != node.version || now.origin != node.origin {
             return Ok(None);
@@ -227,6 +238,24 @@ impl Inner {
         let keep = keep.min(now.size);
         let (object, file) = self.copy(&now, keep).await?;
         failpoint::hit("copy.made");
+        // Whoever waits may be interrupted; from here on it is done to its end.
+        let drive = Arc::clone(self);
+        let taken = tokio::spawn(async move {
+            let _alone = alone;
+            drive.take_copy(&now, keep, object, file).await
+        });
+        taken.await.map_err(|e| FsError::new(FsErrorKind::Io, e))?
+    }
+
+    /// Makes a file this machine's own, being written, with a copy of its bytes. `None` if it became another file meanwhile.
+    async fn take_copy(
+        self: &Arc<Self>,
+        now: &Node,
+        keep: u64,
+        object: u64,
+        file: File,
+    ) -> Result<Option<Arc<LocalFile>>, FsError> {
+        let ino = now.ino;
         let version = now.version.clone().filter(|_| !now.own);
         let begun = self
             .store
@@ -265,17 +294,14 @@ impl Inner {
         }
         let object = Objects::new_number();
         let file = self.new_object(object, node.ino, true)?;
-        if keep == 0 {
-            return Ok((object, file));
+        let unfinished = Unfinished { drive: self, object };
+        if keep > 0 {
+            let content = self.open_content(node).map_err(|e| FsError::new(FsErrorKind::Io, e))?;
+            let payer = self.writer_of(node.ino);
+            self.copy_into(&content, &file, keep, &payer).await?;
         }
-        let content = self.open_content(node).map_err(|e| FsError::new(FsErrorKind::Io, e))?;
-        match self.copy_into(&content, &file, keep, &self.writer_of(node.ino)).await {
-            Ok(()) => Ok((object, file)),
-            Err(e) => {
-                self.drop_object(object);
-                Err(e)
-            }
-        }
+        std::mem::forget(unfinished);
+        Ok((object, file))
     }
 
     /// Returns who pays for what a file is copied for: whoever has it open for writing.

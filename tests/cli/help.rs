@@ -40,6 +40,7 @@ const VERBS: &[&[&str]] = &[
     &["cache", "top"],
     &["cache", "verify"],
     &["cache", "clear"],
+    &["limit"],
     &["path"],
     &["conflict"],
     &["conflict", "ls"],

@@ -42,6 +42,12 @@ fn map(path: &Path) -> Child {
     quiet(&mut child::mapping(path, 3 * MIB))
 }
 
+/// Files that hold what was written here, or was copied to be.
+fn objects(drive: &Drive) -> usize {
+    let shelves = fs::read_dir(drive.data_dir().join("local")).unwrap().flatten();
+    shelves.map(|shelf| fs::read_dir(shelf.path()).unwrap().count()).sum()
+}
+
 fn in_flight(drive: &Drive) -> usize {
     drive.status()["hydration"]["in_flight"].as_array().unwrap().len()
 }
@@ -87,6 +93,7 @@ fn whoever_waits_for_a_dead_link_is_interrupted_at_once() {
             }
         }
         assert!(far.relay.held() > 0, "the fault fired");
+        eventually("what was being copied for them is gone", || objects(&drive) == 0);
         far.relay.mend();
         let (way, signal) = ("cat", Signal::KILL);
         eventually("all reads again", || {
