@@ -12,15 +12,15 @@ use crate::de::{self, Kind, Step, keys_of};
 use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
 use crate::schema::{
-    Cache, Config, Drive, Fuse, Hydration, LocalSite, Log, Machine, Project, ProviderSettings, Publish, Scan, SftpSite,
-    Site, SiteLimits,
+    Api, Cache, Config, Drive, Fuse, Hydration, LocalSite, Log, Machine, Project, ProviderSettings, Publish, Scan,
+    SftpSite, Site, SiteLimits,
 };
 use crate::tree::{Node, Table, Value};
 
 const PROVIDER: &str = "provider";
 
 /// The sections that are one table each, with their keys.
-pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 8] {
+pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 9] {
     [
         ("drive", keys_of::<Drive>()),
         ("machine", keys_of::<Machine>()),
@@ -29,6 +29,7 @@ pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 8] {
         ("scan", keys_of::<Scan>()),
         ("publish", keys_of::<Publish>()),
         ("fuse", keys_of::<Fuse>()),
+        ("api", keys_of::<Api>()),
         ("log", keys_of::<Log>()),
     ]
 }
@@ -66,6 +67,7 @@ pub(crate) fn build(tree: &mut Table, errors: &mut Vec<ConfigError>) -> Config {
         scan: builder.section(tree, "scan"),
         publish: builder.section(tree, "publish"),
         fuse: builder.section(tree, "fuse"),
+        api: builder.section(tree, "api"),
         log: builder.section(tree, "log"),
     }
 }

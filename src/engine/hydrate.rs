@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backlot_cache::{CacheError, Content, ContentCache, GRANULE, Hit};
 use bytes::{Bytes, BytesMut};
@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::histogram::Histogram;
 use super::native::Checking;
 use super::schedule::Priority;
 use super::site::Site;
@@ -73,6 +74,14 @@ pub struct HydrateStats {
     pub cancelled: AtomicU64,
     /// Bytes served past the cache, since it could not hold them.
     pub uncached_bytes: AtomicU64,
+    /// The bytes that arrived, by the urgency that their fetch had then: the order is that of [`Priority`].
+    pub fetched_by: [AtomicU64; 4],
+    /// Reads whose bytes were here.
+    pub reads_here: AtomicU64,
+    /// Reads that waited for a site.
+    pub reads_waited: AtomicU64,
+    /// How long those waited, the failed ones too.
+    pub waits: Histogram,
 }
 
 /// One version of one file while somebody wants its bytes.
@@ -211,6 +220,21 @@ impl OpenContent {
     /// # Errors
     /// See [`HydrateError`]; without progress for the deadline the wait ends.
     pub async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, HydrateError> {
+        match self.content.read(range.clone()) {
+            Ok(Hit::Full(bytes)) => {
+                self.stats.reads_here.fetch_add(1, Ordering::Relaxed);
+                return Ok(bytes);
+            }
+            Ok(Hit::Missing(_)) | Err(_) => {}
+        }
+        let begun = Instant::now();
+        let read = self.fetch_and_read(range).await;
+        self.stats.reads_waited.fetch_add(1, Ordering::Relaxed);
+        self.stats.waits.note(begun.elapsed());
+        read
+    }
+
+    async fn fetch_and_read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes, HydrateError> {
         for _ in 0..MAX_ROUNDS {
             match self.content.read(range.clone()) {
                 Ok(Hit::Full(bytes)) => return Ok(bytes),
@@ -430,6 +454,8 @@ impl OpenContent {
             self.stats
                 .fetched_bytes
                 .fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            let cause = *fetch.priority.borrow() as usize;
+            self.stats.fetched_by[cause].fetch_add(chunk.len() as u64, Ordering::Relaxed);
             pending.extend_from_slice(&chunk);
             let end = at + pending.len() as u64;
             // Whole granules go to the cache; so does the tail when the span is complete.
