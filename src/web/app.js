@@ -1,6 +1,6 @@
 // The frame: logging in, which view is shown, and what the daemon tells live.
 
-import { act, bytes, count, get, h, many, post, replace, span } from "/lib.js";
+import { act, bytes, count, get, h, many, post, span } from "/lib.js";
 import { browse } from "/browse.js";
 import { log, overview, pins, settings, transfers } from "/views.js";
 
@@ -23,6 +23,10 @@ let events = null;
 let retry = null;
 let last = null;
 
+const badge = h("span", { class: "count", title: "failing tasks and conflicts" });
+const links = new Map(VIEWS.map(([key, title]) => [key, h("a", { href: `#/${key}` }, title, key === "transfers" && badge)]));
+document.getElementById("nav").append(...links.values());
+
 function route() {
   const [name, ...rest] = location.hash.replace(/^#\/?/, "").split("/");
   const view = VIEWS.find(([key]) => key === name) || VIEWS[0];
@@ -33,13 +37,11 @@ function nav() {
   const [[current]] = route();
   const publishing = state.status?.publishing;
   const trouble = publishing ? publishing.failures.reduce((sum, row) => sum + row.tasks, 0) + publishing.conflicts : 0;
-  replace(
-    document.getElementById("nav"),
-    VIEWS.map(([key, title]) =>
-      h("a", { href: `#/${key}`, "data-k": key, "aria-current": key === current ? "page" : null }, title,
-        key === "transfers" && trouble > 0 && h("span", { class: "count", title: "failing tasks and conflicts" }, count(trouble))),
-    ),
-  );
+  for (const [key, link] of links) {
+    if (key === current) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  badge.textContent = trouble > 0 ? count(trouble) : "";
 }
 
 function show() {
@@ -49,6 +51,7 @@ function show() {
     shown?.view.end?.();
     main.className = "";
     main.replaceChildren();
+    main.scrollTop = 0;
     shown = { key, view: view(main, state) };
     if (state.status) shown.view.status?.(state.status);
   }

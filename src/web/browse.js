@@ -1,6 +1,6 @@
 // The tree: one folder at a time, only the rows in sight as elements, so that a folder of 100,000 is as fast as one of ten.
 
-import { act, bytes, count, date, get, h, many, post, replace, throttled } from "/lib.js";
+import { act, bytes, count, date, get, h, many, post, replace, throttled, whenReleased } from "/lib.js";
 
 const ROW = 28;
 const MARGIN = 12;
@@ -76,10 +76,11 @@ export function browse(main, state) {
   function line(row, index) {
     const word = row.kind === "file" ? row.state : row.pinned ? "pinned" : "";
     const node = h("div", { class: `line${chosen.has(row.name) ? " chosen" : ""}${index === at ? " at" : ""}`, role: "row", id: `row-${index}`, "aria-rowindex": String(index + 1), "aria-selected": String(chosen.has(row.name)),
-      onclick: (event) => pick(index, event), ondblclick: () => open(row) },
+      onclick: (event) => pick(index, event) },
       h("div", { class: "cell box" }, h("input", { type: "checkbox", tabIndex: -1, checked: chosen.has(row.name), "aria-label": `choose ${row.name}`, onclick: (event) => { event.stopPropagation(); toggle(index); } })),
       h("div", { class: `cell name ${row.kind}`, role: "gridcell", title: row.name, onclick: row.kind === "dir" ? (event) => { event.stopPropagation(); open(row); } : null }, row.name),
-      h("div", { class: "cell", role: "gridcell" }, word && h("span", { class: `state ${word}` }, word)),
+      h("div", { class: "cell", role: "gridcell" }, word && h("span", { class: `state ${word}` }, word),
+        row.pinned && word !== "pinned" && h("span", { class: "kept", title: "pinned" }, "pin")),
       h("div", { class: "cell", role: "gridcell" }, here(row)),
       h("div", { class: "cell num", role: "gridcell" }, row.kind === "file" ? bytes(row.size) : ""),
       h("div", { class: "cell num dim", role: "gridcell" }, row.kind === "dir" ? "" : date(row.mtime_ns / 1e6)));
@@ -92,7 +93,9 @@ export function browse(main, state) {
     return [first, Math.min(shown.length, Math.ceil((body.scrollTop + body.clientHeight) / ROW) + MARGIN)];
   };
 
-  function draw() {
+  const draw = () => whenReleased(space, drawNow);
+
+  function drawNow() {
     const [first, end] = sight();
     space.replaceChildren(...shown.slice(first, end).map((row, index) => line(row, first + index)));
     if (shown.length > 0) body.setAttribute("aria-activedescendant", `row-${at}`);

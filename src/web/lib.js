@@ -20,8 +20,35 @@ export function svg(tag, attrs, ...children) {
   return node;
 }
 
+let isPressed = false;
+const waiting = new Map();
+
+function released() {
+  isPressed = false;
+  // After the click that this is the end of.
+  setTimeout(() => {
+    if (isPressed) return;
+    const all = [...waiting.values()];
+    waiting.clear();
+    all.forEach((work) => work());
+  });
+}
+
+window.addEventListener("pointerdown", () => (isPressed = true), true);
+for (const end of ["pointerup", "pointercancel", "blur"]) window.addEventListener(end, released, true);
+
+/** Changes what is shown, but not under a pressed button: its click would be lost. What comes later under a key counts. */
+export function whenReleased(key, work) {
+  if (isPressed) waiting.set(key, work);
+  else work();
+}
+
 /** Puts new children in place of the old ones; the focus stays with what has the same `data-k`. */
 export function replace(node, ...children) {
+  whenReleased(node, () => put(node, children));
+}
+
+function put(node, children) {
   const at = node.contains(document.activeElement) ? document.activeElement.dataset.k : undefined;
   node.replaceChildren(...children.flat(3).filter(Boolean));
   if (at) node.querySelector(`[data-k="${CSS.escape(at)}"]`)?.focus({ preventScroll: true });

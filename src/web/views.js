@@ -46,7 +46,9 @@ export function overview(main, state) {
       publishing.put_aside > 0 && h("li", {}, h("span", { class: "warn" }, `${many(publishing.put_aside, "object")} put aside: `), "`backlot recover` writes them out"),
       ...publishing.refusals.slice(0, 5).map((row) => h("li", {}, h("span", { class: "warn" }, "refused: "), `${row.path}: ${row.why}`)),
     ].filter(Boolean);
+    const look = card("Needs a look", null, troubles.length ? h("ul", { class: "plain" }, troubles) : h("p", { class: "dim" }, "Nothing does."));
     replace(main, h("h1", { class: "skip" }, "Overview"), h("div", { class: "cards" },
+      troubles.length > 0 && look,
       card("Not at its site yet", left > 0 && pending.oldest_ms ? `oldest ${ago(pending.oldest_ms)}` : null,
         left === 0
           ? h("div", { class: "figure good" }, "Nothing", h("small", {}, "  everything made here is at its site"))
@@ -95,7 +97,7 @@ export function overview(main, state) {
           pins.waiting_for.length > 0 && term("waiting for", pins.waiting_for.join(", "), "warn"))),
       status.sequences.active.length > 0 && card("Played now", null, h("ul", { class: "plain" }, status.sequences.active.map((row) =>
         h("li", {}, h("div", { class: "row" }, h("span", { title: row.path }, row.path), h("span", { class: "dim" }, `${row.state}, ${count(row.frames_ahead)} ahead`)))))),
-      card("Needs a look", null, troubles.length ? h("ul", { class: "plain" }, troubles) : h("p", { class: "dim" }, "Nothing does.")),
+      troubles.length === 0 && look,
       card("This drive", `up ${span(status.uptime_seconds)}`, h("dl", {},
         term("mounted at", status.mount_point), term("files", `${count(status.files)}, ${bytes(status.bytes)}`),
         term("site id", status.site_id), term("version", status.version), term("process", String(status.pid))))));

@@ -32,12 +32,18 @@ pub(crate) struct Browser {
 }
 
 pub(crate) fn chromium_is_missing() -> bool {
-    let missing: Vec<&str> = ["chromium", "chromedriver"].into_iter().filter(|name| find_program(name).is_none()).collect();
+    let missing: Vec<&str> = ["chromium", "chromedriver"]
+        .into_iter()
+        .filter(|name| find_program(name).is_none())
+        .collect();
     if missing.is_empty() {
         return false;
     }
     let reason = format!("no {} on the path", missing.join(", "));
-    assert!(std::env::var_os(REQUIRE).is_none_or(|v| v != "1"), "{REQUIRE}=1, and {reason}");
+    assert!(
+        std::env::var_os(REQUIRE).is_none_or(|v| v != "1"),
+        "{REQUIRE}=1, and {reason}"
+    );
     say(&format!("SKIPPED: chromium ({reason})"));
     true
 }
@@ -59,10 +65,22 @@ impl Browser {
         // It goes on talking, and must not hang in that.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let at = SocketAddr::from(([127, 0, 0, 1], port.expect("a port")));
-        let mut browser = Self { driver, at, session: String::new(), _profile: profile };
+        let mut browser = Self {
+            driver,
+            at,
+            session: String::new(),
+            _profile: profile,
+        };
         let args = [
-            "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1360,860", "--no-first-run",
-            "--disable-background-networking", "--force-device-scale-factor=1", "--lang=en",
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-dev-shm-usage",
+            "--disable-gpu",
+            "--window-size=1360,860",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--force-device-scale-factor=1",
+            "--lang=en",
             &format!("--user-data-dir={}", browser._profile.path().display()),
         ];
         let wanted = json!({ "capabilities": { "alwaysMatch": {
@@ -71,21 +89,31 @@ impl Browser {
             "goog:chromeOptions": { "binary": find_program("chromium").expect("there"), "args": args },
         } } });
         let begun = browser.ask("POST", "/session", &wanted);
-        browser.session = begun["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {begun}")).to_owned();
+        browser.session = begun["sessionId"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no session: {begun}"))
+            .to_owned();
         browser
     }
 
     fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
-        let body = if method == "GET" { String::new() } else { body.to_string() };
+        let value = self.try_ask(method, path, body);
+        assert!(value.get("error").is_none(), "{method} {path}: {value}");
+        value
+    }
+
+    fn try_ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        let body = if method == "GET" {
+            String::new()
+        } else {
+            body.to_string()
+        };
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.at,
             body.len()
         );
-        let answer = raw(self.at, request.as_bytes()).json();
-        let value = answer["value"].clone();
-        assert!(value.get("error").is_none(), "{method} {path}: {value}");
-        value
+        raw(self.at, request.as_bytes()).json()["value"].clone()
     }
 
     fn post(&self, path: &str, body: &Value) -> Value {
@@ -104,56 +132,101 @@ impl Browser {
     /// Waits until an expression is true in the page; returns how long that took.
     pub(crate) fn wait(&self, expression: &str) -> Duration {
         let script = format!("return Boolean({expression})");
-        eventually_within(PATIENCE, &format!("{expression} in the page\n{}", self.text()), || self.run(&script) == true)
+        eventually_within(PATIENCE, &format!("{expression} in the page\n{}", self.text()), || {
+            self.run(&script) == true
+        })
     }
 
     /// All text of the page.
     pub(crate) fn text(&self) -> String {
-        self.run("return document.body.innerText").as_str().unwrap_or_default().to_owned()
+        self.run("return document.body.innerText")
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
-    fn element(&self, selector: &str) -> String {
-        self.wait(&format!("document.querySelector({})", json!(selector)));
-        let found = self.post("element", &json!({ "using": "css selector", "value": selector }));
-        found[ELEMENT].as_str().expect("an element").to_owned()
+    /// Does something to an element, once it is there and nothing lies over it. The page may draw it anew between finding it
+    /// and doing that.
+    fn with(&self, selector: &str, deed: &str, body: &Value) {
+        let mut last = Value::Null;
+        eventually_within(PATIENCE, &format!("{deed} of {selector}"), || {
+            let wanted = json!({ "using": "css selector", "value": selector });
+            let found = self.try_ask("POST", &format!("/session/{}/element", self.session), &wanted);
+            let Some(element) = found[ELEMENT].as_str() else {
+                last = found;
+                return false;
+            };
+            last = self.try_ask(
+                "POST",
+                &format!("/session/{}/element/{element}/{deed}", self.session),
+                body,
+            );
+            match last["error"].as_str() {
+                None => true,
+                Some(
+                    "stale element reference"
+                    | "element click intercepted"
+                    | "element not interactable"
+                    | "no such element",
+                ) => false,
+                Some(_) => panic!("{deed} of {selector}: {last}"),
+            }
+        });
     }
 
     /// Clicks with the mouse, so that what lies under something else can't be clicked.
     pub(crate) fn click(&self, selector: &str) {
-        let element = self.element(selector);
-        self.post(&format!("element/{element}/click"), &json!({}));
+        self.with(selector, "click", &json!({}));
     }
 
     pub(crate) fn type_in(&self, selector: &str, text: &str) {
-        let element = self.element(selector);
-        self.post(&format!("element/{element}/value"), &json!({ "text": text }));
+        self.with(selector, "value", &json!({ "text": text }));
     }
 
     /// Presses keys with whatever has the focus.
     pub(crate) fn keys(&self, keys: &[&str]) {
         let actions: Vec<Value> = keys
             .iter()
-            .flat_map(|key| [json!({ "type": "keyDown", "value": key }), json!({ "type": "keyUp", "value": key })])
+            .flat_map(|key| {
+                [
+                    json!({ "type": "keyDown", "value": key }),
+                    json!({ "type": "keyUp", "value": key }),
+                ]
+            })
             .collect();
-        self.post("actions", &json!({ "actions": [{ "type": "key", "id": "keys", "actions": actions }] }));
+        self.post(
+            "actions",
+            &json!({ "actions": [{ "type": "key", "id": "keys", "actions": actions }] }),
+        );
     }
 
     pub(crate) fn dark(&self, is: bool) {
         let scheme = if is { "dark" } else { "light" };
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
-        self.post("goog/cdp/execute", &json!({ "cmd": "Emulation.setEmulatedMedia", "params": { "features": features } }));
+        self.post(
+            "goog/cdp/execute",
+            &json!({ "cmd": "Emulation.setEmulatedMedia", "params": { "features": features } }),
+        );
     }
 
     /// What the page complained of: errors of scripts, and what its policy forbade.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let log = self.post("se/log", &json!({ "type": "browser" }));
-        let lines = log.as_array().expect("lines").iter().filter(|line| line["level"] == "SEVERE");
-        lines.map(|line| line["message"].as_str().unwrap_or_default().to_owned()).collect()
+        let lines = log
+            .as_array()
+            .expect("lines")
+            .iter()
+            .filter(|line| line["level"] == "SEVERE");
+        lines
+            .map(|line| line["message"].as_str().unwrap_or_default().to_owned())
+            .collect()
     }
 
     /// Keeps a picture of the page, where somebody wants it.
     pub(crate) fn screenshot(&self, name: &str) {
-        let Some(dir) = std::env::var_os(SCREENSHOTS) else { return };
+        let Some(dir) = std::env::var_os(SCREENSHOTS) else {
+            return;
+        };
         let png = self.ask("GET", &format!("/session/{}/screenshot", self.session), &Value::Null);
         let png = base64(png.as_str().expect("text"));
         std::fs::write(Path::new(&dir).join(format!("{name}.png")), png).expect("written");
@@ -168,7 +241,10 @@ fn base64(text: &str) -> Vec<u8> {
         b'+' => 62,
         _ => 63,
     };
-    let letters: Vec<u8> = text.bytes().filter(|byte| *byte != b'=' && !byte.is_ascii_whitespace()).collect();
+    let letters: Vec<u8> = text
+        .bytes()
+        .filter(|byte| *byte != b'=' && !byte.is_ascii_whitespace())
+        .collect();
     let of = |four: &[u8]| {
         let bits = four.iter().fold(0, |bits, byte| bits << 6 | value(*byte)) << (6 * (4 - four.len()));
         bits.to_be_bytes()[1..four.len()].to_vec()
@@ -180,7 +256,10 @@ impl Drop for Browser {
     fn drop(&mut self) {
         if !self.session.is_empty() {
             // Chromium's processes go with their session.
-            let request = format!("DELETE /session/{} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.session, self.at);
+            let request = format!(
+                "DELETE /session/{} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+                self.session, self.at
+            );
             let at = self.at;
             drop(std::thread::spawn(move || raw(at, request.as_bytes())).join());
         }

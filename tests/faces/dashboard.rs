@@ -44,7 +44,9 @@ fn log_in_browse_pin_pause_and_retry() {
             fs::create_dir(site.path().join(name)).expect("made");
             fs::write(site.path().join(name).join("notes.txt"), "notes").expect("written");
         }
-        let slow = Builder::local(site.path()).site("link-rate", "3MB").site("link-delay", "5ms");
+        let slow = Builder::local(site.path())
+            .site("link-rate", "3MB")
+            .site("link-delay", "5ms");
         let face = Face::of(slow.set("drive.name", "projects").set("cache.max-size", "64MiB"));
         let browser = Browser::start();
         let page = format!("http://{}/", face.at);
@@ -67,16 +69,25 @@ fn log_in_browse_pin_pause_and_retry() {
         browser.wait("[...document.querySelectorAll('.line .name')].some((node) => node.textContent === 'odd')");
         browser.open(&format!("{page}#/browse/show/odd"));
         browser.wait("document.querySelectorAll('.line').length === 4");
-        let names = browser.run("return [...document.querySelectorAll('.line .name')].map((node) => node.textContent).sort()");
+        let names =
+            browser.run("return [...document.querySelectorAll('.line .name')].map((node) => node.textContent).sort()");
         let mut wanted: Vec<String> = HOSTILE.iter().map(|name| name.replace('/', "\u{2215}")).collect();
         wanted.sort();
         let mut names: Vec<String> = serde_json::from_value(names).expect("names");
         names.sort();
         assert_eq!(names, wanted);
-        assert!(!browser.run("return document.title").as_str().expect("a title").contains("owned"));
+        assert!(
+            !browser
+                .run("return document.title")
+                .as_str()
+                .expect("a title")
+                .contains("owned")
+        );
         // Pinned are those files, not what their names would match as patterns.
         browser.run("document.querySelector('.body').focus()");
-        browser.run("document.querySelector('.body').dispatchEvent(new KeyboardEvent('keydown', { key: 'a', ctrlKey: true }))");
+        browser.run(
+            "document.querySelector('.body').dispatchEvent(new KeyboardEvent('keydown', { key: 'a', ctrlKey: true }))",
+        );
         browser.keys(&["p"]);
         browser.wait("document.querySelectorAll('.line .state.pinned').length === 4");
 
@@ -103,7 +114,9 @@ fn log_in_browse_pin_pause_and_retry() {
         browser.click("nav a[href='#/transfers']");
         browser.click("[data-k='pause-show']");
         browser.wait("document.querySelector('[data-k=\"resume-show\"]')");
-        eventually("the queue is paused", || face.drive.status()["publishing"]["queues"][0]["paused"] == true);
+        eventually("the queue is paused", || {
+            face.drive.status()["publishing"]["queues"][0]["paused"] == true
+        });
         fs::write(publish.join("comp_v001.exr"), vec![3; 300 << 10]).expect("written");
         browser.wait("document.querySelector('#tasks .state')?.textContent === 'waiting'");
         browser.wait("document.querySelector('#safe').textContent.includes('not at its site yet')");
@@ -122,7 +135,9 @@ fn log_in_browse_pin_pause_and_retry() {
         fs::remove_file(site.path().join("sq010/publish")).expect("removed");
         browser.click("#tasks [data-k^='t-']");
         browser.wait("document.body.innerText.includes('No tasks')");
-        eventually("it is there", || fs::metadata(site.path().join("sq010/publish/comp_v001.exr")).is_ok());
+        eventually("it is there", || {
+            fs::metadata(site.path().join("sq010/publish/comp_v001.exr")).is_ok()
+        });
         browser.wait("document.querySelector('#safe').textContent === 'all at its site'");
 
         browser.click("nav a[href='#/pins']");
@@ -140,7 +155,11 @@ fn log_in_browse_pin_pause_and_retry() {
         // Nothing was asked for elsewhere, nothing was forbidden, and no script failed; 401s before the login are in order.
         let foreign = browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name).filter((name) => !name.startsWith(location.origin))");
         assert_eq!(foreign, serde_json::json!([]));
-        let complaints: Vec<_> = browser.complaints().into_iter().filter(|line| !line.contains("401")).collect();
+        let complaints: Vec<_> = browser
+            .complaints()
+            .into_iter()
+            .filter(|line| !line.contains("401"))
+            .collect();
         assert!(complaints.is_empty(), "{complaints:#?}");
         // Who may only look has no buttons to change things.
         browser.click("#logout");
@@ -180,14 +199,24 @@ fn a_large_folder_is_on_the_screen_at_once() {
         browser.wait("window.painted !== null");
         let painted = browser.run("return window.painted").as_f64().expect("a time");
         let begun = Instant::now();
-        browser.wait(&format!("document.querySelector('.body').getAttribute('aria-rowcount') === '{rows}'"));
-        say(&format!("a folder of {rows}: first rows after {painted:.0} ms, all after {:?} more", begun.elapsed()));
+        browser.wait(&format!(
+            "document.querySelector('.body').getAttribute('aria-rowcount') === '{rows}'"
+        ));
+        say(&format!(
+            "a folder of {rows}: first rows after {painted:.0} ms, all after {:?} more",
+            begun.elapsed()
+        ));
         assert!(painted < 1000.0, "{painted} ms");
         browser.run("document.querySelector('.body').focus()");
         browser.keys(&["\u{e010}"]);
         let last = format!("cache.{:06}.vdb", rows - 1);
-        browser.wait(&format!("[...document.querySelectorAll('.line .name')].some((node) => node.textContent === '{last}')"));
-        let elements = browser.run("return document.querySelectorAll('.line').length").as_u64().expect("a number");
+        browser.wait(&format!(
+            "[...document.querySelectorAll('.line .name')].some((node) => node.textContent === '{last}')"
+        ));
+        let elements = browser
+            .run("return document.querySelectorAll('.line').length")
+            .as_u64()
+            .expect("a number");
         assert!(elements < 120, "only what is in sight is there: {elements}");
         browser.screenshot("large-folder");
     });

@@ -25,7 +25,12 @@ struct Event {
 /// Listens on a connection of its own.
 fn listen(face: &Face) -> Receiver<Event> {
     let mut stream = TcpStream::connect(face.at).expect("it listens");
-    write!(stream, "GET /v1/events HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {VIEWER}\r\n\r\n", face.at).expect("asked");
+    write!(
+        stream,
+        "GET /v1/events HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {VIEWER}\r\n\r\n",
+        face.at
+    )
+    .expect("asked");
     let (send, events) = sync_channel(1000);
     thread::spawn(move || {
         let mut kind = String::new();
@@ -79,17 +84,26 @@ fn a_change_is_told_at_once() {
         }
         took.sort_unstable();
         let median = took[CHANGES / 2];
-        crate::common::drive::say(&format!("a change is told after {median:?} (median), {:?} at most", took[CHANGES - 1]));
+        crate::common::drive::say(&format!(
+            "a change is told after {median:?} (median), {:?} at most",
+            took[CHANGES - 1]
+        ));
         assert!(median < AT_ONCE, "{took:?}");
 
         std::fs::read(face.drive.path("a.bin")).expect("read");
         next(&events, "change", says("hydration"));
-        let status = next(&events, "status", |status| status["hydration"]["fetched_bytes"].as_u64() >= Some(1 << 20));
+        let status = next(&events, "status", |status| {
+            status["hydration"]["fetched_bytes"].as_u64() >= Some(1 << 20)
+        });
         assert_eq!(status.data["cache"]["contents"], 1);
         face.post(ADMIN, "/v1/queues/pause", &json!({}));
-        next(&events, "status", |status| status["publishing"]["queues"][0]["paused"] == true);
+        next(&events, "status", |status| {
+            status["publishing"]["queues"][0]["paused"] == true
+        });
         face.post(ADMIN, "/v1/hydrations", &json!({ "paths": ["show/a.bin"] }));
-        let line = next(&events, "log", |line| line["text"].as_str().expect("text").starts_with("hydrated"));
+        let line = next(&events, "log", |line| {
+            line["text"].as_str().expect("text").starts_with("hydrated")
+        });
         assert_eq!(line.data["level"], "info");
         let log = face.get(VIEWER, "/v1/log").json();
         assert!(log.as_array().expect("lines").iter().any(|known| *known == line.data));

@@ -33,7 +33,9 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        lines
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -42,7 +44,11 @@ impl Answer {
 
     /// The `kind` of a problem, which must be one in form as well.
     pub(crate) fn kind(&self) -> String {
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{self:?}"
+        );
         let problem = self.json();
         assert_eq!(problem["status"], self.status, "{self:?}");
         problem["kind"].as_str().expect("a word").to_owned()
@@ -56,7 +62,12 @@ impl Face {
         let write = |name: &str, token: &str| {
             let path = secrets.path().join(name);
             let mut options = fs::OpenOptions::new();
-            let mut file = options.create_new(true).write(true).mode(0o600).open(&path).expect("made");
+            let mut file = options
+                .create_new(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .expect("made");
             writeln!(file, "{token}").expect("written");
             format!("file:{}", path.display())
         };
@@ -132,7 +143,9 @@ fn read(from: &mut impl Read) -> Answer {
     // A reset after an early answer loses nothing that counts.
     let _reset = from.read_to_end(&mut all);
     let all = String::from_utf8(all).expect("UTF-8");
-    let (head, body) = all.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer but {all:?}"));
+    let (head, body) = all
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no answer but {all:?}"));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
     Answer {

@@ -26,7 +26,10 @@ fn parser_is_missing() -> bool {
         return false;
     }
     let reason = format!("no {PYTHON}; .ci/tools metrics installs it");
-    assert!(std::env::var_os(REQUIRE).is_none_or(|v| v != "1"), "{REQUIRE}=1, and {reason}");
+    assert!(
+        std::env::var_os(REQUIRE).is_none_or(|v| v != "1"),
+        "{REQUIRE}=1, and {reason}"
+    );
     say(&format!("SKIPPED: tools ({reason})"));
     true
 }
@@ -38,20 +41,33 @@ fn parsed(text: &str) -> Samples {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("metrics");
     std::fs::write(&file, text).expect("written");
-    let out = run_within(Duration::from_secs(60), Command::new(PYTHON).args(["-I", "-c", PARSE]).arg(&file));
+    let out = run_within(
+        Duration::from_secs(60),
+        Command::new(PYTHON).args(["-I", "-c", PARSE]).arg(&file),
+    );
     assert!(out.status.success(), "{}\n{text}", String::from_utf8_lossy(&out.stderr));
-    let families: Vec<(String, String, String, Vec<(String, Value, Value)>)> = serde_json::from_slice(&out.stdout).expect("JSON");
+    let families: Vec<(String, String, String, Vec<(String, Value, Value)>)> =
+        serde_json::from_slice(&out.stdout).expect("JSON");
     let mut samples = Samples::new();
     for (name, kind, help, of) in families {
         assert!(name.starts_with("backlot_"), "{name}");
-        assert!(matches!(kind.as_str(), "gauge" | "counter" | "histogram"), "{name} is a {kind}");
+        assert!(
+            matches!(kind.as_str(), "gauge" | "counter" | "histogram"),
+            "{name} is a {kind}"
+        );
         assert!(help.ends_with(['.', ')']), "{name}: {help}");
-        assert!(!name.contains("_ms") && !name.contains("millis") && !name.contains("kib"), "{name}: base units");
+        assert!(
+            !name.contains("_ms") && !name.contains("millis") && !name.contains("kib"),
+            "{name}: base units"
+        );
         for (sample, labels, value) in of {
             // The parser takes `_total` off a counter's family, and leaves it on its samples.
             assert_eq!(kind == "counter", sample.ends_with("_total"), "{sample} is a {kind}");
             let labels = labels.as_object().expect("labels");
-            let shown: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().expect("text"))).collect();
+            let shown: Vec<String> = labels
+                .iter()
+                .map(|(key, value)| format!("{key}={}", value.as_str().expect("text")))
+                .collect();
             let key = format!("{sample}{{{}}}", shown.join(","));
             let value = value.as_f64().unwrap_or(f64::INFINITY);
             assert!(samples.insert(key.clone(), value).is_none(), "{key} is there twice");
@@ -78,11 +94,20 @@ fn an_outside_parser_reads_what_the_status_says() {
         std::fs::write(folder.join("new.bin"), vec![1; 12345]).expect("written");
 
         let answer = face.get(VIEWER, "/metrics");
-        assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+        assert_eq!(
+            answer.header("content-type"),
+            Some("text/plain; version=0.0.4; charset=utf-8")
+        );
         let samples = parsed(&answer.body);
         let status = face.drive.status_now();
-        let is = |key: &str, value: &Value| assert_eq!(samples.get(key).copied(), value.as_f64(), "{key} in\n{}", answer.body);
-        let causes: f64 = samples.iter().filter(|(key, _)| key.starts_with("backlot_hydration_bytes_total")).map(|(_, value)| value).sum();
+        let is = |key: &str, value: &Value| {
+            assert_eq!(samples.get(key).copied(), value.as_f64(), "{key} in\n{}", answer.body)
+        };
+        let causes: f64 = samples
+            .iter()
+            .filter(|(key, _)| key.starts_with("backlot_hydration_bytes_total"))
+            .map(|(_, value)| value)
+            .sum();
         assert_eq!(Some(causes), status["hydration"]["fetched_bytes"].as_f64());
         assert!(causes >= f64::from(3 << 20));
         is("backlot_cache_bytes{}", &status["cache"]["bytes"]);
@@ -93,7 +118,11 @@ fn an_outside_parser_reads_what_the_status_says() {
         is("backlot_link_up{site=site}", &Value::from(1));
         is("backlot_tree_files{}", &status["files"]);
         let waits = samples["backlot_hydration_wait_seconds_count{}"];
-        assert!(waits >= 1.0 && samples["backlot_hydration_wait_seconds_bucket{le=+Inf}"] == waits, "{}", answer.body);
+        assert!(
+            waits >= 1.0 && samples["backlot_hydration_wait_seconds_bucket{le=+Inf}"] == waits,
+            "{}",
+            answer.body
+        );
         assert_eq!(samples["backlot_cache_reads_total{result=miss}"], waits);
         assert!(samples["backlot_oldest_unsynced_seconds{}"] > 0.0);
     });
