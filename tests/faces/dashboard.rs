@@ -106,7 +106,9 @@ fn log_in_browse_pin_pause_and_retry() {
         browser.screenshot("browse-dark");
         browser.dark(false);
         browser.wait("[...document.querySelectorAll('.line')].every((row) => row.children[3].textContent === 'all')");
-        assert!(face.drive.status()["pins"]["resident_bytes"].as_u64() >= Some(40 * (400 << 10)));
+        eventually("those out of sight are here as well", || {
+            face.drive.status()["pins"]["resident_bytes"].as_u64() >= Some(40 * (400 << 10))
+        });
 
         // A queue is paused, so that what is saved waits; then its site is in the way of it.
         let publish = face.drive.path("sq010/publish");

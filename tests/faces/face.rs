@@ -139,9 +139,14 @@ pub(crate) fn over_socket(drive: &Drive, path: &str) -> Answer {
 }
 
 fn read(from: &mut impl Read) -> Answer {
-    let mut all = Vec::new();
-    // A reset after an early answer loses nothing that counts.
-    let _reset = from.read_to_end(&mut all);
+    let (mut all, mut some) = (Vec::new(), [0; 16 << 10]);
+    // Not every server closes when it is asked to; a reset after an early answer loses nothing that counts.
+    while !is_whole(&all) {
+        match from.read(&mut some) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => all.extend_from_slice(&some[..count]),
+        }
+    }
     let all = String::from_utf8(all).expect("UTF-8");
     let (head, body) = all
         .split_once("\r\n\r\n")
@@ -163,4 +168,15 @@ fn joined(mut chunks: &str) -> String {
         chunks = rest.get(length + 2..).unwrap_or_default();
     }
     all
+}
+
+/// Says whether as much of the body is here as the head announces.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return false;
+    };
+    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let length = length.and_then(|length| length.trim().parse::<usize>().ok());
+    length.is_some_and(|length| answer.len() >= end + 4 + length)
 }
