@@ -235,12 +235,12 @@ impl Access {
             );
         }
         // All are compared, whatever the first says.
-        let role = self
-            .tokens
-            .iter()
-            .filter(|(known, _)| *known == asked)
-            .map(|(_, role)| *role)
-            .last();
+        let role = self.tokens.iter().fold(
+            None,
+            |found, (known, role)| {
+                if *known == asked { Some(*role) } else { found }
+            },
+        );
         role.ok_or_else(|| {
             if book.tries == TRIES {
                 book.since = Instant::now();

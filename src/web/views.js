@@ -112,7 +112,7 @@ const TASKS_SHOWN = 500;
 
 export function transfers(main, state) {
   let queues = [];
-  let page = { tasks: [], next: null };
+  let page = null;
   const filter = h("select", { "aria-label": "State of the tasks shown", "data-k": "filter", onchange: () => load() },
     h("option", { value: "" }, "all states"), STATES.map((word) => h("option", { value: word }, word)));
   const change = async (path, body, done) => {
@@ -179,7 +179,11 @@ export function transfers(main, state) {
     }
   }, 300);
   load();
-  return { change: (what) => (what.has("tree") || what.has("publishing")) && load() };
+  return {
+    change: (what) => (what.has("tree") || what.has("publishing")) && load(),
+    // Why tasks fail is told with the status, which comes later than the tasks.
+    status: () => page && draw(),
+  };
 }
 
 // -------------------------------------------------------------------- pins

@@ -250,7 +250,7 @@ async fn who_goes_away_stops_what_nobody_else_wants_and_nothing_else() {
             met += done.expect("a reader");
         }
         // All interest is gone: so is what runs, soon.
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while !rig.content.in_flight().is_empty() {
             assert!(
                 begun.elapsed() < Duration::from_secs(20),
