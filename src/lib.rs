@@ -27,3 +27,4 @@ pub mod providers;
 pub mod state;
 pub mod telemetry;
 pub mod transfer;
+mod web;

@@ -76,7 +76,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "api",
-        may_use: &["model", "engine", "state", "failpoint"],
+        may_use: &["model", "engine", "state", "telemetry", "web", "failpoint"],
         never: &[
             "backlot_cache",
             "backlot_platform",
@@ -87,6 +87,21 @@ const RULES: &[Rule] = &[
             "reqwest",
         ],
         why: "the API is a view of the engine's facade",
+    },
+    Rule {
+        module: "web",
+        may_use: &[],
+        never: &[
+            "tokio",
+            "axum",
+            "backlot_cache",
+            "backlot_platform",
+            "backlot_config",
+            "rusqlite",
+            "fuser",
+            "clap",
+        ],
+        why: "the page is files; what it shows it asks of the API like everybody",
     },
     Rule {
         module: "daemon",

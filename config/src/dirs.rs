@@ -48,6 +48,11 @@ impl Dirs {
         expand(home, &mut drive.data_dir);
         expand(home, &mut drive.cache_dir);
         drive.socket.iter_mut().for_each(|path| expand(home, path));
+        for token in [&mut config.api.viewer_token, &mut config.api.admin_token] {
+            if let Some(SecretRef::File(path)) = token {
+                expand(home, path);
+            }
+        }
         for site in config.sites.values_mut() {
             match &mut site.provider {
                 ProviderSettings::Local(local) => expand(home, &mut local.root),

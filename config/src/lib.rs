@@ -26,7 +26,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use layers::{Loaded, Loader};
 pub use origin::{Layer, Origin, Origins, Place, Position, Row, render_origin};
 pub use schema::{
-    AddressStyle, Cache, Config, Drive, ExecSite, Firewall, Fuse, GdriveAuth, GdriveSite, HostKey, Hydration,
+    AddressStyle, Api, Cache, Config, Drive, ExecSite, Firewall, Fuse, GdriveAuth, GdriveSite, HostKey, Hydration,
     LocalSite, Log, LogFormat, LogLevel, Machine, Mtimes, Passthrough, PerSystem, Project, ProviderSettings, Publish,
     RemoteDelete, S3Site, SCHEMA_VERSION, Scan, Scrub, SftpAuth, SftpSite, Site, SiteLimits, Threads, Volume,
     VolumeRoots, WebdavSite, ZoneKind, ZoneRule,

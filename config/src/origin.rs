@@ -161,6 +161,7 @@ pub fn render_origin(loaded: &Loaded) -> Vec<Row> {
     rows.section("scan", table(&config.scan));
     rows.section("publish", table(&config.publish));
     rows.section("fuse", table(&config.fuse));
+    rows.section("api", table(&config.api));
     rows.section("log", table(&config.log));
     rows.rows
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::de::{self, Deserializer, Visitor};
@@ -43,6 +44,8 @@ pub struct Config {
     pub publish: Publish,
     /// `[fuse]`
     pub fuse: Fuse,
+    /// `[api]`
+    pub api: Api,
     /// `[log]`
     pub log: Log,
 }
@@ -917,6 +920,33 @@ impl Visitor<'_> for ThreadsVisitor {
             (_, Ok(number)) => Ok(Threads::Fixed(number)),
             _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
         }
+    }
+}
+
+/// `[api]`: the API, the metrics and the dashboard on TCP, beside the Unix socket that is always there.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Api {
+    /// Address of this machine and port to listen on, as in `127.0.0.1:8787`; there is no TLS, so no other machine may reach
+    /// it. Default: nothing listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// Token of who may look, by reference: `env:NAME` or `file:/path`; at least 16 characters. Default: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub viewer_token: Option<SecretRef>,
+    /// Token of who may change things too, by reference. Default: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_token: Option<SecretRef>,
+    /// Further names that browsers may know the page by: those of a proxy with TLS before it, with the port if that is
+    /// another than 443.
+    pub hosts: Vec<String>,
+}
+
+impl Api {
+    /// Returns the address to listen on; `None` where nothing is to listen, or what is written is none.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listen.as_deref()?.parse().ok()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::de::{self, Kind, Step, keys_of};
 use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
 use crate::schema::{
-    Cache, Config, Drive, ExecSite, Firewall, Fuse, GdriveSite, Hydration, LocalSite, Log, Machine, Project,
+    Api, Cache, Config, Drive, ExecSite, Firewall, Fuse, GdriveSite, Hydration, LocalSite, Log, Machine, Project,
     ProviderSettings, Publish, S3Site, Scan, SftpSite, Site, SiteLimits, Volume, WebdavSite,
 };
 use crate::tree::{Node, Table, Value};
@@ -20,7 +20,7 @@ use crate::tree::{Node, Table, Value};
 const PROVIDER: &str = "provider";
 
 /// The sections that are one table each, with their keys.
-pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 9] {
+pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 10] {
     [
         ("drive", keys_of::<Drive>()),
         ("machine", keys_of::<Machine>()),
@@ -30,6 +30,7 @@ pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 9] {
         ("scan", keys_of::<Scan>()),
         ("publish", keys_of::<Publish>()),
         ("fuse", keys_of::<Fuse>()),
+        ("api", keys_of::<Api>()),
         ("log", keys_of::<Log>()),
     ]
 }
@@ -87,6 +88,7 @@ pub(crate) fn build(tree: &mut Table, errors: &mut Vec<ConfigError>) -> Config {
         scan: builder.section(tree, "scan"),
         publish: builder.section(tree, "publish"),
         fuse: builder.section(tree, "fuse"),
+        api: builder.section(tree, "api"),
         log: builder.section(tree, "log"),
     }
 }

@@ -12,8 +12,8 @@ use globset::{ErrorKind, Glob, GlobBuilder, GlobSet};
 use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
 use crate::schema::{
-    Config, ExecSite, GdriveAuth, GdriveSite, LocalSite, Project, ProviderSettings, S3Site, Scrub, SftpAuth, SftpSite,
-    Site, Threads, Volume, WebdavSite,
+    Api, Config, ExecSite, GdriveAuth, GdriveSite, LocalSite, Project, ProviderSettings, S3Site, Scrub, SftpAuth,
+    SftpSite, Site, Threads, Volume, WebdavSite,
 };
 use crate::secret_ref::SecretRef;
 use crate::timetable::Timetable;
@@ -50,6 +50,7 @@ pub(crate) fn check(config: &Config, tree: &Table, errors: &mut Vec<ConfigError>
     checker.drive(config);
     checker.machine(config);
     checker.numbers(config);
+    checker.api(&config.api);
     for (name, site) in &config.sites {
         checker.site(config, name, site);
     }
@@ -232,6 +233,43 @@ impl Checker<'_> {
                 "is empty",
                 "leave it out to use the host name".to_owned(),
             );
+        }
+    }
+
+    fn api(&mut self, api: &Api) {
+        let key = ["api", "listen"];
+        if let Some(listen) = &api.listen {
+            match api.address() {
+                None => {
+                    let problem = format!("`{listen}` is not an address with a port");
+                    self.error(&key, problem, "write it as in `127.0.0.1:8787`".to_owned());
+                }
+                Some(address) if !address.ip().is_loopback() => {
+                    let problem = format!("other machines can reach {address}, and tokens would go there in the clear");
+                    let hint =
+                        "listen on 127.0.0.1; for others, put a proxy with TLS before it (see `hosts`) or use `ssh -L`";
+                    self.error(&key, problem, hint.to_owned());
+                }
+                Some(_) if api.viewer_token.is_none() && api.admin_token.is_none() => {
+                    let hint = "set admin-token, viewer-token or both, as `file:/path` or `env:NAME`".to_owned();
+                    self.error(&key, "there is no token, so nobody could log in", hint);
+                }
+                Some(_) => {}
+            }
+        }
+        for (last, token) in [("viewer-token", &api.viewer_token), ("admin-token", &api.admin_token)] {
+            if let Some(SecretRef::File(path)) = token {
+                self.absolute(&["api", last], path);
+            }
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+        if let Some(host) = api
+            .hosts
+            .iter()
+            .find(|host| host.is_empty() || !host.chars().all(plain))
+        {
+            let hint = "write names as a browser sends them, as in `backlot.studio.example`".to_owned();
+            self.error(&["api", "hosts"], format!("`{host}` is not a host name"), hint);
         }
     }
 

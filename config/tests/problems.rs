@@ -377,6 +377,29 @@ fn values_of_sites_out_of_range() {
 }
 
 #[test]
+fn an_api_that_others_could_reach_or_nobody_could_use() {
+    check(
+        "[api]\nlisten = \"8787\"\nadmin-token = \"env:T\"",
+        "user:2:10: api.listen: `8787` is not an address with a port; write it as in `127.0.0.1:8787`",
+    );
+    check(
+        "[api]\nlisten = \"0.0.0.0:8787\"\nadmin-token = \"env:T\"",
+        "user:2:10: api.listen: other machines can reach 0.0.0.0:8787, and tokens would go there in the clear; listen on \
+         127.0.0.1; for others, put a proxy with TLS before it (see `hosts`) or use `ssh -L`",
+    );
+    check(
+        "[api]\nlisten = \"127.0.0.1:8787\"",
+        "user:2:10: api.listen: there is no token, so nobody could log in; set admin-token, viewer-token or both, as \
+         `file:/path` or `env:NAME`",
+    );
+    check(
+        "[api]\nhosts = [\"https://a.example\"]",
+        "user:2:9: api.hosts: `https://a.example` is not a host name; write names as a browser sends them, as in \
+         `backlot.studio.example`",
+    );
+}
+
+#[test]
 fn values_of_plain_sections_out_of_range() {
     check(
         "[cache]\nmax-size = 5",

@@ -1,27 +1,39 @@
-//! The daemon's HTTP interface on a Unix socket: what the command line, and later the dashboard, are clients of.
+//! The daemon's HTTP interface: what the command line, the dashboard and monitoring are clients of. On a Unix socket
+//! always; on TCP, with tokens, where the settings say so.
 //!
 //! Owns: routes, their JSON, problems as answers. Refuses to know: providers, the cache, how the drive is mounted.
-//! Invariants: the socket is for its owner alone (0600); a path argument never leaves the drive; no answer holds a secret.
+//! Invariants: the socket is for its owner alone (0600), TCP for who has a token; a path argument never leaves the drive; no
+//! answer holds a secret.
 
+mod access;
+mod events;
 mod limit_routes;
+mod metrics;
+mod pages;
 mod pin_routes;
 mod problem;
 mod queue_routes;
 mod routes;
+mod tcp;
 pub mod types;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::drive::Drive;
-use types::StopOutcome;
+use types::{SettingRow, StopOutcome};
 
+pub use access::{Access, AccessError};
+pub use events::Watch;
 pub use problem::Problem;
+pub use tcp::serve_tcp;
 
 /// Requests to stop that may wait at once; one is enough, a second one is told to wait for it.
 const STOP_QUEUE: usize = 4;
@@ -44,6 +56,14 @@ pub struct Face {
     pub mounted: bool,
     /// Where requests to stop go.
     pub stop: mpsc::Sender<StopRequest>,
+    /// Cancelled when answers are to come to an end: event streams have none by themselves.
+    pub until: CancellationToken,
+    /// Where it listens on TCP.
+    pub tcp: Option<SocketAddr>,
+    /// The settings in force, for people.
+    pub settings: Arc<[SettingRow]>,
+    /// Who looks on.
+    pub watch: Arc<Watch>,
 }
 
 /// Binds the API's socket, replacing one that a dead daemon left. The caller holds the data folder's lock, so no other

@@ -7,7 +7,7 @@ use axum::{Json, Router};
 
 use super::Face;
 use super::problem::Problem;
-use super::routes::{aside, bad_request};
+use super::routes::{aside, bad_body, bad_request};
 use super::types::{PauseRequest, QueuePriorityRequest, ResolveRequest, TaskPriorityRequest};
 use crate::engine::report::{
     Changed, ConflictReport, QueueReport, Selection, TaskPage, TaskQuery, WaitReport, WaitRequest,
@@ -34,7 +34,7 @@ pub(super) fn routes() -> Router<Face> {
 }
 
 pub(super) fn body<T>(asked: Asked<T>) -> Result<T, Problem> {
-    let Json(request) = asked.map_err(|e| bad_request(&e))?;
+    let Json(request) = asked.map_err(|e| bad_body(&e))?;
     Ok(request)
 }
 

@@ -6,14 +6,18 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use tokio::sync::oneshot;
 
+use super::access::{Admitted, Role};
 use super::problem::Problem;
-use super::types::{Health, LsPage, LsQuery, ScanRequest, ScanState, StopOutcome, UnmountRequest};
+use super::types::{
+    Health, LsPage, LsQuery, ScanRequest, ScanState, SessionReport, SettingRow, StopOutcome, UnmountRequest,
+};
 use super::{Face, StopRequest, limit_routes, pin_routes, queue_routes};
 use crate::engine::report::Status;
 use crate::model::RelPath;
+use crate::telemetry::tail::{self, Line};
 
 /// The most rows of one answer of `ls`.
 const LS_MAX: usize = 10_000;
@@ -22,6 +26,11 @@ pub(super) fn router(state: Face) -> Router {
     Router::new()
         .route("/v1/health", get(health))
         .route("/v1/status", get(status))
+        .route("/v1/session", get(session))
+        .route("/v1/settings", get(settings))
+        .route("/v1/log", get(log))
+        .route("/v1/events", get(super::events::events))
+        .route("/metrics", get(super::metrics::metrics))
         .route("/v1/ls", get(ls))
         .route("/v1/scans", post(scan))
         .route("/v1/scans/{id}", get(scan_state))
@@ -39,7 +48,22 @@ async fn health(State(api): State<Face>) -> Json<Health> {
         pid: std::process::id(),
         version,
         mounted: api.mounted,
+        tcp: api.tcp,
     })
+}
+
+/// Who comes by the Unix socket is the drive's owner.
+async fn session(admitted: Option<Extension<Admitted>>) -> Json<SessionReport> {
+    let role = admitted.map_or(Role::Admin, |Extension(Admitted(role))| role);
+    Json(SessionReport { role: role.to_string() })
+}
+
+async fn settings(State(api): State<Face>) -> Json<Vec<SettingRow>> {
+    Json(api.settings.to_vec())
+}
+
+async fn log() -> Json<Vec<Line>> {
+    Json(tail::last())
 }
 
 async fn status(State(api): State<Face>) -> Result<Json<Status>, Problem> {
@@ -63,7 +87,7 @@ async fn scan(
     State(api): State<Face>,
     body: Result<Json<ScanRequest>, JsonRejection>,
 ) -> Result<Json<Vec<ScanState>>, Problem> {
-    let Json(request) = body.map_err(|e| bad_request(&e))?;
+    let Json(request) = body.map_err(|e| bad_body(&e))?;
     let jobs = api.drive.scan(&RelPath::new(&request.path)?)?;
     Ok(Json(
         jobs.iter()
@@ -88,7 +112,7 @@ async fn unmount(
     State(api): State<Face>,
     body: Result<Json<UnmountRequest>, JsonRejection>,
 ) -> Result<Json<StopOutcome>, Problem> {
-    let Json(request) = body.map_err(|e| bad_request(&e))?;
+    let Json(request) = body.map_err(|e| bad_body(&e))?;
     let stopping = || {
         Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -131,4 +155,12 @@ pub(super) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
 
 pub(super) fn bad_request(e: &dyn std::error::Error) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "bad-request", e.to_string())
+}
+
+pub(super) fn bad_body(e: &JsonRejection) -> Problem {
+    if e.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the request is too large")
+            .hint("ask in several requests, or for a folder or a pattern in place of many paths");
+    }
+    bad_request(e)
 }

@@ -14,6 +14,35 @@ pub struct Health {
     pub version: String,
     /// It mounts the drive; otherwise it is there for a scan alone.
     pub mounted: bool,
+    /// Where the API and the dashboard are on TCP.
+    #[serde(default)]
+    pub tcp: Option<std::net::SocketAddr>,
+}
+
+/// `GET /v1/session`: what who asks may do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// `viewer` or `admin`.
+    pub role: String,
+}
+
+/// `POST /v1/login`, on TCP: for browsers, which get a cookie for their token.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// The token.
+    pub token: String,
+}
+
+/// A row of `GET /v1/settings`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SettingRow {
+    /// Dotted key.
+    pub key: String,
+    /// The value in force, as TOML; of a secret, where it is to be found.
+    pub value: String,
+    /// Where the value comes from.
+    pub origin: String,
 }
 
 /// Query of `GET /v1/ls`.

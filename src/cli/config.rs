@@ -3,11 +3,13 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use backlot_config::Loaded;
 use clap::Subcommand;
 
 use super::Settings;
 use super::error::{CliError, Exit};
 use super::text;
+use crate::api::types::SettingRow;
 
 /// Shows, checks or begins the settings.
 #[derive(Debug, clap::Args)]
@@ -74,12 +76,8 @@ fn check(settings: &Settings) -> Result<Exit, CliError> {
 
 fn show(settings: &Settings, origin: bool, json: bool) -> Result<Exit, CliError> {
     let loaded = settings.load()?;
-    let rows = backlot_config::render_origin(&loaded);
+    let rows = rows(&loaded);
     if json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|r| serde_json::json!({ "key": r.key, "value": r.value, "origin": r.origin.to_string() }))
-            .collect();
         text::json(&rows)?;
         return Ok(Exit::Ok);
     }
@@ -92,6 +90,16 @@ fn show(settings: &Settings, origin: bool, json: bool) -> Result<Exit, CliError>
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Returns the settings in force and where each comes from.
+pub(super) fn rows(loaded: &Loaded) -> Vec<SettingRow> {
+    let row = |row: backlot_config::Row| SettingRow {
+        key: row.key,
+        value: row.value,
+        origin: row.origin.to_string(),
+    };
+    backlot_config::render_origin(loaded).into_iter().map(row).collect()
 }
 
 fn init(settings: &Settings, file: Option<&Path>, force: bool) -> Result<Exit, CliError> {

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::error::{CliError, Exit};
 use super::{Settings, block_on};
+use crate::api::types::SettingRow;
 use crate::daemon::{Daemon, DaemonError, Start};
 use crate::engine::drive::OpenError;
 use crate::state::StateError;
@@ -47,7 +48,9 @@ pub(super) fn run(args: Args, settings: &Settings) -> Result<Exit, CliError> {
     if args.allow_other {
         more.push(("drive.allow-other".to_owned(), "true".to_owned()));
     }
-    let config = settings.load_for_work(more)?.config;
+    let loaded = settings.load_for_work(more)?;
+    let shown = super::config::rows(&loaded);
+    let config = loaded.config;
     if args.daemon {
         return to_background(&config);
     }
@@ -58,15 +61,16 @@ pub(super) fn run(args: Args, settings: &Settings) -> Result<Exit, CliError> {
         drop(std::env::set_current_dir("/"));
     }
     crate::telemetry::init(&config.log);
-    block_on(serve(config))
+    block_on(serve(config, shown))
 }
 
-async fn serve(config: Config) -> Result<Exit, CliError> {
+async fn serve(config: Config, shown: Vec<SettingRow>) -> Result<Exit, CliError> {
     let mount_point = config.drive.mount_point.clone();
     let daemon = Daemon::start(Start {
         config,
         providers: None,
         mount: true,
+        shown,
     })
     .await
     .map_err(|e| start_error("start the drive", &e))?;
@@ -103,6 +107,8 @@ pub(super) fn start_error(what: &str, e: &DaemonError) -> CliError {
         }
         DaemonError::Open(OpenError::NoProject(_)) => error,
         DaemonError::Socket { .. } => error.hint("see that this user may write there, or set another drive.socket"),
+        DaemonError::Tcp { .. } => error.hint("does something else listen there? choose another port in api.listen"),
+        DaemonError::Access(_) => error.hint("correct that; a token file is for its owner alone (chmod 600)"),
         DaemonError::System(_) => error.hint("is a limit on processes, threads or open files reached? see `ulimit -a`"),
     }
 }

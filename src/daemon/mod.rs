@@ -7,18 +7,20 @@ mod inhibit;
 mod signals;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use backlot_config::{Config, LocalSite, Passthrough, Period, ProviderSettings, Site};
 use backlot_platform::fuse::{self, Mount, MountError, MountOptions, Unmount};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::api::types::{Holder, StopOutcome};
-use crate::api::{self, StopRequest};
+use crate::api::types::{Holder, SettingRow, StopOutcome};
+use crate::api::{self, Access, AccessError, StopRequest};
 use crate::engine::drive::{Drive, OpenError};
 use crate::engine::report::PendingReport;
 use crate::model::SiteName;
@@ -52,6 +54,17 @@ pub enum DaemonError {
         /// Why.
         source: std::io::Error,
     },
+    /// The API's address on TCP.
+    #[error("can't listen on {address}: {source}")]
+    Tcp {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The API's tokens.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Signals or threads are not to be had.
     #[error("the operating system refuses what a daemon needs: {0}")]
     System(#[from] std::io::Error),
@@ -67,7 +80,7 @@ pub struct Daemon {
     signals: EndSignals,
     stop_requests: mpsc::Receiver<StopRequest>,
     until: CancellationToken,
-    api: tokio::task::JoinHandle<std::io::Result<()>>,
+    api: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
 }
 
 /// Providers by the names of their sites.
@@ -82,6 +95,8 @@ pub struct Start {
     pub providers: Option<Providers>,
     /// Whether to mount the drive.
     pub mount: bool,
+    /// The settings with their origins, to be shown.
+    pub shown: Vec<SettingRow>,
 }
 
 impl Daemon {
@@ -94,6 +109,7 @@ impl Daemon {
             mut config,
             providers,
             mount,
+            shown,
         } = start;
         let limit = fuse::kernel_timeout().filter(|_| mount);
         if let Some(limit) = limit {
@@ -103,7 +119,7 @@ impl Daemon {
             Some(providers) => Drive::open_with(&config, providers).await?,
             None => Drive::open(&config).await?,
         };
-        match Self::start_faces(&config, &drive, mount).await {
+        match Self::start_faces(&config, &drive, mount, shown).await {
             Ok(daemon) => Ok(daemon),
             Err(e) => {
                 drive.close().await;
@@ -112,8 +128,15 @@ impl Daemon {
         }
     }
 
-    async fn start_faces(config: &Config, drive: &Drive, mount: bool) -> Result<Self, DaemonError> {
+    async fn start_faces(
+        config: &Config,
+        drive: &Drive,
+        mount: bool,
+        shown: Vec<SettingRow>,
+    ) -> Result<Self, DaemonError> {
         let signals = EndSignals::new()?;
+        // Before the mount: it is what fails most easily.
+        let tcp = if mount { listen_tcp(config).await? } else { None };
         let socket = config.drive.socket_path();
         let listener = api::bind(&socket).map_err(|source| DaemonError::Socket {
             path: socket.clone(),
@@ -132,8 +155,16 @@ impl Daemon {
             drive: drive.clone(),
             mounted: mount,
             stop,
+            until: until.clone(),
+            tcp: tcp.as_ref().map(|(_, _, at)| *at),
+            settings: shown.into(),
+            watch: Arc::default(),
         };
-        let api = tokio::spawn(api::serve(listener, face, until.clone()));
+        let mut api = vec![tokio::spawn(api::serve(listener, face.clone(), until.clone()))];
+        if let Some((tcp, access, at)) = tcp {
+            info!("the dashboard is at http://{at}/");
+            api.push(tokio::spawn(api::serve_tcp(tcp, face, access, until.clone())));
+        }
         if let Some(mount) = &mounted {
             drive.notify(mount.change_sink());
             let host = Arc::downgrade(mount);
@@ -201,7 +232,10 @@ impl Daemon {
     async fn end(self) {
         let left = self.pending().await.filter(|left| !left.is_nothing());
         self.until.cancel();
-        if tokio::time::timeout(API_GRACE, self.api).await.is_err() {
+        if tokio::time::timeout(API_GRACE, futures::future::join_all(self.api))
+            .await
+            .is_err()
+        {
             warn!("an answer of the API took too long and was cut off");
         }
         if let Err(e) = std::fs::remove_file(&self.socket)
@@ -316,6 +350,18 @@ fn below_the_kernels(config: &mut Config, limit: Duration) {
 /// resort's.
 pub(crate) fn longest_read(limit: Duration) -> Duration {
     fuse::within_kernel_timeout(limit).mul_f64(0.8)
+}
+
+/// Listens on TCP if the settings say so.
+async fn listen_tcp(config: &Config) -> Result<Option<(TcpListener, Access, SocketAddr)>, DaemonError> {
+    let Some(address) = config.api.address() else {
+        return Ok(None);
+    };
+    let failed = |source| DaemonError::Tcp { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let at = listener.local_addr().map_err(failed)?;
+    let access = Access::new(&config.api, at)?;
+    Ok(Some((listener, access, at)))
 }
 
 async fn mount_if(mount: bool, config: &Config, drive: &Drive) -> Result<Option<Arc<Mount>>, DaemonError> {

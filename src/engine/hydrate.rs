@@ -13,7 +13,7 @@ mod proof;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backlot_cache::{CacheError, Content, ContentCache, GRANULE, Hit};
 use bytes::{Bytes, BytesMut};
@@ -26,6 +26,7 @@ use tracing::{debug, warn};
 use self::proof::Prefix;
 use super::firewall::Payer;
 use super::heads::Head;
+use super::histogram::Histogram;
 use super::native::Checking;
 use super::schedule::Priority;
 use super::site::Site;
@@ -88,6 +89,14 @@ pub struct HydrateStats {
     pub demands: AtomicU64,
     /// Those of them that are being answered.
     pub demanding: AtomicU64,
+    /// The bytes that arrived, by the urgency that their fetch had then: the order is that of [`Priority`].
+    pub fetched_by: [AtomicU64; 4],
+    /// Reads whose bytes were here.
+    pub reads_here: AtomicU64,
+    /// Reads that waited for a site.
+    pub reads_waited: AtomicU64,
+    /// How long those waited, the failed ones too.
+    pub waits: Histogram,
 }
 
 /// A read that is being answered.
@@ -291,6 +300,22 @@ impl OpenContent {
     /// See [`HydrateError`]; without progress for the deadline the wait ends.
     pub async fn read(self: &Arc<Self>, range: Range<u64>, payer: &Payer) -> Result<Bytes, HydrateError> {
         let _demand = Demand::begin(&self.stats);
+        self.trusted()?;
+        match self.content.read(range.clone()) {
+            Ok(Hit::Full(bytes)) => {
+                self.stats.reads_here.fetch_add(1, Ordering::Relaxed);
+                return Ok(bytes);
+            }
+            Ok(Hit::Missing(_)) | Err(_) => {}
+        }
+        let begun = Instant::now();
+        let read = self.fetch_and_read(range, payer).await;
+        self.stats.reads_waited.fetch_add(1, Ordering::Relaxed);
+        self.stats.waits.note(begun.elapsed());
+        read
+    }
+
+    async fn fetch_and_read(self: &Arc<Self>, range: Range<u64>, payer: &Payer) -> Result<Bytes, HydrateError> {
         for _ in 0..MAX_ROUNDS {
             self.trusted()?;
             match self.content.read(range.clone()) {
@@ -558,6 +583,8 @@ impl OpenContent {
                 .fetched_bytes
                 .fetch_add(chunk.len() as u64, Ordering::Relaxed);
             fetch.payer.charge(chunk.len() as u64);
+            let cause = *fetch.priority.borrow() as usize;
+            self.stats.fetched_by[cause].fetch_add(chunk.len() as u64, Ordering::Relaxed);
             pending.extend_from_slice(&chunk);
             let end = at + pending.len() as u64;
             // Whole granules go to the cache; so does the tail when the span is complete.

@@ -260,6 +260,12 @@ impl StateStore {
         self.read(|txn| Ok(Moment(txn.next_id()?)))
     }
 
+    /// Returns how many commits this process made: a number that grows with every change. Costs nothing.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.cache().map_or(0, TreeCache::seq)
+    }
+
     /// Looks through the whole database and returns what is wrong. Takes seconds for a million entries.
     pub fn check(&self) -> Result<Vec<Problem>, StateError> {
         self.read(|txn| txn.check())

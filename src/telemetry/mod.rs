@@ -1,9 +1,13 @@
 //! The log: where it goes and how it looks. Owns nothing else; what is said is said where it happens.
 
+pub mod tail;
+
 use std::io::{IsTerminal, stderr};
 
 use backlot_config::{Log, LogFormat};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The variable that overrides the level of the settings, in the syntax of `tracing`'s filters.
 pub const ENV: &str = "BACKLOT_LOG";
@@ -18,8 +22,12 @@ pub fn init(log: &Log) {
         // A terminal that is closed under us must not be complained about on that terminal.
         .log_internal_errors(false);
     let set = match log.format {
-        LogFormat::Json => base.json().try_init(),
-        LogFormat::Text => base.with_ansi(stderr().is_terminal()).try_init(),
+        LogFormat::Json => base.json().finish().with(tail::Keeper).try_init(),
+        LogFormat::Text => base
+            .with_ansi(stderr().is_terminal())
+            .finish()
+            .with(tail::Keeper)
+            .try_init(),
     };
     // A second daemon in one process (tests, the demo) shares the first one's log.
     drop(set);

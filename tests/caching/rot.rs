@@ -9,12 +9,13 @@ use crate::common::tree::Random;
 /// The cache's unit of checksums, in bytes.
 pub(crate) const GRANULE: u64 = 64 << 10;
 
-/// The data files below a cache folder.
+/// The data files below a cache folder, but for the beginnings and ends that are kept apart.
 pub(crate) fn data_files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         match entry.file_type() {
+            Ok(kind) if kind.is_dir() && path.file_name().is_some_and(|name| name == "heads") => {}
             Ok(kind) if kind.is_dir() => found.extend(data_files(&path)),
             Ok(_) if path.extension().is_some_and(|e| e == "data") => found.push(path),
             _ => {}

@@ -156,15 +156,28 @@ pub fn eventually_within(limit: Duration, what: &str, mut met: impl FnMut() -> b
     begun.elapsed()
 }
 
+/// Starts a program. One that was just copied may be "busy" for a moment: another test's child has the copy open for
+/// writing, between its fork and its exec.
+fn spawned(command: &mut Command) -> std::io::Result<Child> {
+    let give_up = Instant::now() + SOON;
+    loop {
+        match command.spawn() {
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy && Instant::now() < give_up => {
+                thread::park_timeout(Duration::from_millis(5));
+            }
+            started => return started,
+        }
+    }
+}
+
 /// Runs a program to its end and returns what it said; kills it and fails when it takes longer than `limit`.
 pub fn run_within(limit: Duration, command: &mut Command) -> Output {
     let shown = format!("{command:?}");
-    let child = command
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    let mut child = child.unwrap_or_else(|e| panic!("{shown}: {e}"));
+        .stderr(Stdio::piped());
+    let mut child = spawned(command).unwrap_or_else(|e| panic!("{shown}: {e}"));
     let out = drain(child.stdout.take().unwrap());
     let err = drain(child.stderr.take().unwrap());
     let Some(status) = wait_within(&mut child, limit) else {

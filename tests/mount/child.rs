@@ -7,9 +7,16 @@ use std::process::{Child, Command, Stdio};
 const PATH: &str = "BACKLOT_TEST_PATH";
 const AT: &str = "BACKLOT_TEST_AT";
 
+/// A program that signals end, though whoever started the tests may have them ignored (a shell does, in the background).
+pub(crate) fn interruptible(program: &Path) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(program);
+    command
+}
+
 /// A process that maps a file and reads the mapping from `at` to the end, and prints the hash of that.
 pub(crate) fn mapping(path: &Path, at: u64) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = interruptible(&std::env::current_exe().unwrap());
     command
         .args(["child::maps_and_hashes", "--exact", "--ignored", "--nocapture"])
         .env(PATH, path)
@@ -19,7 +26,7 @@ pub(crate) fn mapping(path: &Path, at: u64) -> Command {
 
 /// A process that reads a file and throws it away.
 pub(crate) fn reading(path: &Path) -> Child {
-    let mut command = Command::new("cat");
+    let mut command = interruptible(Path::new("cat"));
     command
         .arg(path)
         .stdin(Stdio::null())

@@ -29,13 +29,20 @@ fn quiet(command: &mut Command) -> Child {
 /// Reads past the kernel's pages: the kernel waits for the answer itself, and no signal ends that.
 fn direct(path: &Path) -> Child {
     let from = format!("if={}", path.display());
-    quiet(Command::new("dd").args([&from, "of=/dev/null", "bs=64k", "iflag=direct"]))
+    quiet(child::interruptible(Path::new("dd")).args([&from, "of=/dev/null", "bs=64k", "iflag=direct"]))
 }
 
 /// Changes a byte in the middle, for which the whole file is copied first.
 fn change(path: &Path) -> Child {
     let to = format!("of={}", path.display());
-    quiet(Command::new("dd").args([&to, "if=/dev/zero", "bs=1", "count=1", "seek=1000", "conv=notrunc"]))
+    quiet(child::interruptible(Path::new("dd")).args([
+        &to,
+        "if=/dev/zero",
+        "bs=1",
+        "count=1",
+        "seek=1000",
+        "conv=notrunc",
+    ]))
 }
 
 fn map(path: &Path) -> Child {

@@ -179,6 +179,7 @@ impl Place {
             config: self.config.clone(),
             providers: Some(providers),
             mount: true,
+            shown: Vec::new(),
         };
         Ok((
             Daemon::start(start)

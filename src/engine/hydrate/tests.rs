@@ -264,7 +264,7 @@ async fn who_goes_away_stops_what_nobody_else_wants_and_nothing_else() {
             met += done.expect("a reader");
         }
         // All interest is gone: so is what runs, soon.
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while !rig.content.in_flight().is_empty() {
             assert!(
                 begun.elapsed() < Duration::from_secs(20),
@@ -353,7 +353,7 @@ async fn bytes_that_are_not_what_the_site_says_never_become_whole() {
         }
         let all = rig.content.ensure(0..LEN, Priority::Pin, &rig.payer).await;
         assert!(matches!(all, Err(HydrateError::Mismatch(_))), "{all:?}");
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while !rig.content.in_flight().is_empty() {
             assert!(begun.elapsed() < Duration::from_secs(20));
             tokio::time::sleep(Duration::from_millis(1)).await;
