@@ -162,13 +162,23 @@ pub(super) fn is_same_content(a: &Node, b: &Node) -> bool {
 impl Inner {
     /// Returns a row with what is known of a file that is being written.
     pub(super) fn as_written(&self, mut node: Node) -> Node {
-        if node.writing
-            && let Some(facts) = self.locals.get(node.ino).map(|own| own.facts())
-        {
-            node.size = facts.size;
-            node.mtime_ns = facts.mtime_ns;
-            node.ctime_ns = node.ctime_ns.max(facts.ctime_ns);
+        // Its row may be written down while the host still writes.
+        let may_differ = node.writing || (node.own && self.handles.has_native_writer(node.ino));
+        if !may_differ {
+            return node;
         }
+        let facts = match (self.locals.get(node.ino), node.object) {
+            (Some(own), _) => own.facts(),
+            // Nobody has it in use, and it is not written down yet: its object is what there is.
+            (None, Some(object)) if node.writing => match self.objects.facts(object) {
+                Some(facts) => facts,
+                None => return node,
+            },
+            (None, _) => return node,
+        };
+        node.size = facts.size;
+        node.mtime_ns = facts.mtime_ns;
+        node.ctime_ns = node.ctime_ns.max(facts.ctime_ns);
         node
     }
 }
@@ -421,6 +431,13 @@ impl VirtualFs for DriveFs {
         let may_write = file.may_write;
         // Of a host that ended without a word.
         file.end_native();
+        if may_write
+            && let Some(own) = file.own().filter(|own| own.is_writing())
+            && !self.drive.handles.has_writer(ino)
+        {
+            // Whatever was asked to be written down while the handle was there did not count.
+            self.drive.settle_soon(&own);
+        }
         if file.is_followed()
             && let Source::Site(content) = file.source()
         {

@@ -250,9 +250,13 @@ impl LocalFile {
     }
 
     /// The row is about to say what the file is now: until writing begins again, no byte changes (times may). Says whether
-    /// it did not do so already.
-    pub(super) fn settle(&self) -> bool {
+    /// it is to: not if it did so already, and not while the host writes by itself, unless `even_then`. What the host writes
+    /// after that is found when its handle is gone.
+    pub(super) fn settle(&self, even_then: bool) -> bool {
         let mut live = self.live_now();
+        if live.native > 0 && !even_then {
+            return false;
+        }
         live.seen.written = false;
         std::mem::take(&mut live.writing)
     }

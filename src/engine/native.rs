@@ -365,6 +365,19 @@ impl DriveFs {
         }
         if options.write {
             file.begin_native(&own);
+            if !own.is_writing() {
+                // An earlier writer's end was written down just before: from now on it can't be.
+                let begun = self.drive.writable(row.ino, u64::MAX).await;
+                let same = begun.and_then(|begun| match Arc::ptr_eq(&begun, &own) {
+                    true => Ok(()),
+                    false => Err(FsErrorKind::Busy.into()),
+                });
+                if let Err(e) = same {
+                    file.end_native();
+                    self.drive.handles.remove(opened.handle);
+                    return Err(e);
+                }
+            }
             if options.read {
                 self.drive.mapped.add(row.ino);
             }

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use tracing::warn;
 use uuid::Uuid;
 
+use super::local::Facts;
 use crate::model::{Ino, RelPath};
 
 /// The folder in the data folder.
@@ -108,6 +109,20 @@ impl Objects {
     /// Opens the file of an object, readable and writable.
     pub(super) fn open_file(&self, object: u64) -> io::Result<File> {
         File::options().read(true).write(true).open(self.path(object))
+    }
+
+    /// Returns length and time of an object's file, if it is there.
+    pub(super) fn facts(&self, object: u64) -> Option<Facts> {
+        let metadata = fs::metadata(self.path(object)).ok()?;
+        let mtime_ns = metadata
+            .mtime()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(metadata.mtime_nsec());
+        Some(Facts {
+            size: metadata.len(),
+            mtime_ns,
+            ctime_ns: mtime_ns,
+        })
     }
 
     /// A copy is about to be written to: from now on it is the only one of its kind.

@@ -382,6 +382,12 @@ impl Inner {
         if !self.publish_names(local.ino).map_err(state_error)?.is_empty() {
             return self.closed(local).await;
         }
+        self.settle_soon(local);
+        Ok(())
+    }
+
+    /// Has a file written down soon that is being written, or was.
+    pub(super) fn settle_soon(self: &Arc<Self>, local: &Arc<LocalFile>) {
         if self.settling.add(local) {
             let drive = Arc::clone(self);
             tokio::spawn(async move {
@@ -389,13 +395,12 @@ impl Inner {
                 drive.settle_all().await;
             });
         }
-        Ok(())
     }
 
     /// Writes down all that was closed where nothing was promised.
     pub(super) async fn settle_all(self: &Arc<Self>) {
         let closed = self.settling.take();
-        // Whoever still writes closes it again.
+        // Whoever still writes closes it again, and comes back here when the handle is gone.
         let closed = closed.iter().filter(|local| !self.handles.has_writer(local.ino));
         let ended = closed.map(|local| async { self.closed(local).await.inspect_err(|_| self.close_later(local)) });
         let ended = futures::future::join_all(ended).await;
@@ -454,7 +459,8 @@ impl Inner {
 
     async fn end_writing(self: &Arc<Self>, local: &Arc<LocalFile>) -> Result<(), FsError> {
         let _turn = local.turn.lock().await;
-        if !local.settle() {
+        let publishes = !self.publish_names(local.ino).map_err(state_error)?.is_empty();
+        if !local.settle(publishes) {
             return Ok(());
         }
         let written = self.write_end(local).await;

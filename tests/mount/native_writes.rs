@@ -223,6 +223,43 @@ fn times_are_those_of_the_last_write_or_what_was_asked_for_after_it() {
     });
 }
 
+/// A file is written down some 50 ms after a close: who opens it again in just that moment, and writes, is not forgotten.
+#[test]
+fn what_is_written_down_late_hides_nothing_that_was_written_since() {
+    drive_test(|| {
+        let Some((_site, drive)) = working() else { return };
+        std::thread::scope(|scope| {
+            for thread in 0..8_u64 {
+                let path = drive.path(format!("work/log-{thread}"));
+                scope.spawn(move || {
+                    let mut len = 0;
+                    for round in 0..25_u64 {
+                        let mut open = OpenOptions::new();
+                        let mut file = open.append(true).create(true).open(&path).unwrap();
+                        file.write_all(&[b'A'; 1000]).unwrap();
+                        len += 1000;
+                        std::thread::park_timeout(Duration::from_micros((thread * 997 + round * 613) % 9000));
+                        assert_eq!(fs::metadata(&path).unwrap().len(), len, "while it is written");
+                        assert_eq!(fs::read(&path).unwrap().len() as u64, len);
+                        drop(file);
+                        assert_eq!(fs::metadata(&path).unwrap().len(), len, "closed");
+                        std::thread::park_timeout(Duration::from_millis(44 + (thread + round) % 12));
+                        assert_eq!(fs::metadata(&path).unwrap().len(), len, "later");
+                    }
+                });
+            }
+        });
+        all_closed(&drive);
+        eventually("all rows say what the files are", || {
+            queue::ask(drive.data_dir(), |txn| txn.being_written()).is_empty()
+        });
+        for thread in 0..8 {
+            let bytes = fs::read(drive.path(format!("work/log-{thread}"))).unwrap();
+            assert_eq!((bytes.len(), letter(&bytes)), (25_000, Some(b'A')));
+        }
+    });
+}
+
 #[test]
 fn a_kill_while_it_is_written_loses_nothing_of_it() {
     drive_test(|| {
