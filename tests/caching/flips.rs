@@ -60,6 +60,7 @@ fn flips(passthrough: &'static str, end: End) {
         let site = tempfile::tempdir().unwrap();
         tree.write(site.path());
         let mut drive = Builder::local(site.path())
+            .set("cache.heads", "0B")
             .set("fuse.passthrough", passthrough)
             .set("cache.scrub", "off")
             .build()

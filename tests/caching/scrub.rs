@@ -56,7 +56,11 @@ fn what_rots_under_a_running_daemon_is_found_and_comes_back_where_it_is_pinned()
             ("keep/b.exr", 2 * MIB + 7),
             ("other/c.mov", 5 * MIB),
         ]);
-        let mut drive = Builder::local(site.path()).set("cache.scrub", "2s").build().mounted();
+        let mut drive = Builder::local(site.path())
+            .set("cache.heads", "0B")
+            .set("cache.scrub", "2s")
+            .build()
+            .mounted();
         drive.tell(["pin", "show/keep"]);
         drive.tell(["hydrate", "show"]);
         eventually("all was looked at", || number(&scrub(&drive)["contents"]) >= 3);
@@ -89,7 +93,11 @@ fn what_rots_under_a_running_daemon_is_found_and_comes_back_where_it_is_pinned()
 fn what_the_kernel_reads_by_itself_is_replaced_whole_and_never_mended_under_it() {
     drive_test(|| {
         let site = site(&[("a.mov", 8 * MIB)]);
-        let mut drive = Builder::local(site.path()).set("cache.scrub", "1s").build().mounted();
+        let mut drive = Builder::local(site.path())
+            .set("cache.heads", "0B")
+            .set("cache.scrub", "1s")
+            .build()
+            .mounted();
         drive.tell(["hydrate", "show"]);
         let status = drive.status_now();
         if status["native_reads"]["state"] != "on" {
@@ -133,6 +141,7 @@ fn it_waits_for_readers_goes_on_where_it_was_and_can_be_switched_off() {
     drive_test(|| {
         let site = site(&[("a.mov", 48 * MIB), ("b.mov", MIB)]);
         let mut drive = Builder::local(site.path())
+            .set("cache.heads", "0B")
             .set("cache.scrub", "3s")
             .set("fuse.passthrough", "off")
             .build()
@@ -176,7 +185,11 @@ fn it_waits_for_readers_goes_on_where_it_was_and_can_be_switched_off() {
         assert!(told["scrub"]["oldest_ms"].as_i64().is_some_and(|at| at > 0), "{told}");
         drive.unmount();
 
-        let mut off = Builder::local(site.path()).set("cache.scrub", "off").build().mounted();
+        let mut off = Builder::local(site.path())
+            .set("cache.heads", "0B")
+            .set("cache.scrub", "off")
+            .build()
+            .mounted();
         off.tell(["hydrate", "show"]);
         assert_eq!(scrub(&off)["every_ms"], Value::Null);
         assert!(off.tell(["cache", "stat"]).contains("never looked through"));
