@@ -403,12 +403,11 @@ impl VirtualFs for DriveFs {
         let file = self.file(handle)?;
         if let Some(own) = self.drive.locals.get(file.ino) {
             let publishes = !self.drive.publish_names(file.ino).map_err(state_error)?.is_empty();
-            if publishes && own.is_writing() {
+            if publishes {
                 // As good as a close: what is promised now is to be sent, should the drive end before that.
                 self.drive.closed(&own).await?;
-            } else {
-                self.drive.sync_bytes(&own).await?;
             }
+            self.drive.sync_bytes(&own).await?;
         }
         self.drive.sync_rows().await
     }

@@ -376,7 +376,7 @@ impl Inner {
     /// Somebody closed a file. In a publish zone it is written down before they go on; elsewhere nothing was promised, and
     /// it is written down soon.
     pub(super) async fn closed_by_user(self: &Arc<Self>, local: &Arc<LocalFile>) -> Result<(), FsError> {
-        if !local.is_writing() {
+        if !is_left_to_write(local).await {
             return Ok(());
         }
         if !self.publish_names(local.ino).map_err(state_error)?.is_empty() {
@@ -449,7 +449,7 @@ impl Inner {
     /// Writes down what a file is that was being written, and puts it in the queue if it is to be published. Goes on
     /// though the caller goes away.
     pub(super) async fn closed(self: &Arc<Self>, local: &Arc<LocalFile>) -> Result<(), FsError> {
-        if !local.is_writing() {
+        if !is_left_to_write(local).await {
             return Ok(());
         }
         let (drive, local) = (Arc::clone(self), Arc::clone(local));
@@ -581,6 +581,15 @@ impl Inner {
             settle_ms: i64::try_from(self.limits.settle.as_millis()).unwrap_or(i64::MAX),
         }
     }
+}
+
+/// Says whether a file is still to be written down. Another close of it may be at that just now: then only once it is done,
+/// since its end is what this close promises.
+async fn is_left_to_write(local: &LocalFile) -> bool {
+    if !local.is_writing() {
+        drop(local.turn.lock().await);
+    }
+    local.is_writing()
 }
 
 fn facts_of(node: &Node) -> Facts {
