@@ -507,7 +507,7 @@ fn small_files_pace() {
     });
 }
 
-/// What issue 4 asks for, as far as this build can say: run by hand, `--ignored --nocapture`.
+/// How a film plays, as far as an unoptimised build can say: run by hand, `--ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn film_pace() {
