@@ -116,7 +116,7 @@ mod tests {
                 body("pths", "expected one of `paths`, `heads`"),
                 "did you mean `paths`?",
             ),
-            (body("pths", "expected `path`"), "did you mean `path`?"),
+            (body("pth", "expected `path`"), "did you mean `path`?"),
             (body("colour", "expected `paths` or `heads`"), "there is paths, heads"),
             (body("colour", "there are no fields"), "nothing can be asked for here"),
         ] {
