@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::api::types::{Holder, SettingRow, StopOutcome};
 use crate::api::{self, Access, AccessError, StopRequest};
-use crate::engine::drive::{Drive, OpenError};
+use crate::engine::drive::{Drive, HostReport, OpenError};
 use crate::engine::report::PendingReport;
 use crate::model::SiteName;
 use crate::providers::{self, Controls, Provider, ProviderError};
@@ -159,6 +159,7 @@ impl Daemon {
             tcp: tcp.as_ref().map(|(_, _, at)| *at),
             settings: shown.into(),
             watch: Arc::default(),
+            requests: Arc::default(),
         };
         let mut api = vec![tokio::spawn(api::serve(listener, face.clone(), until.clone()))];
         if let Some((tcp, access, at)) = tcp {
@@ -168,7 +169,12 @@ impl Daemon {
         if let Some(mount) = &mounted {
             drive.notify(mount.change_sink());
             let host = Arc::downgrade(mount);
-            drive.hosted(Arc::new(move || host.upgrade().map(|mount| mount.native_reads())));
+            drive.hosted(Arc::new(move || {
+                host.upgrade().map(|mount| HostReport {
+                    native: mount.native_reads(),
+                    operations: mount.operations(),
+                })
+            }));
             drive.start();
             if let Some(inhibitor) = inhibit::Inhibitor::find() {
                 tokio::spawn(inhibitor.keep(drive.clone(), until.clone()));

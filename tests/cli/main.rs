@@ -12,6 +12,7 @@ mod doctor;
 mod help;
 mod home;
 mod listing;
+mod logging;
 mod mounting;
 mod path;
 mod publishing;
