@@ -12,6 +12,7 @@ mod metrics;
 mod pages;
 mod pin_routes;
 mod problem;
+mod program;
 mod queue_routes;
 mod routes;
 mod tcp;
@@ -33,6 +34,7 @@ use types::{SettingRow, StopOutcome};
 pub use access::{Access, AccessError};
 pub use events::Watch;
 pub use problem::Problem;
+pub use program::is_replaced;
 pub use tcp::serve_tcp;
 
 /// Requests to stop that may wait at once; one is enough, a second one is told to wait for it.

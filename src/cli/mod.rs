@@ -40,6 +40,7 @@ mod limit;
 mod local;
 mod ls;
 mod mount;
+mod mount_helper;
 mod path;
 mod paths;
 mod pin;
@@ -121,6 +122,9 @@ enum Verb {
 /// Runs the program and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    if mount_helper::is_called() {
+        return mount_helper::main();
+    }
     let cli = Cli::parse();
     match run(cli) {
         Ok(exit) => exit.code(),
@@ -182,7 +186,11 @@ impl Settings {
             overrides.push((key.to_owned(), value.to_owned()));
         }
         overrides.extend(more);
-        let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        let mut env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        // A service of the system, and what mounts at boot, are started without one: the same settings are to mean the same.
+        if rustix::process::geteuid().is_root() && std::env::var_os("HOME").is_none() {
+            env.push(("HOME".into(), "/root".into()));
+        }
         Ok(Loader::new()
             .config_file(self.config.clone())
             .env(env)
