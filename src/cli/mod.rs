@@ -29,6 +29,7 @@ macro_rules! errln {
 mod abort;
 mod cache;
 mod client;
+mod completions;
 mod config;
 mod conflict;
 mod demo;
@@ -39,6 +40,7 @@ mod hydrate;
 mod limit;
 mod local;
 mod ls;
+mod man;
 mod mount;
 mod mount_helper;
 mod path;
@@ -59,7 +61,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use backlot_config::{Loaded, Loader};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use error::{CliError, Exit};
 
@@ -117,6 +119,8 @@ enum Verb {
     Recover(recover::Args),
     Config(config::Args),
     Doctor(doctor::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Runs the program and returns its exit code.
@@ -158,6 +162,8 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Recover(args) => recover::run(&args, settings),
         Verb::Config(args) => config::run(&args, settings),
         Verb::Doctor(args) => block_on(doctor::run(args, settings)),
+        Verb::Completions(args) => Ok(completions::run(&args, Cli::command())),
+        Verb::Man(args) => man::run(&args, Cli::command()),
     }
 }
 

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod completing;
 mod conflicts;
 mod demo;
 mod doctor;
@@ -22,4 +23,5 @@ mod secrets;
 mod service;
 mod settings;
 mod sites;
+mod steering;
 mod store;
