@@ -51,6 +51,7 @@ mod queue;
 mod recover;
 mod scan;
 mod status;
+mod support;
 mod text;
 mod unmount;
 mod unpin;
@@ -119,6 +120,7 @@ enum Verb {
     Recover(recover::Args),
     Config(config::Args),
     Doctor(doctor::Args),
+    SupportBundle(support::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -162,6 +164,7 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Recover(args) => recover::run(&args, settings),
         Verb::Config(args) => config::run(&args, settings),
         Verb::Doctor(args) => block_on(doctor::run(args, settings)),
+        Verb::SupportBundle(args) => block_on(support::run(args, settings)),
         Verb::Completions(args) => Ok(completions::run(&args, Cli::command())),
         Verb::Man(args) => man::run(&args, Cli::command()),
     }

@@ -25,3 +25,4 @@ mod settings;
 mod sites;
 mod steering;
 mod store;
+mod support;
