@@ -53,6 +53,7 @@ mod scan;
 mod status;
 mod support;
 mod text;
+mod top;
 mod unmount;
 mod unpin;
 mod wait;
@@ -106,6 +107,7 @@ enum Verb {
     Abort(abort::Args),
     Scan(scan::Args),
     Status(status::Args),
+    Top(top::Args),
     Ls(ls::Args),
     Queue(queue::Args),
     Wait(wait::Args),
@@ -150,6 +152,7 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Abort(args) => block_on(abort::run(args, &settings.load()?)),
         Verb::Scan(args) => block_on(scan::run(args, &settings.load_for_work(Vec::new())?)),
         Verb::Status(args) => block_on(status::run(args, &settings.load()?)),
+        Verb::Top(args) => block_on(top::run(args, &settings.load()?)),
         Verb::Ls(args) => block_on(ls::run(args, &settings.load()?)),
         Verb::Queue(args) => block_on(queue::run(args, &settings.load()?)),
         Verb::Wait(args) => block_on(wait::run(args, &settings.load()?)),

@@ -26,3 +26,4 @@ mod sites;
 mod steering;
 mod store;
 mod support;
+mod top;
