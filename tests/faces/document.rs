@@ -266,7 +266,7 @@ fn thousands_of_requests_break_nothing() {
         return;
     }
     let wanted = std::env::var(REQUESTS).map_or(REQUESTS_IN_CI, |count| count.parse().expect("a number"));
-    drive_test_within(Duration::from_secs(1800), || {
+    drive_test_within(Duration::from_secs(1800), move || {
         let site = a_site();
         let face = Face::of_folder(site.path());
         let dir = tempfile::tempdir().expect("a folder");
