@@ -13,6 +13,7 @@
 mod daemon;
 mod figures;
 mod floor;
+mod hollow;
 mod juicefs;
 mod link;
 mod machine;

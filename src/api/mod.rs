@@ -14,6 +14,7 @@ mod openapi;
 mod pages;
 mod pin_routes;
 mod problem;
+mod program;
 mod queue_routes;
 mod requests;
 mod routes;
@@ -36,6 +37,7 @@ use types::{SettingRow, StopOutcome};
 pub use access::{Access, AccessError};
 pub use events::Watch;
 pub use problem::Problem;
+pub use program::is_replaced;
 pub use requests::Requests;
 pub use tcp::serve_tcp;
 

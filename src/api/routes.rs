@@ -85,6 +85,7 @@ async fn health(State(api): State<Face>) -> Json<Health> {
         version,
         mounted: api.mounted,
         tcp: api.tcp,
+        replaced: super::is_replaced(),
     })
 }
 

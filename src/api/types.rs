@@ -18,6 +18,9 @@ pub struct Health {
     /// Where the API and the dashboard are on TCP.
     #[serde(default)]
     pub tcp: Option<std::net::SocketAddr>,
+    /// The file of its program was replaced since it started, as by an upgrade: it runs on until it is mounted anew.
+    #[serde(default)]
+    pub replaced: bool,
 }
 
 /// `GET /v1/session`: what who asks may do.

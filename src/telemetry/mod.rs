@@ -14,6 +14,12 @@ pub const ENV: &str = "BACKLOT_LOG";
 /// Where systemd says which stream it is whose lines it puts into its journal.
 const JOURNAL: &str = "JOURNAL_STREAM";
 
+/// Says whether a terminal is to show colours: not where the user or the terminal says otherwise (no-color.org).
+fn wants_colours() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|kind| kind != "dumb")
+}
+
 /// Sends the log to standard error, or past it into systemd's journal, where values stay apart from what is said. Only the
 /// first call of a process counts.
 pub fn init(log: &Log) {
@@ -27,7 +33,9 @@ pub fn init(log: &Log) {
     let set = match (log.format, journal()) {
         (LogFormat::Json, _) => base.with(lines.json()).try_init(),
         (LogFormat::Text, Some(journal)) => base.with(journal).try_init(),
-        (LogFormat::Text, None) => base.with(lines.with_ansi(stderr().is_terminal())).try_init(),
+        (LogFormat::Text, None) => base
+            .with(lines.with_ansi(stderr().is_terminal() && wants_colours()))
+            .try_init(),
     };
     // A second daemon in one process (tests, the demo) shares the first one's log.
     drop(set);

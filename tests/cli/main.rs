@@ -6,10 +6,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod completing;
 mod conflicts;
 mod demo;
 mod doctor;
 mod help;
+mod helper;
 mod home;
 mod listing;
 mod logging;
@@ -19,6 +21,10 @@ mod publishing;
 mod recovering;
 mod scanning;
 mod secrets;
+mod service;
 mod settings;
 mod sites;
+mod steering;
 mod store;
+mod support;
+mod top;

@@ -128,6 +128,8 @@ pub(super) fn start(fs: Arc<dyn VirtualFs>, rt: Handle, options: MountOptions) -
     };
     let shown = Shown {
         fs_name: &options.fs_name,
+        read_only: options.read_only,
+        no_exec: options.no_exec,
         allow_other: options.allow_other,
     };
     let device = device::mount(&point, &shown)?;
