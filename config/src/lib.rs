@@ -59,5 +59,8 @@ const SYSTEM: [(&str, &str); 4] = [
         "\n#data-dir = \"~/.local/share/backlot\"",
         "\ndata-dir = \"/var/lib/backlot\"",
     ),
-    ("\n#cache-dir = \"~/.cache/backlot\"", "\ncache-dir = \"/var/cache/backlot\""),
+    (
+        "\n#cache-dir = \"~/.cache/backlot\"",
+        "\ncache-dir = \"/var/cache/backlot\"",
+    ),
 ];

@@ -223,7 +223,11 @@ impl Now {
     reason = "a rate for people, of a count that is not negative; casts saturate"
 )]
 fn per_second(bytes: u64, seconds: f64) -> u64 {
-    if seconds > 0.0 { (bytes as f64 / seconds) as u64 } else { 0 }
+    if seconds > 0.0 {
+        (bytes as f64 / seconds) as u64
+    } else {
+        0
+    }
 }
 
 pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
