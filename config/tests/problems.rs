@@ -64,7 +64,8 @@ fn keys_that_do_not_exist() {
     check(
         "[quux]",
         "user:1:2: unknown section [quux]; \
-         known are drive, machine, cache, hydration, firewall, scan, publish, fuse, api, log, sites, projects, volumes, \
+         known are drive, machine, cache, hydration, firewall, scan, publish, notify, workfiles, fuse, api, log, sites, \
+         projects, volumes, receivers, \
          schema_version",
     );
     check_studio(

@@ -56,6 +56,11 @@ fn check(settings: &Settings) -> Result<Exit, CliError> {
         outln!("read {}", file.display());
     }
     let (sites, projects) = (loaded.config.sites.len(), loaded.config.projects.len());
+    crate::notify::Notifier::new(&loaded.config).map_err(|e| {
+        CliError::usage("nobody could be told what becomes of jobs")
+            .because(&e)
+            .hint("correct that: [notify] and [receivers.NAME], docs/notifications.md")
+    })?;
     outln!(
         "the settings are valid: {}, {}",
         text::counted(sites, "site"),

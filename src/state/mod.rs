@@ -18,6 +18,7 @@ mod facts;
 mod listing;
 mod lock;
 mod node;
+mod outbox;
 mod own;
 mod pins;
 mod projects;
@@ -52,6 +53,7 @@ pub use node::{
     Change, ChangeKind, Changes, Child, Counts, ListingDiff, Moment, NewProject, Node, Origin, Project, Remote,
     ScanRecord, SiteState, SiteStatus,
 };
+pub use outbox::{FAILURES_TOLD, Handed, Message, MessageState, NewMessage, PATHS_KEPT, Round, RoundFailure};
 pub use own::OwnFile;
 pub use pins::{NewPin, Pin};
 pub use publish::{Conflict, Landed, OwnName, SentFile};

@@ -6,6 +6,7 @@ mod limits;
 mod pins;
 mod programs;
 mod queues;
+mod workfiles;
 
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,8 @@ pub use queues::{
     Changed, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport, QueueReport, Selection,
     TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
 };
+
+pub use workfiles::{FetchLastProgress, FetchLastRequest, FetchLastState, FetchedWorkfile, LeftResource};
 
 /// Everything `backlot status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
