@@ -305,7 +305,8 @@ impl Dispatcher {
         }
         let (running, large) = self.load(&state.lane.site);
         let parallel = self.shared.options.parallel.max(1);
-        let large_max = if parallel > 1 { parallel - 1 } else { 1 };
+        // A third is for small files, however many large ones wait.
+        let large_max = (parallel - parallel / 3).min(parallel.saturating_sub(1)).max(1);
         let free = parallel.saturating_sub(running);
         (free > 0).then(|| Opening {
             at,
