@@ -224,7 +224,11 @@ fn receiver_is_right(checker: &mut Checker<'_>, config: &Config, name: &str, rec
             ("from", config.notify.from.is_none()),
         ] {
             if missing {
-                checker.error(&["notify", last], format!("is missing, and receivers.{name} gets mail"), None);
+                checker.error(
+                    &["notify", last],
+                    format!("is missing, and receivers.{name} gets mail"),
+                    None,
+                );
             }
         }
     }
@@ -244,7 +248,11 @@ fn receiver_is_right(checker: &mut Checker<'_>, config: &Config, name: &str, rec
         }
     }
     if receiver.secret.is_some() && receiver.webhook.is_none() && receiver.webhook_from.is_none() {
-        checker.error(&key("secret"), "signs what is posted to a webhook, and there is none", None);
+        checker.error(
+            &key("secret"),
+            "signs what is posted to a webhook, and there is none",
+            None,
+        );
     }
     match receiver.command.first() {
         Some(program) if program.is_empty() => checker.error(&key("command"), "names no program", None),
@@ -257,7 +265,11 @@ fn receiver_is_right(checker: &mut Checker<'_>, config: &Config, name: &str, rec
     secret_path(checker, &key("webhook-from"), receiver.webhook_from.as_ref());
     checker.within(&key("timeout"), receiver.timeout, second, Period::from_secs(600));
     for (last, names, known) in [
-        ("projects", &receiver.projects, config.projects.keys().collect::<Vec<_>>()),
+        (
+            "projects",
+            &receiver.projects,
+            config.projects.keys().collect::<Vec<_>>(),
+        ),
         ("sites", &receiver.sites, config.sites.keys().collect()),
     ] {
         if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {

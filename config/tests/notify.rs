@@ -23,7 +23,10 @@ fn receivers_that_are_right() {
     assert_eq!(notify.smtp_password.as_ref().unwrap().to_string(), "file:/home/ada/p");
     assert_eq!(config.receivers["people"].on, Occasion::Failure);
     assert_eq!(config.receivers["chat"].timeout, Period::from_secs(5));
-    assert_eq!(config.receivers["chat"].webhook_from.as_ref().unwrap().to_string(), "file:/home/ada/u");
+    assert_eq!(
+        config.receivers["chat"].webhook_from.as_ref().unwrap().to_string(),
+        "file:/home/ada/u"
+    );
     assert_eq!(config.receivers["farm"].command, ["/home/ada/bin/told", "~/x"]);
 }
 

@@ -24,8 +24,12 @@ pub(super) fn routes() -> Router<Face> {
 
 fn notifier(api: &Face) -> Result<Arc<Running>, Problem> {
     api.notifier.clone().ok_or_else(|| {
-        Problem::new(StatusCode::CONFLICT, "not-mounted", "nobody is told anything while the drive is not mounted")
-            .hint("`backlot mount` mounts it")
+        Problem::new(
+            StatusCode::CONFLICT,
+            "not-mounted",
+            "nobody is told anything while the drive is not mounted",
+        )
+        .hint("`backlot mount` mounts it")
     })
 }
 

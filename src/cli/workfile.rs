@@ -80,8 +80,10 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
         }
         (None, why) => {
             let why = why.unwrap_or_else(|| "it ended without a word".to_owned());
-            Err(CliError::failed_because("fetch the last work file", text::printable(&why))
-                .hint("`backlot doctor` sees whether the site answers"))
+            Err(
+                CliError::failed_because("fetch the last work file", text::printable(&why))
+                    .hint("`backlot doctor` sees whether the site answers"),
+            )
         }
     }
 }

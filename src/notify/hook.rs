@@ -35,7 +35,8 @@ impl Hook<'_> {
         let mut client = Client::builder()
             .user_agent(concat!("backlot/", env!("CARGO_PKG_VERSION")))
             .redirect(Policy::none())
-            .timeout(self.limit);
+            // Sooner than the time is up: what never was connected is not lost on the way.
+            .connect_timeout(self.limit.mul_f64(0.75));
         if url.scheme() == "http" {
             // Nothing is ciphered: a machine without certificates can do that too.
             client = client.tls_certs_only([]);

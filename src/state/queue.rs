@@ -355,7 +355,9 @@ impl WriteTxn<'_> {
     /// Takes the removal of a path back; says whether there was one. One under way may have been done all the same.
     pub fn cancel_delete(&self, root: Ino, path: &RelPath) -> Result<bool, StateError> {
         let sql = "DELETE FROM task WHERE root = ?1 AND path = ?2 AND what <> 0 RETURNING job";
-        let job = self.one(sql, (as_i64(root.0), path.as_bytes()), |row| count_at(row, 0).map(JobId))?;
+        let job = self.one(sql, (as_i64(root.0), path.as_bytes()), |row| {
+            count_at(row, 0).map(JobId)
+        })?;
         job.map(|job| self.round_over(job)).transpose()?;
         Ok(job.is_some())
     }

@@ -58,7 +58,7 @@ def protocol():
         options = {"tls_context": context, "require_starttls": True}
     if args.user:
         options |= {"authenticator": authenticate, "auth_required": True, "auth_require_tls": bool(args.cert)}
-    return SMTP(Keeper(), enable_SMTPUTF8=True, **options)
+    return SMTP(Keeper(), hostname="localhost", enable_SMTPUTF8=True, **options)
 
 
 async def serve():

@@ -13,12 +13,21 @@ fn a_mail_server_that_is_down_gets_its_mail_when_it_is_up_also_after_a_restart()
         let mut studio = Studio::new(|builder| mails(builder, &sink, &["kim@studio.example"]));
         studio.publish("a.exr", b"a");
         let waiting = studio.message_that("a refusal", |m| m["state"] == "waiting" && m["tries"] != 0);
-        assert!(waiting["error"].as_str().expect("a reason").contains("refused"), "{waiting}");
+        assert!(
+            waiting["error"].as_str().expect("a reason").contains("refused"),
+            "{waiting}"
+        );
         assert_eq!(waiting["lost"], 0, "nobody had it: {waiting}");
         studio.drive.remount();
         sink.start(&["--answer", "451 come back later"]);
-        let busy = studio.message_that("a busy server", |m| m["error"].as_str().is_some_and(|why| why.contains("later")));
-        assert_eq!((&busy["state"], &busy["lost"]), (&"waiting".into(), &0.into()), "{busy}");
+        let busy = studio.message_that("a busy server", |m| {
+            m["error"].as_str().is_some_and(|why| why.contains("later"))
+        });
+        assert_eq!(
+            (&busy["state"], &busy["lost"]),
+            (&"waiting".into(), &0.into()),
+            "{busy}"
+        );
         assert!(sink.mails().is_empty());
         sink.stop();
         sink.start(&[]);
@@ -30,7 +39,10 @@ fn a_mail_server_that_is_down_gets_its_mail_when_it_is_up_also_after_a_restart()
         sink.start(&["--answer", "554 not from you"]);
         studio.publish("b.exr", b"b");
         let refused = studio.message_that("a refusal for good", |m| m["state"] == "given-up");
-        assert!(refused["error"].as_str().expect("a reason").contains("not from you"), "{refused}");
+        assert!(
+            refused["error"].as_str().expect("a reason").contains("not from you"),
+            "{refused}"
+        );
     });
 }
 

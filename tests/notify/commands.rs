@@ -42,7 +42,10 @@ fn a_program_gets_json_and_no_secret_and_no_shell_reads_its_arguments() {
         assert_eq!(facts["paths"][0], "show/publish/it's $HOME.exr");
         assert_eq!(fs::read_to_string(dir.path().join("arg")).expect("there"), arg);
         let env = fs::read_to_string(dir.path().join("env")).expect("there");
-        assert!(env.contains("PATH=") && env.contains("BACKLOT_ATTEMPT=1") && !env.contains("topsecret"), "{env}");
+        assert!(
+            env.contains("PATH=") && env.contains("BACKLOT_ATTEMPT=1") && !env.contains("topsecret"),
+            "{env}"
+        );
         studio.message_that("what was told", |m| m["state"] == "told");
         assert!(!out.exists());
     });
@@ -53,7 +56,11 @@ fn a_program_that_fails_or_hangs_is_tried_again_and_leaves_nothing_running() {
     drive_test(|| {
         let dir = tempfile::tempdir().expect("a folder");
         let at = dir.path().display();
-        let fails = program(dir.path(), "fails", "cat > /dev/null; echo first >&2; echo 'no such queue' >&2; exit 7");
+        let fails = program(
+            dir.path(),
+            "fails",
+            "cat > /dev/null; echo first >&2; echo 'no such queue' >&2; exit 7",
+        );
         let hangs = program(
             dir.path(),
             "hangs",
@@ -80,7 +87,11 @@ fn a_program_that_fails_or_hangs_is_tried_again_and_leaves_nothing_running() {
             assert!(said.contains(why), "{receiver}: {said}");
             assert_eq!(message["state"], "waiting", "{message}");
         }
-        let child: i32 = fs::read_to_string(dir.path().join("child")).expect("there").trim().parse().expect("a number");
+        let child: i32 = fs::read_to_string(dir.path().join("child"))
+            .expect("there")
+            .trim()
+            .parse()
+            .expect("a number");
         eventually_within(Duration::from_secs(5), "the end of what the program started", || {
             !Path::new(&format!("/proc/{child}")).exists()
         });

@@ -52,12 +52,20 @@ fn what_is_posted_is_signed_and_says_all_there_is_to_say() {
         ] {
             assert_eq!(facts[key], value, "{key} of {facts:#}");
         }
-        let mut paths: Vec<_> = facts["paths"].as_array().expect("paths").iter().map(|p| p.as_str().expect("a path")).collect();
+        let mut paths: Vec<_> = facts["paths"]
+            .as_array()
+            .expect("paths")
+            .iter()
+            .map(|p| p.as_str().expect("a path"))
+            .collect();
         paths.sort_unstable();
         assert_eq!(paths, ["show/publish/a.exr", "show/publish/b.exr"]);
         assert_eq!(facts["id"].as_str(), Some(posted.headers["backlot-delivery"].as_str()));
         let everything = studio.drive.tell(["notify", "ls"]) + &studio.drive.log();
-        assert!(!everything.contains(SECRET) && !everything.contains("topsecret"), "a secret was told");
+        assert!(
+            !everything.contains(SECRET) && !everything.contains("topsecret"),
+            "a secret was told"
+        );
     });
 }
 
@@ -77,7 +85,10 @@ fn an_address_that_is_a_secret_is_told_nowhere() {
         });
         studio.publish("a.exr", b"a");
         let waiting = studio.message_that("a refusal", |m| m["tries"] == 1 && m["state"] == "waiting");
-        assert!(waiting["error"].as_str().expect("a reason").contains("refused"), "{waiting}");
+        assert!(
+            waiting["error"].as_str().expect("a reason").contains("refused"),
+            "{waiting}"
+        );
         let test = studio.drive.run(["notify", "test"]);
         assert_eq!(test.status.code(), Some(4));
         let everything = studio.drive.tell(["notify", "ls"])
@@ -110,7 +121,11 @@ fn a_server_in_trouble_is_asked_again_and_a_refusal_is_final() {
         let attempts: Vec<_> = posted.iter().map(|p| p.headers["backlot-attempt"].as_str()).collect();
         assert_eq!(attempts, ["1", "2"]);
         let told = studio.message_that("what was told", |m| m["receiver"] == "trouble" && m["state"] == "told");
-        assert_eq!((&told["lost"], &told["error"]), (&0.into(), &serde_json::Value::Null), "an answer came to both");
+        assert_eq!(
+            (&told["lost"], &told["error"]),
+            (&0.into(), &serde_json::Value::Null),
+            "an answer came to both"
+        );
 
         refuses.exactly(1);
         let given_up = studio.message_that("the refusal", |m| m["receiver"] == "refuses");
@@ -141,12 +156,21 @@ fn one_who_is_slow_holds_up_nobody() {
         quick.exactly(1);
         assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
         let message = studio.message_that("the time's end", |m| m["receiver"] == "slow" && m["lost"] == 1);
-        assert!(message["error"].as_str().is_some_and(|why| why.contains("2s")), "{message}");
+        assert!(
+            message["error"].as_str().is_some_and(|why| why.contains("2s")),
+            "{message}"
+        );
         // It had the message, and is told again: by the same name.
         let posted = slow.exactly(2);
-        assert_eq!(posted[0].headers["backlot-delivery"], posted[1].headers["backlot-delivery"]);
+        assert_eq!(
+            posted[0].headers["backlot-delivery"],
+            posted[1].headers["backlot-delivery"]
+        );
         let said = studio.drive.tell(["notify", "ls"]);
-        assert!(said.contains("no answer came to 1 try: it may have arrived more than once"), "{said}");
+        assert!(
+            said.contains("no answer came to 1 try: it may have arrived more than once"),
+            "{said}"
+        );
         assert!(begun.elapsed() < PATIENCE * 2);
     });
 }

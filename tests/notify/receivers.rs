@@ -41,7 +41,8 @@ pub(crate) struct Sink {
 impl Sink {
     /// Makes ready a server that does not run yet; `None`, and a word, where there is none.
     pub(crate) fn prepared() -> Option<Self> {
-        let tools = std::env::var_os("BACKLOT_TOOLS").map_or_else(|| PathBuf::from("/opt/backlot-tools"), PathBuf::from);
+        let tools =
+            std::env::var_os("BACKLOT_TOOLS").map_or_else(|| PathBuf::from("/opt/backlot-tools"), PathBuf::from);
         let python = tools.join("smtp/bin/python");
         if !python.is_file() {
             let why = "aiosmtpd is not installed: see .ci/tools";
@@ -52,7 +53,10 @@ impl Sink {
             say(&format!("SKIPPED: smtp ({why})"));
             return None;
         }
-        let dir = tempfile::Builder::new().prefix("backlot-mail-").tempdir().expect("a folder");
+        let dir = tempfile::Builder::new()
+            .prefix("backlot-mail-")
+            .tempdir()
+            .expect("a folder");
         fs::create_dir(dir.path().join("kept")).expect("made");
         Some(Self {
             port: free_port(),
@@ -65,7 +69,17 @@ impl Sink {
     /// A certificate for it.
     pub(crate) fn certified(&self) -> PathBuf {
         let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"])
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=127.0.0.1",
+            ])
             .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .args(["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout"])
             .arg(self.file("key.pem"))
@@ -196,7 +210,9 @@ fn decoded(value: &str) -> String {
         let encoded = word.strip_prefix("=?utf-8?b?").and_then(|word| word.strip_suffix("?="));
         match encoded {
             Some(encoded) => {
-                let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).expect("base64");
+                let bytes = base64::engine::general_purpose::STANDARD
+                    .decode(encoded)
+                    .expect("base64");
                 out += &String::from_utf8(bytes).expect("UTF-8");
             }
             None => {
@@ -321,7 +337,9 @@ fn read(stream: &TcpStream) -> Option<Posted> {
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        let Some((name, value)) = line.trim_end().split_once(": ") else {
+            break;
+        };
         headers.insert(name.to_ascii_lowercase(), value.to_owned());
     }
     let length: usize = headers.get("content-length")?.parse().ok()?;

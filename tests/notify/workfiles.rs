@@ -26,8 +26,16 @@ fn site() -> TempDir {
         put(site.path(), &name, format!("script {version}").as_bytes());
     }
     put(site.path(), &format!("{PUBLISHED}/v003/thumbnail.jpg"), b"picture");
-    put(site.path(), &format!("{PUBLISHED}/v003/resources/lut/show.cube"), &[3; 200_000]);
-    put(site.path(), &format!("{PUBLISHED}/v003/resources/ref.mov"), b"reference");
+    put(
+        site.path(),
+        &format!("{PUBLISHED}/v003/resources/lut/show.cube"),
+        &[3; 200_000],
+    );
+    put(
+        site.path(),
+        &format!("{PUBLISHED}/v003/resources/ref.mov"),
+        b"reference",
+    );
     site
 }
 
@@ -44,7 +52,9 @@ fn fetch(drive: &Drive, args: &[&str]) -> Value {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).expect("a folder");
-    let mut names: Vec<_> = entries.map(|e| e.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
+    let mut names: Vec<_> = entries
+        .map(|e| e.expect("an entry").file_name().into_string().expect("UTF-8"))
+        .collect();
     names.sort();
     names
 }
@@ -58,15 +68,31 @@ fn the_last_published_work_file_becomes_the_next_version_with_its_resources() {
         assert_eq!(names(&drive.path("shots/sh010")), ["publish"]);
         let workdir = drive.path(TASK);
         let fetched = fetch(&drive, &[workdir.to_str().expect("UTF-8")]);
-        assert_eq!(fetched["workfile"], format!("show/{TASK}/dmo_sh010_compositing_v004.nk"));
         assert_eq!(
-            (&fetched["version"], &fetched["published_version"], &fetched["resources"]),
+            fetched["workfile"],
+            format!("show/{TASK}/dmo_sh010_compositing_v004.nk")
+        );
+        assert_eq!(
+            (
+                &fetched["version"],
+                &fetched["published_version"],
+                &fetched["resources"]
+            ),
             (&4.into(), &3.into(), &2.into())
         );
         assert_eq!(names(&workdir), ["dmo_sh010_compositing_v004.nk", "resources"]);
-        assert_eq!(fs::read(workdir.join("dmo_sh010_compositing_v004.nk")).expect("there"), b"script 3");
-        assert_eq!(fs::read(workdir.join("resources/lut/show.cube")).expect("there"), vec![3; 200_000]);
-        assert_eq!(fs::read(workdir.join("resources/ref.mov")).expect("there"), b"reference");
+        assert_eq!(
+            fs::read(workdir.join("dmo_sh010_compositing_v004.nk")).expect("there"),
+            b"script 3"
+        );
+        assert_eq!(
+            fs::read(workdir.join("resources/lut/show.cube")).expect("there"),
+            vec![3; 200_000]
+        );
+        assert_eq!(
+            fs::read(workdir.join("resources/ref.mov")).expect("there"),
+            b"reference"
+        );
         // It is a file like any other: saved to, and this machine's own.
         fs::write(workdir.join("dmo_sh010_compositing_v004.nk"), b"changed").expect("written");
         let row = &drive.ls(&format!("show/{TASK}/dmo_sh010_compositing_v004.nk"))[0];
@@ -76,13 +102,22 @@ fn the_last_published_work_file_becomes_the_next_version_with_its_resources() {
         fs::write(workdir.join("resources/ref.mov"), b"my own one").expect("written");
         fs::write(workdir.join("dmo_sh010_compositing_v009_idea.nk"), b"idea").expect("written");
         let said = drive.tell(["workfile", "fetch-last", &format!("show/{TASK}")]);
-        assert!(said.starts_with(&format!("show/{TASK}/dmo_sh010_compositing_v010.nk\n")), "{said}");
+        assert!(
+            said.starts_with(&format!("show/{TASK}/dmo_sh010_compositing_v010.nk\n")),
+            "{said}"
+        );
         assert!(
             said.contains("resources/ref.mov stays as it is: another one of that name is there"),
             "{said}"
         );
-        assert_eq!(fs::read(workdir.join("dmo_sh010_compositing_v004.nk")).expect("there"), b"changed");
-        assert_eq!(fs::read(workdir.join("resources/ref.mov")).expect("there"), b"my own one");
+        assert_eq!(
+            fs::read(workdir.join("dmo_sh010_compositing_v004.nk")).expect("there"),
+            b"changed"
+        );
+        assert_eq!(
+            fs::read(workdir.join("resources/ref.mov")).expect("there"),
+            b"my own one"
+        );
         assert_eq!(names(&workdir).len(), 4);
     });
 }
@@ -93,10 +128,20 @@ fn a_version_that_was_published_a_moment_ago_is_seen() {
         let site = site();
         let drive = builder(&site).set("scan.recheck-after", "24h").build().mounted();
         assert_eq!(names(&drive.path(PUBLISHED)).len(), 3);
-        put(site.path(), &format!("{PUBLISHED}/v012/dmo_sh010_workfileCompositing_v012.nk"), b"script 12");
+        put(
+            site.path(),
+            &format!("{PUBLISHED}/v012/dmo_sh010_workfileCompositing_v012.nk"),
+            b"script 12",
+        );
         let fetched = fetch(&drive, &[&format!("show/{TASK}")]);
-        assert_eq!(fetched["workfile"], format!("show/{TASK}/dmo_sh010_compositing_v013.nk"));
-        assert_eq!(fs::read(drive.path(TASK).join("dmo_sh010_compositing_v013.nk")).expect("there"), b"script 12");
+        assert_eq!(
+            fetched["workfile"],
+            format!("show/{TASK}/dmo_sh010_compositing_v013.nk")
+        );
+        assert_eq!(
+            fs::read(drive.path(TASK).join("dmo_sh010_compositing_v013.nk")).expect("there"),
+            b"script 12"
+        );
     });
 }
 
@@ -104,7 +149,11 @@ fn a_version_that_was_published_a_moment_ago_is_seen() {
 fn what_cannot_be_told_apart_is_asked_for() {
     drive_test(|| {
         let site = site();
-        put(site.path(), &format!("{PUBLISHED}/v003/dmo_sh010_workfileCompositing_v003.ma"), b"maya");
+        put(
+            site.path(),
+            &format!("{PUBLISHED}/v003/dmo_sh010_workfileCompositing_v003.ma"),
+            b"maya",
+        );
         put(site.path(), &format!("{PUBLISHED}/v004/thumbnail.jpg"), b"picture");
         let drive = builder(&site).build().mounted();
         let workdir = format!("show/{TASK}");
@@ -115,21 +164,30 @@ fn what_cannot_be_told_apart_is_asked_for() {
         );
         assert!(!drive.path(TASK).exists(), "nothing was made");
         let fetched = fetch(&drive, &["--ext", "ma", &workdir]);
-        assert_eq!(fetched["workfile"], format!("{workdir}/dmo_sh010_compositing_v004.ma"));
+        assert_eq!(fetched["workfile"], format!("{workdir}/dmo_sh010_compositing_v005.ma"));
         assert_eq!(fetched["passed_over"], serde_json::json!(["v004"]));
         // From now on the folder says which.
         let fetched = fetch(&drive, &[&workdir]);
-        assert_eq!(fetched["workfile"], format!("{workdir}/dmo_sh010_compositing_v005.ma"));
+        assert_eq!(fetched["workfile"], format!("{workdir}/dmo_sh010_compositing_v006.ma"));
         for (workdir, said) in [
-            ("show/shots/sh010/publish", "is no task's work folder: by the settings that is `{folder}/work/{task}`"),
-            ("show/shots/sh010/work/anim", "nothing is published for show/shots/sh010/work/anim"),
+            (
+                "show/shots/sh010/publish",
+                "is no task's work folder: by the settings that is `{folder}/work/{task}`",
+            ),
+            (
+                "show/shots/sh010/work/anim",
+                "nothing is published for show/shots/sh010/work/anim",
+            ),
             ("nowhere/sh010/work/anim", "lies in no project"),
         ] {
             let refused = drive.refused(["workfile", "fetch-last", workdir]);
             assert!(refused.said.contains(said), "{workdir}: {refused:?}");
         }
         let refused = drive.refused(["workfile", "fetch-last", "--ext", "hip", &workdir]);
-        assert!(refused.said.contains("with the extension hip") && refused.said.contains("thumbnail.jpg"), "{refused:?}");
+        assert!(
+            refused.said.contains("with the extension hip") && refused.said.contains("thumbnail.jpg"),
+            "{refused:?}"
+        );
     });
 }
 
@@ -150,8 +208,14 @@ fn a_site_that_is_gone_half_way_leaves_no_half_file() {
         });
         // A kill leaves a hidden part; the next fetch clears it away.
         let mut drive = drive;
-        let mut child = drive.command().args(["workfile", "fetch-last", &workdir]).spawn().expect("started");
-        eventually_within(Duration::from_secs(10), "the beginning", || names(&drive.path(TASK)).len() == 2);
+        let mut child = drive
+            .command()
+            .args(["workfile", "fetch-last", &workdir])
+            .spawn()
+            .expect("started");
+        eventually_within(Duration::from_secs(10), "the beginning", || {
+            names(&drive.path(TASK)).len() == 2
+        });
         drive.kill9();
         child.wait().expect("ended");
         put(site.path(), &script, b"short");
@@ -161,6 +225,9 @@ fn a_site_that_is_gone_half_way_leaves_no_half_file() {
         let fetched = fetch(&drive, &[&workdir]);
         assert_eq!(fetched["version"], 4);
         assert_eq!(names(&drive.path(TASK)), ["dmo_sh010_compositing_v004.nk", "resources"]);
-        assert_eq!(fs::read(drive.path(TASK).join("dmo_sh010_compositing_v004.nk")).expect("there"), b"short");
+        assert_eq!(
+            fs::read(drive.path(TASK).join("dmo_sh010_compositing_v004.nk")).expect("there"),
+            b"short"
+        );
     });
 }

@@ -248,7 +248,7 @@ impl<'p> Copying<'p> {
         let half = half_name(&plan.last.name)?;
         self.copy(&plan.last.file, &source, dir, &half).await?;
         for _ in 0..NAMES {
-            let mut highest = plan.last.published.version.number;
+            let mut highest = plan.last.highest;
             for child in self.drive.listed(dir).await? {
                 let version = Version::in_name(&child.name.to_string());
                 if child.name != half {

@@ -201,6 +201,8 @@ struct Last {
     file: Node,
     name: Name,
     published: PublishedName,
+    /// Number of the newest version, whatever is in it.
+    highest: u32,
     passed_over: Vec<String>,
 }
 
@@ -316,6 +318,7 @@ impl Inner {
             let (workdir, folder) = (workdir.clone(), folder.clone());
             return Err(WorkfileError::NotPublished { workdir, folder });
         }
+        let highest = versions[0].0;
         let (mut passed_over, mut newest) = (Vec::new(), None);
         for (number, version) in versions {
             let path = folder.join(&version.name);
@@ -347,6 +350,7 @@ impl Inner {
                     file: child.node,
                     name: child.name,
                     published,
+                    highest,
                     passed_over,
                 });
             }

@@ -34,7 +34,10 @@ impl Fixture {
             max_size: None,
             under_way: Vec::new(),
         };
-        write(&self.store, move |txn| txn.claim(&claim)).unwrap().pop().expect("a task that is due")
+        write(&self.store, move |txn| txn.claim(&claim))
+            .unwrap()
+            .pop()
+            .expect("a task that is due")
     }
 
     fn finish(&self) {
@@ -66,9 +69,15 @@ fn a_round_ends_in_the_write_that_ends_its_last_task() {
     assert_eq!(f.over(), []);
     f.finish();
     let round = f.round();
-    assert_eq!((round.files, round.bytes, round.removed, round.failed, round.number), (2, 20, 0, 0, 1));
+    assert_eq!(
+        (round.files, round.bytes, round.removed, round.failed, round.number),
+        (2, 20, 0, 0, 1)
+    );
     assert_eq!(round.paths, [path("demo/a"), path("demo/b")]);
-    assert_eq!((round.project.0.as_str(), round.job.target.0.as_str()), ("demo", "studio"));
+    assert_eq!(
+        (round.project.0.as_str(), round.job.target.0.as_str()),
+        ("demo", "studio")
+    );
     assert!(round.began_ms <= round.ended_ms);
 
     // Before it is told, what comes is of the same round; after that, of another.
@@ -98,14 +107,26 @@ fn what_failed_ends_a_round_and_is_told_once() {
     assert_eq!((round.files, round.failed), (1, 1));
     let failure = &round.failures[0];
     assert_eq!(
-        (failure.path.to_string().as_str(), failure.kind.as_str(), failure.why.as_str(), failure.again),
+        (
+            failure.path.to_string().as_str(),
+            failure.kind.as_str(),
+            failure.why.as_str(),
+            failure.again
+        ),
         ("demo/a", "full", "no room left", false)
     );
     f.told(round.job.id);
     // Tried again by itself it fails as before: no news. A person's retry is another round, however it ends.
-    let blocked = f.store.read(|txn| txn.tasks(TaskFilter::default(), TaskId(0), 10)).unwrap().remove(0);
+    let blocked = f
+        .store
+        .read(|txn| txn.tasks(TaskFilter::default(), TaskId(0), 10))
+        .unwrap()
+        .remove(0);
     let again = blocked.clone();
-    write(&f.store, move |txn| txn.block_task(&again, None, "full", "no room left")).unwrap();
+    write(&f.store, move |txn| {
+        txn.block_task(&again, None, "full", "no room left")
+    })
+    .unwrap();
     assert_eq!(f.over(), []);
     write(&f.store, |txn| txn.retry_now(TaskFilter::default(), NOW)).unwrap();
     assert_eq!(f.over(), []);
@@ -199,18 +220,33 @@ fn a_round_is_told_to_a_receiver_by_one_message() {
     let due = |receiver: &'static str, now| f.store.read(move |txn| txn.message_due(receiver, now)).unwrap();
     assert_eq!(due("chat", NOW - 1), None);
     let first = due("chat", NOW).unwrap();
-    assert_eq!((first.of.round, first.tries, first.state), (1, 0, MessageState::Waiting));
+    assert_eq!(
+        (first.of.round, first.tries, first.state),
+        (1, 0, MessageState::Waiting)
+    );
     let id = first.id;
     assert!(write(&f.store, move |txn| txn.message_begun(id, NOW)).unwrap());
-    assert!(!write(&f.store, move |txn| txn.message_begun(id, NOW)).unwrap(), "by one at a time");
+    assert!(
+        !write(&f.store, move |txn| txn.message_begun(id, NOW)).unwrap(),
+        "by one at a time"
+    );
     assert_eq!(due("chat", NOW).unwrap().of.round, 2);
 
     // The process dies; it may have arrived. Whoever is not in the settings any more is not told.
     write(&f.store, |txn| txn.messages_left(&["chat".to_owned()], NOW + 5)).unwrap();
-    let again = f.store.read(|txn| txn.messages(10)).unwrap().into_iter().find(|m| m.id == id).unwrap();
+    let again = f
+        .store
+        .read(|txn| txn.messages(10))
+        .unwrap()
+        .into_iter()
+        .find(|m| m.id == id)
+        .unwrap();
     assert_eq!((again.state, again.lost, again.tries), (MessageState::Waiting, 1, 1));
     let gone = f.store.read(|txn| txn.messages(1)).unwrap().remove(0);
-    assert_eq!((gone.of.receiver.as_str(), gone.state), ("people", MessageState::GivenUp));
+    assert_eq!(
+        (gone.of.receiver.as_str(), gone.state),
+        ("people", MessageState::GivenUp)
+    );
 
     let not = Handed::Not {
         why: "busy".to_owned(),
