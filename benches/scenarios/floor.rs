@@ -275,5 +275,5 @@ pub(crate) fn floor(bench: &Bench, report: &mut Report) -> Result<()> {
             target: Target::None,
         });
     }
-    Ok(())
+    crate::hollow::walks(bench, report)
 }

@@ -2,24 +2,36 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 
 use super::Face;
+use super::asked::{Answer, Asked, body};
+use super::openapi::Routes;
 use super::problem::Problem;
-use super::queue_routes::{Answer, Asked, body};
 use super::routes::aside;
 use super::types::{NotifyRetried, NotifyRetryRequest, NotifyTestRequest};
 use crate::notify::report::{NotifyReport, TestReport};
 use crate::notify::{NoReceiver, Running};
 
-pub(super) fn routes() -> Router<Face> {
-    Router::new()
-        .route("/v1/notify", get(report))
-        .route("/v1/notify/test", post(test))
-        .route("/v1/notify/retry", post(retry))
+pub(super) fn routes() -> Routes<Face> {
+    Routes::new()
+        .get(
+            "/v1/notify",
+            "Who is told what became of jobs, and how the newest messages stand.",
+            report,
+        )
+        .post(
+            "/v1/notify/test",
+            "Sends a test message to each receiver at once, and says what came of it.",
+            test,
+        )
+        .post(
+            "/v1/notify/retry",
+            "Tries messages again now that wait or were given up.",
+            retry,
+        )
 }
 
 fn notifier(api: &Face) -> Result<Arc<Running>, Problem> {

@@ -1,20 +1,24 @@
 //! The routes about work files.
 
-use axum::extract::{Path, State};
+use axum::Json;
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 
 use super::Face;
+use super::asked::{Answer, Asked, Path, body};
+use super::openapi::Routes;
 use super::problem::Problem;
-use super::queue_routes::{Answer, Asked, body};
 use crate::engine::report::{FetchLastRequest, FetchLastState};
 use crate::engine::workfile::WorkfileError;
 
-pub(super) fn routes() -> Router<Face> {
-    Router::new()
-        .route("/v1/workfiles/fetch-last", post(fetch_last))
-        .route("/v1/workfiles/fetches/{id}", get(fetch))
+pub(super) fn routes() -> Routes<Face> {
+    Routes::new()
+        .post(
+            "/v1/workfiles/fetch-last",
+            "Begins to bring a task's last published work file into its work folder; answers once it is known which.",
+            fetch_last,
+        )
+        .get("/v1/workfiles/fetches/{id}", "How far that is.", fetch)
 }
 
 async fn fetch_last(State(api): State<Face>, asked: Asked<FetchLastRequest>) -> Answer<FetchLastState> {
@@ -27,7 +31,11 @@ async fn fetch_last(State(api): State<Face>, asked: Asked<FetchLastRequest>) -> 
 
 async fn fetch(State(api): State<Face>, Path(id): Path<u64>) -> Answer<FetchLastState> {
     let fetch = api.drive.workfile_fetch(id);
-    let none = || Problem::new(StatusCode::NOT_FOUND, "not-found", format!("there is no fetch {id}"));
+    let none = || {
+        let title = format!("there is no fetch {id}, or not any more");
+        Problem::new(StatusCode::NOT_FOUND, "not-found", title)
+            .hint("POST /v1/workfiles/fetch-last begins one, and says its number")
+    };
     Ok(Json(FetchLastState {
         id,
         progress: fetch.ok_or_else(none)?.progress(),

@@ -1,9 +1,10 @@
 //! What the notifier tells about itself.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/notify`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NotifyReport {
     /// A job is told about once nothing of it has been under way for this long.
     pub quiet_seconds: f64,
@@ -18,7 +19,7 @@ pub struct NotifyReport {
 }
 
 /// Somebody who is told.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ReceiverReport {
     /// Its name in the settings.
     pub name: String,
@@ -33,7 +34,7 @@ pub struct ReceiverReport {
 }
 
 /// How a message stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MessageWord {
     /// It is to be handed over.
@@ -47,7 +48,7 @@ pub enum MessageWord {
 }
 
 /// A message.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MessageReport {
     /// Its number.
     pub id: u64,
@@ -78,7 +79,7 @@ pub struct MessageReport {
 }
 
 /// What came of a test message.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TestReport {
     /// Who was told.
     pub receiver: String,

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use backlot_cache::Usage;
 use backlot_platform::types::NativeReads;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::drive::Project;
@@ -29,14 +30,14 @@ pub use pins::{
 };
 pub use programs::{ProgramReport, ProgramsReport};
 pub use queues::{
-    Changed, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport, QueueReport, Selection,
-    TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
+    Changed, ConflictPage, ConflictQuery, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport,
+    QueueReport, Selection, TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
 };
 
 pub use workfiles::{FetchLastProgress, FetchLastRequest, FetchLastState, FetchedWorkfile, LeftResource};
 
 /// Everything `backlot status` shows.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// The drive's name.
     pub name: String,
@@ -80,7 +81,7 @@ pub struct Status {
 }
 
 /// Reads of resident files that the kernel answers by itself (FUSE passthrough).
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NativeReport {
     /// `on` or `off`.
     pub state: String,
@@ -108,7 +109,7 @@ impl From<NativeReads> for NativeReport {
 }
 
 /// What was made or changed here, and what became of it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PublishingReport {
     /// What is not at its site yet.
     pub pending: PendingReport,
@@ -133,7 +134,7 @@ pub struct PublishingReport {
 }
 
 /// A project.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ProjectReport {
     /// The key of its section.
     pub name: String,
@@ -163,7 +164,7 @@ impl ProjectReport {
 }
 
 /// A site.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SiteReport {
     /// The key of its section.
     pub name: String,
@@ -196,7 +197,7 @@ impl SiteReport {
 }
 
 /// The cache.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CacheReport {
     /// Its folder.
     pub dir: PathBuf,
@@ -234,7 +235,7 @@ impl CacheReport {
 }
 
 /// Bytes on their way, and counters since the start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct HydrationReport {
     /// Bytes that arrived from sites.
     pub fetched_bytes: u64,
@@ -259,7 +260,7 @@ pub struct HydrationReport {
 }
 
 /// An open file that bytes arrive for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FlightReport {
     /// Its path at the site.
     pub path: String,
@@ -274,7 +275,7 @@ pub struct FlightReport {
 }
 
 /// Sequences that are played, and what was fetched ahead of their readers since the start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SequencesReport {
     /// Frames are fetched ahead.
     pub on: bool,
@@ -299,7 +300,7 @@ pub struct SequencesReport {
 }
 
 /// A sequence that is played.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SequenceReport {
     /// Its folder in the drive and its name, as in `demo/plates/comp.####.exr`; `demo/thumbs/*` for a folder whose small files
     /// are read one after another.
@@ -327,7 +328,7 @@ pub struct SequenceReport {
 }
 
 /// A row of `backlot ls`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LsEntry {
     /// Continues a listing after this row.
     pub cookie: u64,

@@ -1,9 +1,10 @@
 //! Fetching the last published work file.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/workfiles/fetch-last`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FetchLastRequest {
     /// The task's work folder, as a path of the drive. It need not be there yet.
@@ -15,7 +16,7 @@ pub struct FetchLastRequest {
 }
 
 /// A fetch, under way or ended.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FetchLastState {
     /// Its number, for `GET /v1/workfiles/fetches/{id}`.
     pub id: u64,
@@ -24,7 +25,7 @@ pub struct FetchLastState {
 }
 
 /// How far a fetch is.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct FetchLastProgress {
     /// It has ended.
     pub done: bool,
@@ -43,7 +44,7 @@ pub struct FetchLastProgress {
 }
 
 /// A work file that was made of a published one.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FetchedWorkfile {
     /// The new work file, as a path of the drive.
     pub workfile: String,
@@ -64,7 +65,7 @@ pub struct FetchedWorkfile {
 }
 
 /// A resource that was not copied.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LeftResource {
     /// Where it would have gone, as a path of the drive.
     pub path: String,

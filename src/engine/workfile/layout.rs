@@ -56,7 +56,7 @@ impl Version {
     pub(super) fn in_name(name: &str) -> Option<Self> {
         name.split(|c: char| !c.is_ascii_alphanumeric())
             .filter_map(Self::of)
-            .last()
+            .next_back()
     }
 
     pub(super) fn shown(self) -> String {
