@@ -20,29 +20,35 @@ fn receivers_that_are_right() {
     );
     let notify = &config.notify;
     assert_eq!((notify.port(), notify.smtp_security), (587, SmtpSecurity::Starttls));
-    assert_eq!(notify.smtp_password.as_ref().unwrap().to_string(), "file:/home/ada/p");
+    assert!(notify.smtp_password.as_ref().unwrap().to_string().ends_with("/home/p"));
     assert_eq!(config.receivers["people"].on, Occasion::Failure);
     assert_eq!(config.receivers["chat"].timeout, Period::from_secs(5));
-    assert_eq!(
-        config.receivers["chat"].webhook_from.as_ref().unwrap().to_string(),
-        "file:/home/ada/u"
+    assert!(
+        config.receivers["chat"]
+            .webhook_from
+            .as_ref()
+            .unwrap()
+            .to_string()
+            .ends_with("/home/u")
     );
-    assert_eq!(config.receivers["farm"].command, ["/home/ada/bin/told", "~/x"]);
+    let command = &config.receivers["farm"].command;
+    assert!(command[0].ends_with("/home/bin/told"), "{command:?}");
+    assert_eq!(command[1], "~/x");
 }
 
 #[test]
 fn receivers_that_are_wrong() {
     check(
         "[receivers.a]\non = \"all\"",
-        "user:1:2: receivers.a: says not how it is told; write one of mail, webhook, webhook-from and command",
+        "user:1:12: receivers.a: says not how it is told; write one of mail, webhook, webhook-from and command",
     );
     check(
         "[receivers.a]\ncommand = [\"x\"]\nwebhook = \"https://x\"",
-        "user:1:2: receivers.a: has more than one of mail, webhook, webhook-from and command; give each a section of its own",
+        "user:1:12: receivers.a: has more than one of mail, webhook, webhook-from and command; give each a section of its own",
     );
     check(
         "[notify]\nfrom = \"b@s.example\"\nsmtp-host = \"m\"\n[receivers.a]\nmail = [\"kim\"]",
-        "user:5:9: receivers.a.mail: `kim` is no mail address",
+        "user:5:8: receivers.a.mail: `kim` is no mail address",
     );
     check(
         "[notify]\nfrom = \"b@s.example\"\n[receivers.a]\nmail = [\"kim@s.example\"]",
@@ -75,7 +81,7 @@ fn receivers_that_are_wrong() {
     );
     check(
         "[notify]\nquiet = \"2h\"",
-        "user:2:9: notify.quiet: 2h is outside 0ms to 1h",
+        "user:2:9: notify.quiet: 2h is outside 0s to 1h",
     );
 }
 
