@@ -30,7 +30,7 @@ impl Hollow {
         let is_file = ino.0 > 1 + self.folders;
         FileAttr {
             ino,
-            size: if is_file && ino.0 % 2 == 0 { 700 } else { 100 },
+            size: if is_file && ino.0.is_multiple_of(2) { 700 } else { 100 },
             blocks: 1,
             atime: SystemTime::UNIX_EPOCH,
             mtime: SystemTime::UNIX_EPOCH,

@@ -1,6 +1,5 @@
 //! A real SSH server behind a relay that can drop everything, and a drive of it.
 
-use std::fs;
 use std::path::PathBuf;
 
 use backlot_config::SftpSite;

@@ -166,9 +166,9 @@ fn a_query_is_told_by_its_type() {
     let document = parsed();
     let tasks = &document["paths"]["/v1/tasks"]["get"];
     let parameter = |name: &str| {
-        let all = tasks["parameters"].as_array().expect("parameters").iter();
-        all.cloned()
-            .find(|one| one["name"] == name)
+        let mut all = tasks["parameters"].as_array().expect("parameters").iter();
+        all.find(|&one| one["name"] == name)
+            .cloned()
             .unwrap_or_else(|| panic!("no {name}"))
     };
     let limit = parameter("limit");
