@@ -25,6 +25,7 @@ mod server;
 mod sftp;
 mod store;
 mod tree;
+mod watching;
 mod writing;
 
 use std::path::PathBuf;
@@ -45,7 +46,7 @@ use machine::Quiet;
 #[command(name = "cargo bench --bench scenarios --")]
 struct Args {
     /// Which to run: ready, memory, growth, find, stream, first-byte, random, link, small, playback, upload, walk,
-    /// floor, resident, metadata, write. Default: all.
+    /// floor, resident, metadata, write, states, scraped. Default: all.
     scenarios: Vec<String>,
     /// Small data and few rounds: to see that everything works, not to quote.
     #[arg(long)]
@@ -109,7 +110,7 @@ pub(crate) struct Bench {
 
 type Scenario = fn(&Bench, &mut Report) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 16] = [
+const SCENARIOS: [(&str, Scenario); 18] = [
     ("ready", store::ready),
     ("memory", store::memory),
     ("growth", store::growth),
@@ -126,6 +127,8 @@ const SCENARIOS: [(&str, Scenario); 16] = [
     ("resident", resident::reads),
     ("metadata", resident::metadata),
     ("write", writing::write),
+    ("states", watching::states),
+    ("scraped", watching::scraped),
 ];
 
 fn main() -> ExitCode {

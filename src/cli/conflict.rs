@@ -9,7 +9,7 @@ use super::client::Client;
 use super::error::{CliError, Exit};
 use super::{paths, text};
 use crate::api::types::ResolveRequest;
-use crate::engine::report::{ConflictReport, Keep};
+use crate::engine::report::{ConflictPage, ConflictQuery, ConflictReport, Keep};
 
 /// To settle a conflict the daemon looks at the site first.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,7 +61,16 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
 }
 
 async fn list(json: bool, loaded: &Loaded) -> Result<Exit, CliError> {
-    let conflicts: Vec<ConflictReport> = Client::new(&loaded.config)?.get("conflicts", &()).await?;
+    let client = Client::new(&loaded.config)?;
+    let (mut conflicts, mut query) = (Vec::new(), ConflictQuery::default());
+    loop {
+        let page: ConflictPage = client.get("conflicts", &query).await?;
+        conflicts.extend(page.conflicts);
+        if page.next.is_none() {
+            break;
+        }
+        query.cursor = page.next;
+    }
     if json {
         text::json(&conflicts)?;
         return Ok(Exit::Ok);

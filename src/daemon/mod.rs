@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::api::types::{Holder, SettingRow, StopOutcome};
 use crate::api::{self, Access, AccessError, StopRequest};
-use crate::engine::drive::{Drive, OpenError};
+use crate::engine::drive::{Drive, HostReport, OpenError};
 use crate::engine::report::PendingReport;
 use crate::model::SiteName;
 use crate::providers::{self, Controls, Provider, ProviderError};
@@ -175,6 +175,7 @@ impl Daemon {
             tcp: tcp.as_ref().map(|(_, _, at)| *at),
             settings: shown.into(),
             watch: Arc::default(),
+            requests: Arc::default(),
         };
         let mut api = vec![tokio::spawn(api::serve(listener, face.clone(), until.clone()))];
         if let Some((tcp, access, at)) = tcp {
@@ -184,7 +185,12 @@ impl Daemon {
         if let Some(mount) = &mounted {
             drive.notify(mount.change_sink());
             let host = Arc::downgrade(mount);
-            drive.hosted(Arc::new(move || host.upgrade().map(|mount| mount.native_reads())));
+            drive.hosted(Arc::new(move || {
+                host.upgrade().map(|mount| HostReport {
+                    native: mount.native_reads(),
+                    operations: mount.operations(),
+                })
+            }));
             drive.start();
             tokio::spawn(life::keep(drive.clone(), until.clone()));
             if let Some(inhibitor) = inhibit::Inhibitor::find() {

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::paths::Paths;
 use super::plan::Note;
-use super::schedule::{Backoff, LINK_WAIT_MAX, Verdict, verdict, word};
+use super::schedule::{Backoff, LINK_WAIT_MAX, Verdict, verdict};
 use super::stats::Gauge;
 use super::{DeleteOutcome, Desk, Lane, Options, Prepared, as_ms, now_ms};
 use crate::failpoint;
@@ -372,7 +372,7 @@ impl Run {
             Halt::Spoilt(error) => {
                 self.lane.link.failed(&error);
                 self.drop_upload().await;
-                let retried = self.retry(Some(&error), word(error.kind), &error.to_string()).await;
+                let retried = self.retry(Some(&error), error.kind.word(), &error.to_string()).await;
                 (retried, Reception::Nothing)
             }
             Halt::Site(error) => self.settle_failure(&error).await,
@@ -384,7 +384,7 @@ impl Run {
     }
 
     async fn settle_failure(&mut self, error: &ProviderError) -> (Result<bool, StateError>, Reception) {
-        let (kind, text) = (word(error.kind), error.to_string());
+        let (kind, text) = (error.kind.word(), error.to_string());
         self.lane.link.failed(error);
         match verdict(error) {
             Verdict::Link => {

@@ -14,6 +14,7 @@ mod help;
 mod helper;
 mod home;
 mod listing;
+mod logging;
 mod mounting;
 mod path;
 mod publishing;

@@ -19,7 +19,7 @@ struct Desktop(Child);
 
 impl Drop for Desktop {
     fn drop(&mut self) {
-        drop(kill_process_group(Pid::from_child(&self.0), Signal::KILL));
+        let _gone: Result<(), _> = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
         drop(self.0.wait());
     }
 }

@@ -275,7 +275,7 @@ async fn list(client: &Client, what: &List) -> Result<(), CliError> {
             page.tasks.iter().for_each(show_task);
         }
         let Some(next) = page.next else { break };
-        query.after = next;
+        query.cursor = next;
     }
     if what.json {
         text::json(&all)?;

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::state::Tally;
 
 /// A number of files and their bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct TallyReport {
     /// Tasks.
     pub tasks: u64,
@@ -29,7 +30,7 @@ impl From<Tally> for TallyReport {
 }
 
 /// The queue of a project.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct QueueReport {
     /// The key of the project's section.
     pub project: String,
@@ -49,6 +50,9 @@ pub struct QueueReport {
     pub held: TallyReport,
     /// Those of `waiting` that failed before.
     pub retrying: TallyReport,
+    /// When the file that has waited longest was changed last, milliseconds since 1970.
+    #[serde(default)]
+    pub oldest_ms: Option<i64>,
 }
 
 impl QueueReport {
@@ -62,7 +66,7 @@ impl QueueReport {
 }
 
 /// What a task is about.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskKind {
     /// A file goes up.
@@ -74,7 +78,7 @@ pub enum TaskKind {
 }
 
 /// The word for how a task stands.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskWord {
     /// For its turn.
@@ -105,7 +109,7 @@ impl fmt::Display for TaskWord {
 }
 
 /// A task.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskReport {
     /// Its number.
     pub id: u64,
@@ -134,30 +138,31 @@ pub struct TaskReport {
 }
 
 /// Which tasks are asked for.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TaskQuery {
     /// Of this project.
     pub project: Option<String>,
     /// That stand so.
     pub state: Option<TaskWord>,
-    /// With higher numbers than this.
+    /// Those that follow on this: `next` of the page before.
     #[serde(default)]
-    pub after: u64,
-    /// At most so many.
+    pub cursor: u64,
+    /// At most so many, and no more than 1,000.
     pub limit: Option<usize>,
 }
 
 /// Some tasks, in the order of their numbers.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskPage {
     /// The tasks.
     pub tasks: Vec<TaskReport>,
-    /// Ask again with this as `after`; absent at the end.
+    /// Ask again with this as `cursor`; absent at the end.
     pub next: Option<u64>,
 }
 
 /// Which tasks something is done to: all that any of these names.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Selection {
     /// Every one.
@@ -171,7 +176,7 @@ pub struct Selection {
 }
 
 /// What became of what was asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Changed {
     /// Tasks that are otherwise now.
     pub tasks: u64,
@@ -180,7 +185,7 @@ pub struct Changed {
 }
 
 /// A file that this machine and its site have different successors of.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConflictReport {
     /// Where ours is now.
     pub ours: String,
@@ -202,8 +207,27 @@ pub struct ConflictReport {
     pub their_mtime_ns: Option<i64>,
 }
 
+/// Which conflicts are asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConflictQuery {
+    /// Those that follow on this: `next` of the page before.
+    pub cursor: Option<String>,
+    /// At most so many, and no more than 1,000.
+    pub limit: Option<usize>,
+}
+
+/// Some conflicts that nobody has settled, the oldest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ConflictPage {
+    /// The conflicts.
+    pub conflicts: Vec<ConflictReport>,
+    /// Ask again with this as `cursor`; absent at the end.
+    pub next: Option<String>,
+}
+
 /// Which side of a conflict is kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Keep {
     /// Ours.
@@ -213,7 +237,7 @@ pub enum Keep {
 }
 
 /// What is not at its site yet.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PendingReport {
     /// Files to be sent.
     pub files: u64,
@@ -244,7 +268,7 @@ impl PendingReport {
 }
 
 /// Why tasks fail.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FailureReport {
     /// The errors' kind, for programs.
     pub kind: String,
@@ -257,7 +281,7 @@ pub struct FailureReport {
 }
 
 /// What is waited for.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WaitRequest {
     /// Everything.
@@ -269,7 +293,7 @@ pub struct WaitRequest {
 }
 
 /// How far something is that is waited for.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct WaitReport {
     /// Everything asked for is at its site.
     pub done: bool,
@@ -286,7 +310,7 @@ pub struct WaitReport {
 }
 
 /// Something that does not get to its site by itself.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Obstacle {
     /// The path in the drive.
     pub path: String,
@@ -299,7 +323,7 @@ pub struct Obstacle {
 }
 
 /// What is in the way.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObstacleKind {
     /// It needs a person.
