@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::notify::{Notify, Receiver};
 use crate::secret_ref::SecretRef;
 use crate::timetable::{self, Timetable};
 use crate::units::{ByteSize, Period, optional_rate};
+use crate::workfiles::Workfiles;
 
 /// The only `schema_version` this build reads.
 pub const SCHEMA_VERSION: i64 = 1;
@@ -34,6 +36,8 @@ pub struct Config {
     pub projects: BTreeMap<String, Project>,
     /// `[volumes.NAME]`, by name
     pub volumes: BTreeMap<String, Volume>,
+    /// `[receivers.NAME]`, by name
+    pub receivers: BTreeMap<String, Receiver>,
     /// `[hydration]`
     pub hydration: Hydration,
     /// `[firewall]`
@@ -42,6 +46,10 @@ pub struct Config {
     pub scan: Scan,
     /// `[publish]`
     pub publish: Publish,
+    /// `[notify]`
+    pub notify: Notify,
+    /// `[workfiles]`
+    pub workfiles: Workfiles,
     /// `[fuse]`
     pub fuse: Fuse,
     /// `[api]`
@@ -101,7 +109,7 @@ fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&path.display())
 }
 
-fn lossy_option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn lossy_option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
     path.as_deref().map(Path::to_string_lossy).serialize(serializer)
 }
 

@@ -43,6 +43,7 @@ mod ls;
 mod man;
 mod mount;
 mod mount_helper;
+mod notify;
 mod path;
 mod paths;
 mod pin;
@@ -57,6 +58,7 @@ mod top;
 mod unmount;
 mod unpin;
 mod wait;
+mod workfile;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -117,6 +119,8 @@ enum Verb {
     Evict(evict::Args),
     Cache(cache::Args),
     Limit(limit::Args),
+    Notify(notify::Args),
+    Workfile(workfile::Args),
     Path(path::Args),
     Conflict(conflict::Args),
     Recover(recover::Args),
@@ -161,6 +165,8 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Hydrate(args) => block_on(hydrate::run(args, &settings.load()?)),
         Verb::Evict(args) => block_on(evict::run(args, &settings.load()?)),
         Verb::Limit(args) => block_on(limit::run(args, &settings.load()?)),
+        Verb::Notify(args) => block_on(notify::run(args, &settings.load()?)),
+        Verb::Workfile(args) => block_on(workfile::run(args, &settings.load()?)),
         Verb::Path(args) => path::run(&args, &settings.load()?),
         Verb::Cache(args) => block_on(cache::run(args, &settings.load()?)),
         Verb::Conflict(args) => block_on(conflict::run(args, &settings.load()?)),

@@ -42,6 +42,7 @@ use super::scan::{ScanJob, Scans};
 use super::scrub::Scrub;
 use super::sequence::Sequences;
 use super::site::Site;
+use super::workfile::Workfiles;
 use super::writing::{Copies, Settling};
 use super::zones::Zones;
 use crate::model::{Ino, Name, PathError, ProjectName, RelPath, SiteName, Version};
@@ -191,6 +192,7 @@ pub struct Inner {
     pub(super) cache_dir: PathBuf,
     pub(super) pins: Pins,
     pub(super) hydrations: Hydrations,
+    pub(super) workfiles: Workfiles,
     pub(super) verification: Verification,
     pub(super) scrub: Scrub,
     pub(super) sites: BTreeMap<SiteName, Arc<Site>>,
@@ -317,6 +319,7 @@ impl Drive {
             cache_dir: config.drive.cache_dir.clone(),
             pins: Pins::default(),
             hydrations: Hydrations::default(),
+            workfiles: Workfiles::new(&config.workfiles),
             verification: Verification::default(),
             scrub: Scrub::new(config.cache.scrub),
             sites,
@@ -388,6 +391,12 @@ impl Drive {
         for project in &self.projects {
             tokio::spawn(super::scan::keep_scanned(Arc::downgrade(&self.0), Arc::clone(project)));
         }
+    }
+
+    /// Returns the state store, for who tells people of jobs.
+    #[must_use]
+    pub fn store(&self) -> StateStore {
+        self.store.clone()
     }
 
     /// Returns the file operations, for a host to mount.

@@ -42,6 +42,7 @@ mod site_id;
 pub mod volumes;
 mod waiting;
 mod words;
+pub mod workfile;
 mod writing;
 mod xattr;
 mod zones;

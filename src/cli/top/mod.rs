@@ -295,8 +295,6 @@ async fn live(
         };
         shown.extend(trouble.take());
         screen.show(&shown, width, height).map_err(failed)?;
-        let wait = tokio::time::sleep(interval);
-        tokio::pin!(wait);
         tokio::select! {
             () = signals.recv() => return Ok(Exit::Ok),
             key = screen.key() => match key {
@@ -304,7 +302,7 @@ async fn live(
                 // Drawn anew at once, in its new size.
                 Some(Key::Resized) => {}
             },
-            () = &mut wait => match Look::new(client).await {
+            () = tokio::time::sleep(interval) => match Look::new(client).await {
                 Ok(look) => {
                     now = Some(Now::new(&before, &look));
                     before = look;

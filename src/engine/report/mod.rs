@@ -6,6 +6,7 @@ mod limits;
 mod pins;
 mod programs;
 mod queues;
+mod workfiles;
 
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,8 @@ pub use queues::{
     Changed, ConflictPage, ConflictQuery, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport,
     QueueReport, Selection, TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
 };
+
+pub use workfiles::{FetchLastProgress, FetchLastRequest, FetchLastState, FetchedWorkfile, LeftResource};
 
 /// Everything `backlot status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
