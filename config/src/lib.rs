@@ -17,6 +17,7 @@ mod origin;
 mod schema;
 mod secret_ref;
 mod sections;
+mod sync;
 mod timetable;
 mod tree;
 mod units;
@@ -32,6 +33,7 @@ pub use schema::{
     VolumeRoots, WebdavSite, ZoneKind, ZoneRule,
 };
 pub use secret_ref::{SecretError, SecretRef};
+pub use sync::Sync;
 pub use timetable::{MinuteOfWeek, Timetable, TimetableError};
 pub use units::{ByteSize, Period, UnitError};
 pub use validate::{compile_glob, compile_globs};

@@ -15,12 +15,13 @@ use crate::schema::{
     Api, Cache, Config, Drive, ExecSite, Firewall, Fuse, GdriveSite, Hydration, LocalSite, Log, Machine, Project,
     ProviderSettings, Publish, S3Site, Scan, SftpSite, Site, SiteLimits, Volume, WebdavSite,
 };
+use crate::sync::Sync;
 use crate::tree::{Node, Table, Value};
 
 const PROVIDER: &str = "provider";
 
 /// The sections that are one table each, with their keys.
-pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 10] {
+pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 11] {
     [
         ("drive", keys_of::<Drive>()),
         ("machine", keys_of::<Machine>()),
@@ -29,6 +30,7 @@ pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 10] 
         ("firewall", keys_of::<Firewall>()),
         ("scan", keys_of::<Scan>()),
         ("publish", keys_of::<Publish>()),
+        ("sync", keys_of::<Sync>()),
         ("fuse", keys_of::<Fuse>()),
         ("api", keys_of::<Api>()),
         ("log", keys_of::<Log>()),
@@ -87,6 +89,7 @@ pub(crate) fn build(tree: &mut Table, errors: &mut Vec<ConfigError>) -> Config {
         firewall: builder.section(tree, "firewall"),
         scan: builder.section(tree, "scan"),
         publish: builder.section(tree, "publish"),
+        sync: builder.section(tree, "sync"),
         fuse: builder.section(tree, "fuse"),
         api: builder.section(tree, "api"),
         log: builder.section(tree, "log"),

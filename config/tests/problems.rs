@@ -64,7 +64,7 @@ fn keys_that_do_not_exist() {
     check(
         "[quux]",
         "user:1:2: unknown section [quux]; \
-         known are drive, machine, cache, hydration, firewall, scan, publish, fuse, api, log, sites, projects, volumes, \
+         known are drive, machine, cache, hydration, firewall, scan, publish, sync, fuse, api, log, sites, projects, volumes, \
          schema_version",
     );
     check_studio(
@@ -86,7 +86,7 @@ fn keys_that_do_not_exist() {
     check(
         "[sites.nas]\nprovider = \"local\"\nroot = \"/nas\"\nlink-speed = 22",
         "user:4:1: unknown key `link-speed` in [sites.nas] (provider local); known are root, link-delay, link-rate, \
-         provider, download-limit, upload-limit, max-requests",
+         provider, download-limit, upload-limit, max-requests, alternative-sites, windows-names",
     );
     check_project(
         "zones = [{ macth = \"*\", zone = \"local\" }]",
@@ -98,8 +98,8 @@ fn keys_that_do_not_exist() {
     );
     check_project(
         "prio = 1",
-        "user:7:1: unknown key `prio` in [projects.demo]; known are folder, active-site, remote-site, remote-path, zones, \
-         pins, remote-delete, priority, scan-interval",
+        "user:7:1: unknown key `prio` in [projects.demo]; known are folder, active-site, remote-site, remote-path, \
+         always-accessible-on, zones, pins, remote-delete, priority, scan-interval",
     );
 }
 

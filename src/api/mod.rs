@@ -14,6 +14,7 @@ mod pin_routes;
 mod problem;
 mod queue_routes;
 mod routes;
+mod site_routes;
 mod tcp;
 pub mod types;
 
@@ -52,7 +53,7 @@ pub struct StopRequest {
 pub struct Face {
     /// The drive.
     pub drive: Drive,
-    /// Whether it is to be mounted; a daemon that only scans has no mount.
+    /// Whether it is to be mounted; a daemon that only scans, or keeps sites in step, has no mount.
     pub mounted: bool,
     /// Where requests to stop go.
     pub stop: mpsc::Sender<StopRequest>,

@@ -9,6 +9,7 @@ use crate::engine::bandwidth::LimitError;
 use crate::engine::drive::LookupError;
 use crate::engine::pins::PinError;
 use crate::engine::queues::QueueError;
+use crate::engine::sites::SiteError;
 use crate::model::PathError;
 use crate::state::StateError;
 
@@ -113,6 +114,24 @@ impl From<LimitError> for Problem {
             LimitError::Timetable(_) => Self::new(StatusCode::BAD_REQUEST, "bad-timetable", title),
             LimitError::NoRate => Self::new(StatusCode::BAD_REQUEST, "bad-timetable", title)
                 .hint("`off` is no limit, `auto` what the settings say; `backlot queue pause` stops uploads"),
+        }
+    }
+}
+
+impl From<SiteError> for Problem {
+    fn from(e: SiteError) -> Self {
+        let title = e.to_string();
+        match e {
+            SiteError::NoSite(_) => {
+                Self::new(StatusCode::NOT_FOUND, "not-found", title).hint("`backlot site ls` shows the sites")
+            }
+            SiteError::NoProject(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "bad-request", title).hint("give a project, or a path in one")
+            }
+            SiteError::Lookup(e) => e.into(),
+            SiteError::Path(e) => e.into(),
+            SiteError::State(e) => e.into(),
+            SiteError::Cut => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", title),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::types::{
     Health, LsPage, LsQuery, ScanRequest, ScanState, SessionReport, SettingRow, StopOutcome, UnmountRequest,
 };
-use super::{Face, StopRequest, limit_routes, pin_routes, queue_routes};
+use super::{Face, StopRequest, limit_routes, pin_routes, queue_routes, site_routes};
 use crate::engine::report::Status;
 use crate::model::RelPath;
 use crate::telemetry::tail::{self, Line};
@@ -38,6 +38,7 @@ pub(super) fn router(state: Face) -> Router {
         .merge(queue_routes::routes())
         .merge(pin_routes::routes())
         .merge(limit_routes::routes())
+        .merge(site_routes::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no-such-route", "this daemon has no such route"))
         .with_state(state)
 }

@@ -47,7 +47,9 @@ mod programs;
 mod queue;
 mod recover;
 mod scan;
+mod site;
 mod status;
+mod sync;
 mod text;
 mod unmount;
 mod unpin;
@@ -111,6 +113,8 @@ enum Verb {
     Evict(evict::Args),
     Cache(cache::Args),
     Limit(limit::Args),
+    Site(site::Args),
+    Sync(sync::Args),
     Path(path::Args),
     Conflict(conflict::Args),
     Recover(recover::Args),
@@ -148,6 +152,8 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Hydrate(args) => block_on(hydrate::run(args, &settings.load()?)),
         Verb::Evict(args) => block_on(evict::run(args, &settings.load()?)),
         Verb::Limit(args) => block_on(limit::run(args, &settings.load()?)),
+        Verb::Site(args) => block_on(site::run(args, &settings.load()?)),
+        Verb::Sync(args) => block_on(sync::run(args, settings.load_for_work(Vec::new())?)),
         Verb::Path(args) => path::run(&args, &settings.load()?),
         Verb::Cache(args) => block_on(cache::run(args, &settings.load()?)),
         Verb::Conflict(args) => block_on(conflict::run(args, &settings.load()?)),

@@ -70,6 +70,7 @@ async fn serve(config: Config, shown: Vec<SettingRow>) -> Result<Exit, CliError>
         config,
         providers: None,
         mount: true,
+        sync: None,
         shown,
     })
     .await
@@ -108,6 +109,7 @@ pub(super) fn start_error(what: &str, e: &DaemonError) -> CliError {
         DaemonError::Open(OpenError::NoProject(_)) => error,
         DaemonError::Socket { .. } => error.hint("see that this user may write there, or set another drive.socket"),
         DaemonError::Tcp { .. } => error.hint("does something else listen there? choose another port in api.listen"),
+        DaemonError::Sync(_) => error,
         DaemonError::Access(_) => error.hint("correct that; a token file is for its owner alone (chmod 600)"),
         DaemonError::System(_) => error.hint("is a limit on processes, threads or open files reached? see `ulimit -a`"),
     }

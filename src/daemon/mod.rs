@@ -23,6 +23,7 @@ use crate::api::types::{Holder, SettingRow, StopOutcome};
 use crate::api::{self, Access, AccessError, StopRequest};
 use crate::engine::drive::{Drive, OpenError};
 use crate::engine::report::PendingReport;
+use crate::engine::sync::SyncError;
 use crate::model::SiteName;
 use crate::providers::{self, Controls, Provider, ProviderError};
 
@@ -65,6 +66,9 @@ pub enum DaemonError {
     /// The API's tokens.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// The service that keeps sites in step.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
     /// Signals or threads are not to be had.
     #[error("the operating system refuses what a daemon needs: {0}")]
     System(#[from] std::io::Error),
@@ -95,6 +99,8 @@ pub struct Start {
     pub providers: Option<Providers>,
     /// Whether to mount the drive.
     pub mount: bool,
+    /// Without a mount: keeps sites in step, for the projects named, for all if none is.
+    pub sync: Option<Vec<String>>,
     /// The settings with their origins, to be shown.
     pub shown: Vec<SettingRow>,
 }
@@ -109,6 +115,7 @@ impl Daemon {
             mut config,
             providers,
             mount,
+            sync,
             shown,
         } = start;
         let limit = fuse::kernel_timeout().filter(|_| mount);
@@ -119,7 +126,7 @@ impl Daemon {
             Some(providers) => Drive::open_with(&config, providers).await?,
             None => Drive::open(&config).await?,
         };
-        match Self::start_faces(&config, &drive, mount, shown).await {
+        match Self::start_faces(&config, &drive, (mount, sync), shown).await {
             Ok(daemon) => Ok(daemon),
             Err(e) => {
                 drive.close().await;
@@ -131,12 +138,16 @@ impl Daemon {
     async fn start_faces(
         config: &Config,
         drive: &Drive,
-        mount: bool,
+        (mount, sync): (bool, Option<Vec<String>>),
         shown: Vec<SettingRow>,
     ) -> Result<Self, DaemonError> {
         let signals = EndSignals::new()?;
         // Before the mount: it is what fails most easily.
-        let tcp = if mount { listen_tcp(config).await? } else { None };
+        let tcp = if mount || sync.is_some() {
+            listen_tcp(config).await?
+        } else {
+            None
+        };
         let socket = config.drive.socket_path();
         let listener = api::bind(&socket).map_err(|source| DaemonError::Socket {
             path: socket.clone(),
@@ -149,6 +160,12 @@ impl Daemon {
                 return Err(e);
             }
         };
+        if let Some(projects) = sync
+            && let Err(e) = drive.start_sync(&projects)
+        {
+            drop(std::fs::remove_file(&socket));
+            return Err(e.into());
+        }
         let (stop, stop_requests) = api::stop_queue();
         let until = CancellationToken::new();
         let face = api::Face {

@@ -39,6 +39,8 @@ mod scrub;
 mod sequence;
 pub mod site;
 mod site_id;
+pub mod sites;
+pub mod sync;
 pub mod volumes;
 mod waiting;
 mod words;

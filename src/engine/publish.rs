@@ -239,6 +239,14 @@ impl Inner {
         if self.handles.has_writer(ino) {
             return Ok(still_open);
         }
+        let refused = self.refused_at(&project, project.site.name(), (parent, name), &below);
+        if let Some(why) = refused.map_err(super::filesystem::state_error)? {
+            return Ok(Prepared::Failed {
+                kind: "name".to_owned(),
+                why,
+                blocked: true,
+            });
+        }
         let Some(node) = self.named(parent, name, ino)? else {
             return Ok(Prepared::Gone);
         };
@@ -387,10 +395,19 @@ impl Inner {
         };
         let (project, queue) = (self.project_at(root).cloned(), self.queueing());
         let (id, task, is_new) = (task.id, task.clone(), sent.base.is_none());
+        let size = sent.size;
+        let remote = project.as_ref().map(|project| project.site.name().clone());
+        let elsewhere = project
+            .as_ref()
+            .map(|project| self.wanted_elsewhere(project, (parent, &name), &below))
+            .unwrap_or_default();
         let landed = self
             .store
             .write_durable(move |txn| {
                 let landed = txn.landed(root, (parent, &name), &below, sent_file, &version)?;
+                if let Some(remote) = remote.filter(|_| landed != Landed::NameGone) {
+                    super::sites::published(txn, (root, &below), (&remote, &elsewhere), (&version, size), now_ms())?;
+                }
                 if let (Landed::NameGone, Some(project)) = (landed, &project)
                     && (is_new || project.remote_delete == RemoteDelete::Propagate)
                 {
@@ -408,6 +425,7 @@ impl Inner {
             })
             .await?;
         failpoint::hit("publish.recorded");
+        self.sync.changed(parent);
         self.sending.ended(ino, id);
         if let Landed::Mirror { object } = landed {
             self.pins.tree_changed();

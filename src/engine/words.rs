@@ -260,7 +260,7 @@ impl Inner {
         reports
     }
 
-    fn residency(&self, node: &Node) -> (Residency, u64) {
+    pub(super) fn residency(&self, node: &Node) -> (Residency, u64) {
         if node.own && node.origin.is_none() {
             return (Residency::Full, node.size);
         }

@@ -74,8 +74,8 @@ const INVARIANTS: &[&str] = &[
      WHERE key IN ('files', 'folders', 'symlinks', 'bytes')
      HAVING sum(value = iif(key = 'files', files, iif(key = 'folders', folders,
                   iif(key = 'symlinks', symlinks, bytes)))) <> 4",
-    "SELECT 'a state at site ' || quote(site) || ' of ' || ino || ', which is not there or a folder'
-     FROM site_state AS s WHERE NOT EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = s.ino AND i.kind <> 1)",
+    "SELECT 'a state ' || state || ' at site ' || quote(site) || ' in folder ' || folder || ', of which nothing is known'
+     FROM site_file WHERE state NOT BETWEEN -1 AND 4 OR folder NOT IN (SELECT id FROM site_folder)",
     "SELECT 'scan ' || epoch || ' of ' || root || ', which is no project'
      FROM scan WHERE root NOT IN (SELECT root FROM project)",
     "SELECT 'task ' || id || ' counts for job ' || job || ', which is not there'

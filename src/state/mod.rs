@@ -25,6 +25,7 @@ mod publish;
 mod queue;
 mod read;
 mod schema;
+mod site_state;
 mod task;
 mod tree;
 mod write;
@@ -50,12 +51,13 @@ pub use edit::{Left, NewEntry, Removed, RenameHow, Renamed};
 pub use error::{Refusal, StateError};
 pub use node::{
     Change, ChangeKind, Changes, Child, Counts, ListingDiff, Moment, NewProject, Node, Origin, Project, Remote,
-    ScanRecord, SiteState, SiteStatus,
+    ScanRecord,
 };
 pub use own::OwnFile;
 pub use pins::{NewPin, Pin};
 pub use publish::{Conflict, Landed, OwnName, SentFile};
 pub use read::ReadTxn;
+pub use site_state::{SiteRow, SiteStatus};
 pub use task::{
     Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,
     TaskId, TaskState, TaskWhat,

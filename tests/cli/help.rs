@@ -41,6 +41,12 @@ const VERBS: &[&[&str]] = &[
     &["cache", "verify"],
     &["cache", "clear"],
     &["limit"],
+    &["site"],
+    &["site", "ls"],
+    &["site", "check"],
+    &["site", "state"],
+    &["sync"],
+    &["sync", "status"],
     &["path"],
     &["conflict"],
     &["conflict", "ls"],
@@ -96,6 +102,8 @@ fn the_help_names_every_verb() {
         &["conflict"],
         &["pin"],
         &["cache"],
+        &["site"],
+        &["sync"],
     ] {
         let text = help(&home, parent);
         let list = text

@@ -6,6 +6,7 @@ mod limits;
 mod pins;
 mod programs;
 mod queues;
+mod sites;
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,12 @@ pub use programs::{ProgramReport, ProgramsReport};
 pub use queues::{
     Changed, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport, QueueReport, Selection,
     TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
+};
+
+pub(in crate::engine) use sites::word as site_word;
+pub use sites::{
+    SiteCheckReport, SiteCheckRequest, SiteCheckStep, SiteCounts, SiteRoleReport, SiteRowReport, SiteStateQuery,
+    SiteStateReport, SiteStatesReport, SyncReport,
 };
 
 /// Everything `backlot status` shows.

@@ -8,6 +8,7 @@ mod model;
 mod opening;
 mod pins;
 mod queue;
+mod sites;
 mod stress;
 mod waiting;
 
