@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::copies::Copies;
 use crate::secret_ref::SecretRef;
 use crate::timetable::{self, Timetable};
 use crate::units::{ByteSize, Period, optional_rate};
@@ -42,6 +43,8 @@ pub struct Config {
     pub scan: Scan,
     /// `[publish]`
     pub publish: Publish,
+    /// `[copies]`
+    pub copies: Copies,
     /// `[fuse]`
     pub fuse: Fuse,
     /// `[api]`
@@ -597,6 +600,10 @@ pub struct Project {
     pub remote_site: String,
     /// Path of the project under that site's root. Default: its `folder`; `.` is the root itself.
     pub remote_path: String,
+    /// Paths of the project under the roots of other sites, for copies between sites: `paths = { london = "shows/demo" }`.
+    /// Default: its `folder`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub paths: BTreeMap<String, String>,
     /// Rules by path inside the project, the first match wins; what none matches is `local`. `*` stays within a folder
     /// name, `**` spans folders.
     pub zones: Vec<ZoneRule>,
@@ -617,6 +624,7 @@ impl Default for Project {
             active_site: None,
             remote_site: String::new(),
             remote_path: String::new(),
+            paths: BTreeMap::new(),
             zones: vec![ZoneRule {
                 pattern: "**/publish/**".to_owned(),
                 zone: ZoneKind::Publish,

@@ -23,6 +23,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/001_init.sql"),
     include_str!("migrations/002_writing.sql"),
     include_str!("migrations/003_pins.sql"),
+    include_str!("migrations/004_between.sql"),
 ];
 
 /// Page cache of the writing connection, in KiB.
