@@ -10,6 +10,7 @@
     reason = "a program for people to run and read"
 )]
 
+mod between;
 mod daemon;
 mod figures;
 mod floor;
@@ -44,7 +45,7 @@ use machine::Quiet;
 #[command(name = "cargo bench --bench scenarios --")]
 struct Args {
     /// Which to run: ready, memory, growth, find, stream, first-byte, random, link, small, playback, upload, walk,
-    /// floor, resident, metadata, write. Default: all.
+    /// floor, resident, metadata, write, between. Default: all.
     scenarios: Vec<String>,
     /// Small data and few rounds: to see that everything works, not to quote.
     #[arg(long)]
@@ -108,7 +109,7 @@ pub(crate) struct Bench {
 
 type Scenario = fn(&Bench, &mut Report) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 16] = [
+const SCENARIOS: [(&str, Scenario); 17] = [
     ("ready", store::ready),
     ("memory", store::memory),
     ("growth", store::growth),
@@ -125,6 +126,7 @@ const SCENARIOS: [(&str, Scenario); 16] = [
     ("resident", resident::reads),
     ("metadata", resident::metadata),
     ("write", writing::write),
+    ("between", between::between),
 ];
 
 fn main() -> ExitCode {

@@ -8,6 +8,7 @@
 //! `env_layer`; `sections` and `de` make the typed model of it; `validate` checks it; `origin` and `error` are what people
 //! are told.
 
+mod copies;
 mod de;
 mod dirs;
 mod env_layer;
@@ -23,6 +24,7 @@ mod tree;
 mod units;
 mod validate;
 
+pub use copies::Copies;
 pub use error::{ConfigError, ConfigErrors};
 pub use layers::{Loaded, Loader};
 pub use origin::{Layer, Origin, Origins, Place, Position, Row, render_origin};

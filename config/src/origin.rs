@@ -160,6 +160,7 @@ pub fn render_origin(loaded: &Loaded) -> Vec<Row> {
     rows.section("firewall", table(&config.firewall));
     rows.section("scan", table(&config.scan));
     rows.section("publish", table(&config.publish));
+    rows.section("copies", table(&config.copies));
     rows.section("fuse", table(&config.fuse));
     rows.section("api", table(&config.api));
     rows.section("log", table(&config.log));

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::copies::Copies;
 use crate::secret_ref::SecretRef;
 use crate::sync::Sync;
 use crate::timetable::{self, Timetable};
@@ -45,6 +46,8 @@ pub struct Config {
     pub publish: Publish,
     /// `[sync]`
     pub sync: Sync,
+    /// `[copies]`
+    pub copies: Copies,
     /// `[fuse]`
     pub fuse: Fuse,
     /// `[api]`
@@ -610,6 +613,10 @@ pub struct Project {
     pub remote_path: String,
     /// Sites that are to have all of the project beside its remote site. `backlot sync` copies what they lack.
     pub always_accessible_on: Vec<String>,
+    /// Paths of the project under the roots of other sites, for copies between sites: `paths = { london = "shows/demo" }`.
+    /// Default: its `folder`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub paths: BTreeMap<String, String>,
     /// Rules by path inside the project, the first match wins; what none matches is `local`. `*` stays within a folder
     /// name, `**` spans folders.
     pub zones: Vec<ZoneRule>,
@@ -631,6 +638,7 @@ impl Default for Project {
             remote_site: String::new(),
             remote_path: String::new(),
             always_accessible_on: Vec::new(),
+            paths: BTreeMap::new(),
             zones: vec![ZoneRule {
                 pattern: "**/publish/**".to_owned(),
                 zone: ZoneKind::Publish,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 
+use crate::copies::Copies;
 use crate::de::{self, Kind, Step, keys_of};
 use crate::error::{ConfigError, did_you_mean};
 use crate::origin::Place;
@@ -21,7 +22,7 @@ use crate::tree::{Node, Table, Value};
 const PROVIDER: &str = "provider";
 
 /// The sections that are one table each, with their keys.
-pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 11] {
+pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 12] {
     [
         ("drive", keys_of::<Drive>()),
         ("machine", keys_of::<Machine>()),
@@ -31,6 +32,7 @@ pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 11] 
         ("scan", keys_of::<Scan>()),
         ("publish", keys_of::<Publish>()),
         ("sync", keys_of::<Sync>()),
+        ("copies", keys_of::<Copies>()),
         ("fuse", keys_of::<Fuse>()),
         ("api", keys_of::<Api>()),
         ("log", keys_of::<Log>()),
@@ -90,6 +92,7 @@ pub(crate) fn build(tree: &mut Table, errors: &mut Vec<ConfigError>) -> Config {
         scan: builder.section(tree, "scan"),
         publish: builder.section(tree, "publish"),
         sync: builder.section(tree, "sync"),
+        copies: builder.section(tree, "copies"),
         fuse: builder.section(tree, "fuse"),
         api: builder.section(tree, "api"),
         log: builder.section(tree, "log"),

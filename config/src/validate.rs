@@ -350,6 +350,7 @@ impl Checker<'_> {
         self.within(&["publish", "part-size"], publish.part_size, least, most);
         let (shortest, longest) = (Period::from_secs(1), Period::from_secs(24 * 3600));
         self.within(&["publish", "retry-max"], publish.retry_max, shortest, longest);
+        self.within(&["copies", "jobs-per-pair"], config.copies.jobs_per_pair, 1, 16);
         if let Threads::Fixed(threads) = config.fuse.threads {
             self.within(&["fuse", "threads"], threads, 1, 64);
         }
@@ -721,6 +722,19 @@ impl Checker<'_> {
         }
         self.remote_path(config, name, project);
         self.always_accessible_on(name, project);
+        for (site, path) in &project.paths {
+            self.site_exists(&key("paths"), site);
+            if *site == project.remote_site {
+                let hint = "say it with `remote-path`".to_owned();
+                self.error(&key("paths"), format!("`{site}` is the remote site"), hint);
+            } else if !is_path_at_site(path) {
+                self.error(
+                    &key("paths"),
+                    format!("`{path}` is not a path under the site's root"),
+                    PATH_HINT.to_owned(),
+                );
+            }
+        }
         let zones: Vec<&str> = project.zones.iter().map(|rule| rule.pattern.as_str()).collect();
         self.patterns(&key("zones"), &zones);
         let pins: Vec<&str> = project.pins.iter().map(String::as_str).collect();
@@ -770,11 +784,9 @@ impl Checker<'_> {
     fn remote_path(&mut self, config: &Config, name: &str, project: &Project) {
         let key = ["projects", name, "remote-path"];
         let path = project.remote_path.as_str();
-        let odd = |part: &str| part.is_empty() || part == ".." || part.contains('\0');
-        if path != "." && path.split('/').any(|part| odd(part) || part == ".") {
-            let hint =
-                "write it relative to the site's root, as in `shows/demo`, or `.` for the root itself".to_owned();
-            return self.error(&key, format!("`{path}` is not a path under the site's root"), hint);
+        if !is_path_at_site(path) {
+            let problem = format!("`{path}` is not a path under the site's root");
+            return self.error(&key, problem, PATH_HINT.to_owned());
         }
         let Some(ProviderSettings::Local(local)) = config.sites.get(&project.remote_site).map(|site| &site.provider)
         else {
@@ -867,6 +879,14 @@ fn own_folders(config: &Config) -> [(&'static str, &Path); 3] {
         ("the data folder", &drive.data_dir),
         ("the cache folder", &drive.cache_dir),
     ]
+}
+
+const PATH_HINT: &str = "write it relative to the site's root, as in `shows/demo`, or `.` for the root itself";
+
+/// Says whether a text is a path under a site's root, or `.` for the root itself.
+fn is_path_at_site(path: &str) -> bool {
+    let odd = |part: &str| part.is_empty() || part == "." || part == ".." || part.contains('\0');
+    path == "." || !path.split('/').any(odd)
 }
 
 fn is_folder_name(name: &str) -> bool {

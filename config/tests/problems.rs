@@ -64,7 +64,7 @@ fn keys_that_do_not_exist() {
     check(
         "[quux]",
         "user:1:2: unknown section [quux]; \
-         known are drive, machine, cache, hydration, firewall, scan, publish, sync, fuse, api, log, sites, projects, volumes, \
+         known are drive, machine, cache, hydration, firewall, scan, publish, sync, copies, fuse, api, log, sites, projects, volumes, \
          schema_version",
     );
     check_studio(
@@ -99,7 +99,7 @@ fn keys_that_do_not_exist() {
     check_project(
         "prio = 1",
         "user:7:1: unknown key `prio` in [projects.demo]; known are folder, active-site, remote-site, remote-path, \
-         always-accessible-on, zones, pins, remote-delete, priority, scan-interval",
+         always-accessible-on, paths, zones, pins, remote-delete, priority, scan-interval",
     );
 }
 
@@ -458,6 +458,10 @@ fn values_of_plain_sections_out_of_range() {
         "user:2:13: publish.retry-max: 999ms is outside 1s to 1d",
     );
     check(
+        "[copies]\njobs-per-pair = 0",
+        "user:2:17: copies.jobs-per-pair: 0 is outside 1 to 16",
+    );
+    check(
         "[publish]\nretry-max = \"25h\"",
         "user:2:13: publish.retry-max: 25h is outside 1s to 1d",
     );
@@ -632,6 +636,14 @@ fn projects_with_impossible_paths_and_patterns() {
         );
     }
     check_project(
+        "paths = { nowhere = \"x\" }",
+        "user:7:9: projects.demo.paths: there is no site `nowhere`; add [sites.nowhere]",
+    );
+    check_project(
+        "paths = { studio = \"x\" }",
+        "user:7:9: projects.demo.paths: `studio` is the remote site; say it with `remote-path`",
+    );
+    check_project(
         "pins = [\"ok\", \"a[\"]",
         "user:7:8: projects.demo.pins[1]: `a[` is not a pattern: unclosed character class; missing ']'",
     );
@@ -719,7 +731,7 @@ fn everything_wrong_is_told_at_once_and_nothing_twice() {
          user:10:15: projects.demo.remote-site: must be a string, not a number\n\
          user:13:8: projects.two.pins[0]: `[` is not a pattern: unclosed character class; missing ']'\n\
          user:13:14: projects.two.pins[1]: must be a string, not a number\n\
-         user:14:2: unknown section [nowhere]; known are drive, machine, cache, hydration, firewall, scan, publish, fuse, api, \
+         user:14:2: unknown section [nowhere]; known are drive, machine, cache, hydration, firewall, scan, publish, copies, fuse, api, \
          log, sites, projects, volumes, schema_version",
     );
 }

@@ -6,6 +6,7 @@
 //! answer holds a secret.
 
 mod access;
+mod copy_routes;
 mod events;
 mod limit_routes;
 mod metrics;

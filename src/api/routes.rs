@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::types::{
     Health, LsPage, LsQuery, ScanRequest, ScanState, SessionReport, SettingRow, StopOutcome, UnmountRequest,
 };
-use super::{Face, StopRequest, limit_routes, pin_routes, queue_routes, site_routes};
+use super::{Face, StopRequest, copy_routes, limit_routes, pin_routes, queue_routes, site_routes};
 use crate::engine::report::Status;
 use crate::model::RelPath;
 use crate::telemetry::tail::{self, Line};
@@ -36,6 +36,7 @@ pub(super) fn router(state: Face) -> Router {
         .route("/v1/scans/{id}", get(scan_state))
         .route("/v1/unmount", post(unmount))
         .merge(queue_routes::routes())
+        .merge(copy_routes::routes())
         .merge(pin_routes::routes())
         .merge(limit_routes::routes())
         .merge(site_routes::routes())

@@ -44,6 +44,7 @@ mod path;
 mod paths;
 mod pin;
 mod programs;
+mod push;
 mod queue;
 mod recover;
 mod scan;
@@ -107,6 +108,8 @@ enum Verb {
     Ls(ls::Args),
     Queue(queue::Args),
     Wait(wait::Args),
+    Push(push::PushArgs),
+    Pull(push::PullArgs),
     Pin(pin::Args),
     Unpin(unpin::Args),
     Hydrate(hydrate::Args),
@@ -147,6 +150,8 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Ls(args) => block_on(ls::run(args, &settings.load()?)),
         Verb::Queue(args) => block_on(queue::run(args, &settings.load()?)),
         Verb::Wait(args) => block_on(wait::run(args, &settings.load()?)),
+        Verb::Push(args) => block_on(push::push(args, &settings.load()?)),
+        Verb::Pull(args) => block_on(push::pull(args, &settings.load()?)),
         Verb::Pin(args) => block_on(pin::run(args, &settings.load()?)),
         Verb::Unpin(args) => block_on(unpin::run(args, &settings.load()?)),
         Verb::Hydrate(args) => block_on(hydrate::run(args, &settings.load()?)),

@@ -131,6 +131,8 @@ pub struct Project {
     pub(super) active: Option<SiteName>,
     /// Sites that are to have all of it too.
     pub(super) always: Vec<Arc<Site>>,
+    /// Where it is at other sites, if not under its folder's name.
+    paths: BTreeMap<SiteName, RelPath>,
     /// How often to look at the whole of it.
     pub scan_interval: Duration,
     /// What happens to a file by where it is.
@@ -144,13 +146,12 @@ pub struct Project {
 }
 
 impl Project {
-    /// Returns where it is at a site.
+    /// Returns where it is at a site, under the site's root.
     pub(super) fn path_at(&self, site: &SiteName) -> RelPath {
         if site == self.site.name() {
-            self.remote_path.clone()
-        } else {
-            self.folder_path()
+            return self.remote_path.clone();
         }
+        self.paths.get(site).cloned().unwrap_or_else(|| self.folder_path())
     }
 
     /// Returns its folder as a path of the drive.
@@ -193,6 +194,8 @@ pub struct Inner {
     /// The transfers are about to look.
     wakes: Arc<AtomicBool>,
     pub(super) publish: backlot_config::Publish,
+    /// Jobs of one queue at once between the same two sites.
+    pub(super) jobs_per_pair: usize,
     /// Bytes that may be written before the disk is asked again whether there is room.
     budget: AtomicI64,
     pub(super) cache_dir: PathBuf,
@@ -323,6 +326,7 @@ impl Drive {
             transfers: OnceLock::new(),
             wakes: Arc::default(),
             publish: config.publish.clone(),
+            jobs_per_pair: config.copies.jobs_per_pair as usize,
             budget: AtomicI64::new(0),
             cache_dir: config.drive.cache_dir.clone(),
             pins: Pins::default(),
@@ -470,8 +474,13 @@ async fn open_projects(
     let mut handles = Vec::new();
     for (name, p) in &config.projects {
         let name = ProjectName(name.clone());
-        let remote = if p.remote_path == "." { "" } else { &p.remote_path };
-        let remote_path = RelPath::new(remote).map_err(|e| OpenError::Path(name.clone(), "remote-path", e))?;
+        let path = |text: &str| RelPath::new(if text == "." { "" } else { text });
+        let remote_path = path(&p.remote_path).map_err(|e| OpenError::Path(name.clone(), "remote-path", e))?;
+        let mut paths = BTreeMap::new();
+        for (site, text) in &p.paths {
+            let at = path(text).map_err(|e| OpenError::Path(name.clone(), "paths", e))?;
+            paths.insert(SiteName(site.clone()), at);
+        }
         let site_name = SiteName(p.remote_site.clone());
         let site = sites.get(&site_name).cloned();
         let Some(site) = site else {
@@ -486,13 +495,13 @@ async fn open_projects(
             remote_path: remote_path.clone(),
         });
         let zones = Zones::new(&p.zones).map_err(|e| OpenError::Zones(name.clone(), e))?;
-        handles.push((name, p, site, remote_path, zones));
+        handles.push((name, p, site, (remote_path, paths), zones));
     }
     let roots = store.write(move |txn| txn.set_projects(&wanted, now_ms())).await?;
     Ok(handles
         .into_iter()
         .zip(roots)
-        .map(|((name, p, site, remote_path, zones), root)| {
+        .map(|((name, p, site, (remote_path, paths), zones), root)| {
             Arc::new(Project {
                 name,
                 folder: p.folder.clone(),
@@ -505,6 +514,7 @@ async fn open_projects(
                     .collect(),
                 site,
                 remote_path,
+                paths,
                 scan_interval: p.scan_interval.into(),
                 zones,
                 remote_delete: p.remote_delete,

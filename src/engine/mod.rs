@@ -5,6 +5,7 @@
 
 mod awake;
 pub mod bandwidth;
+pub mod between;
 pub mod cached;
 mod conflicts;
 mod doubt;

@@ -79,7 +79,7 @@ struct PublishDesk(Weak<Inner>);
 
 /// A site's link, as the transfers see it.
 #[derive(Debug)]
-struct SiteLink(Arc<Link>);
+pub(super) struct SiteLink(pub(super) Arc<Link>);
 
 #[async_trait]
 impl LaneLink for SiteLink {
@@ -120,7 +120,8 @@ pub(super) async fn start_transfers(drive: Arc<Inner>) {
     };
     let desk = Arc::new(PublishDesk(Arc::downgrade(&drive)));
     let (store, stop) = (drive.store.clone(), drive.stop.clone());
-    match Transfers::start(store, desk, lanes.collect(), options, stop).await {
+    let copies = drive.copies();
+    match Transfers::start_with_copies(store, desk, lanes.collect(), copies, options, stop).await {
         Ok(transfers) => drive.set_transfers(transfers),
         Err(e) => error!(error = %e, "nothing is published until the drive is started again: its queue can't be read"),
     }
@@ -318,6 +319,7 @@ impl Inner {
         Ok(Some(Frozen {
             path: project.remote_path.concat(below),
             bytes,
+            from: None,
             size: node.size,
             mtime_ns: node.mtime_ns,
             perm: node.perm,

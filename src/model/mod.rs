@@ -1,5 +1,6 @@
 //! The words of the drive as plain values: ids, paths, versions, states. Pure: no I/O, no async, nothing of ours but itself.
 
+pub mod frames;
 mod holdable;
 mod path;
 mod state;

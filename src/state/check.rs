@@ -81,7 +81,8 @@ const INVARIANTS: &[&str] = &[
     "SELECT 'task ' || id || ' counts for job ' || job || ', which is not there'
      FROM task AS t WHERE NOT EXISTS (SELECT 1 FROM job AS j WHERE j.id = t.job)",
     "SELECT 'task ' || id || ' is about ' || what || ', in state ' || state || ', and lacks a part'
-     FROM task WHERE what NOT IN (0, 1, 2) OR state NOT IN (0, 1, 2, 3) OR (what <> 0 AND path IS NULL)
+     FROM task WHERE what NOT IN (0, 1, 2, 3, 4, 5) OR state NOT IN (0, 1, 2, 3, 4) OR (what <> 0 AND path IS NULL)
+       OR (what >= 3) <> (target IS NOT NULL) OR (state = 4 AND what < 3)
        OR (what = 0 AND ((parent IS NULL) <> (name IS NULL) OR (parent IS NULL) <> (ino IS NULL)
          OR (parent IS NULL AND upload IS NULL)))",
     // Each folder has one parent, so what can't be reached from the two roots runs in a circle.

@@ -9,9 +9,11 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod arrival;
 mod cache;
 mod check;
 mod content;
+mod copies;
 mod edit;
 mod error;
 mod facts;
@@ -45,8 +47,10 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 use uuid::Uuid;
 
+pub use arrival::{Arrival, Copied};
 pub use check::Problem;
 pub use content::NewAttrs;
+pub use copies::{Asked, JobKey, NewCopy, OpenJob};
 pub use edit::{Left, NewEntry, Removed, RenameHow, Renamed};
 pub use error::{Refusal, StateError};
 pub use node::{
@@ -59,8 +63,8 @@ pub use publish::{Conflict, Landed, OwnName, SentFile};
 pub use read::ReadTxn;
 pub use site_state::{SiteRow, SiteStatus};
 pub use task::{
-    Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,
-    TaskId, TaskState, TaskWhat,
+    Claim, Job, JobId, JobKind, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Replaces, Standing, Tally,
+    Task, TaskFilter, TaskId, TaskState, TaskWhat,
 };
 pub use tree::Tree;
 pub use write::WriteTxn;

@@ -23,7 +23,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/001_init.sql"),
     include_str!("migrations/002_writing.sql"),
     include_str!("migrations/003_pins.sql"),
-    include_str!("migrations/004_sites.sql"),
+    include_str!("migrations/004_between.sql"),
+    include_str!("migrations/005_sites.sql"),
 ];
 
 /// Page cache of the writing connection, in KiB.

@@ -2,6 +2,7 @@
 //!
 //! Owns: shapes and words. Refuses to know: where the facts come from.
 
+mod copies;
 mod limits;
 mod pins;
 mod programs;
@@ -22,6 +23,7 @@ use super::site::Site;
 use crate::model::{EntryKind, FileState};
 use crate::state::ScanRecord;
 
+pub use copies::{CopyDirection, CopyPath, CopyReport, CopyRequest, JobQuery, JobReport, JobWord, PlannedCopy};
 pub use limits::{LimitReport, LimitRequest, SiteLimitReport};
 pub use pins::{
     CacheStat, CacheTop, EvictReport, HydrationProgress, Kept, KeptWhy, PinFailure, PinReport, PinRequest, PinTotals,

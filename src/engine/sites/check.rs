@@ -64,7 +64,7 @@ impl Inner {
     /// # Errors
     /// When there is no such site.
     pub async fn check_site(&self, name: &str, read_only: bool) -> Result<SiteCheckReport, SiteError> {
-        let site = self.site_named(name)?;
+        let site = self.known_site(name)?;
         let mut steps = Steps::default();
         let mut clock = None;
         if steps

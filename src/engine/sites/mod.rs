@@ -215,7 +215,7 @@ impl Inner {
         sites.collect()
     }
 
-    fn site_named(&self, name: &str) -> Result<&std::sync::Arc<Site>, SiteError> {
+    fn known_site(&self, name: &str) -> Result<&std::sync::Arc<Site>, SiteError> {
         let site = self.sites.get(&SiteName(name.to_owned()));
         site.ok_or_else(|| SiteError::NoSite(name.to_owned()))
     }

@@ -64,7 +64,7 @@ impl Standing {
     fn of_task(task: &Task, paused: bool) -> Self {
         let status = match task.state {
             TaskState::Running => SiteStatus::InProgress,
-            TaskState::Held => SiteStatus::Paused,
+            TaskState::Held | TaskState::Excluded => SiteStatus::Paused,
             TaskState::Blocked => SiteStatus::Failed,
             TaskState::Waiting if paused => SiteStatus::Paused,
             TaskState::Waiting if task.tries >= RETRIES => SiteStatus::Failed,
@@ -139,7 +139,9 @@ impl Drive {
         let place = self.place(dir)?;
         let (project, below) = place.ok_or_else(|| SiteError::NoProject(path.clone()))?;
         let not_asked = if look {
-            self.inner().look_at_sites(&project, (dir, &below), name.as_ref()).await?
+            self.inner()
+                .look_at_sites(&project, (dir, &below), name.as_ref())
+                .await?
         } else {
             Vec::new()
         };
@@ -215,6 +217,7 @@ impl Inner {
         only: Option<&Name>,
     ) -> Result<(u64, u64, Vec<Column>), StateError> {
         let mut columns = self.columns(project);
+        let source_doors = self.doors.of(project.site.name());
         let (mut files, mut bytes) = (0, 0);
         let mut todo = vec![(dir, below)];
         while let Some((dir, below)) = todo.pop() {
@@ -247,6 +250,7 @@ impl Inner {
                                             let source = project.site.name();
                                             let at = At {
                                                 source,
+                                                source_doors: &source_doors,
                                                 doors,
                                                 wanted: *wanted,
                                             };
@@ -320,6 +324,8 @@ fn standing_at_remote(
 /// A site beside the project's remote one, which is the source.
 struct At<'a> {
     source: &'a SiteName,
+    /// All doors to it.
+    source_doors: &'a [SiteName],
     doors: &'a [SiteName],
     wanted: bool,
 }
@@ -327,35 +333,45 @@ struct At<'a> {
 /// What is known of the files of a folder at sites beside the remote one.
 struct Known {
     rows: HashMap<Name, Vec<SiteRow>>,
-    copies: HashMap<Name, Vec<(SiteName, Task)>>,
+    /// Copies that are not finished.
+    copies: HashMap<Name, Vec<Task>>,
 }
 
 impl Known {
     fn of(txn: &ReadTxn<'_>, root: Ino, dir: &RelPath, only: Option<&Name>) -> Result<Self, StateError> {
         let mut rows: HashMap<Name, Vec<SiteRow>> = HashMap::new();
+        let mut copies: HashMap<Name, Vec<Task>> = HashMap::new();
         match only {
             Some(name) => {
-                rows.insert(name.clone(), txn.site_rows(root, &dir.join(name))?);
+                let path = dir.join(name);
+                rows.insert(name.clone(), txn.site_rows(root, &path)?);
+                copies.insert(name.clone(), txn.copies_of(root, &path)?);
             }
             None => {
                 for (name, row) in txn.site_rows_in(root, dir)? {
                     rows.entry(name).or_default().push(row);
                 }
+                for task in txn.copies_in(root, dir)? {
+                    let name = task.path.as_ref().and_then(RelPath::split_last).map(|(_, name)| name);
+                    if let Some(name) = name {
+                        copies.entry(name).or_default().push(task);
+                    }
+                }
             }
         }
-        Ok(Self {
-            rows,
-            copies: HashMap::new(),
-        })
+        Ok(Self { rows, copies })
     }
 
     fn standing(&self, node: &Node, name: &Name, at: &At<'_>, paused: bool) -> Standing {
-        let At { source, doors, wanted } = *at;
+        let At {
+            source,
+            source_doors,
+            doors,
+            wanted,
+        } = *at;
         let copies = self.copies.get(name).into_iter().flatten();
-        let task = copies
-            .filter(|(target, _)| doors.contains(target))
-            .map(|(_, task)| task)
-            .next();
+        let mut copies = copies.filter(|task| task.target.as_ref().is_some_and(|target| doors.contains(target)));
+        let task = copies.next();
         let rows = self.rows.get(name).into_iter().flatten();
         // Of several doors, the one that something was last written for.
         let row = rows.filter(|row| doors.contains(&row.site)).max_by_key(|row| row.at_ms);
@@ -375,8 +391,15 @@ impl Known {
             at_ms: Some(row.at_ms),
             ..Standing::of(row.status)
         };
+        // What came through another door to the remote site has a version of that door: its length has to do.
+        let by_another_door = |(site, _): &(SiteName, Version)| site != source && source_doors.contains(site);
+        let is_current = node
+            .version
+            .as_ref()
+            .is_some_and(|version| row.is_copy_of(source, version))
+            || row.size == node.size && row.source.as_ref().is_some_and(by_another_door);
         match row.status {
-            SiteStatus::Synced if node.version.as_ref().is_some_and(|v| row.is_copy_of(source, v)) => Standing {
+            SiteStatus::Synced if is_current => Standing {
                 done_bytes: node.size,
                 ..told
             },

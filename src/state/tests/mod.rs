@@ -1,6 +1,7 @@
 //! The store from outside, against real files.
 
 mod basics;
+mod copies;
 mod crash;
 mod edit;
 mod group;

@@ -1,6 +1,8 @@
 -- Where files stand at sites, by their paths inside the project: what lies at a site lies there under a path, and a rename
 -- here moves nothing there. In place of a table by inode that nothing was ever written to.
 DROP TABLE site_state;
+-- What copies put where is in these rows too.
+DROP TABLE copied;
 
 -- Folders that rows of site_file lie in.
 CREATE TABLE site_folder (
