@@ -241,6 +241,31 @@ fn what_an_artist_publishes_reaches_the_vault_whatever_dies_on_the_way() {
         eventually_within(COPIED, "the newer version is at the vault", || {
             fs::read(studio.at_vault().join("sh020/publish/plate.0001.exr")).is_ok_and(|got| got == newer)
         });
+
+        // A coordinator sends two shots to London, which is away just then. Where a mail is told of the job's end, it is
+        // looked for here.
+        studio.london.kill();
+        eventually_within(COPIED, "the service knows that london is down", || {
+            link(&service, "london") == "down"
+        });
+        let shots = ["sh010", "sh020"].map(|shot| format!("{PROJECT}/{shot}"));
+        service.tell(["push", &shots[0], &shots[1], "--to", "london"]);
+        assert_eq!(
+            state(&service, "sh010/publish/cache.abc", "london"),
+            1,
+            "asked for with its folder"
+        );
+        assert_eq!(files(&studio.london.root().join("projects")).len(), 0);
+        studio.london.restart();
+        eventually_within(COPIED, "both shots are in london", || {
+            state(&service, "sh010", "london") == 4 && state(&service, "sh020", "london") == 4
+        });
+        let everywhere = files(&studio.at_hq());
+        assert!(files(&studio.at_london()) == everywhere && files(&studio.at_vault()) == everywhere);
+        let done = table(&[("hq-sync", -1), ("hq", 4), ("hq-door", 4), ("london", 4), ("vault", 4)]);
+        assert_eq!(states(&service, ""), done);
+        assert!(service.terminate().success());
+        assert_eq!(queue::tasks(service.data_dir()), []);
     });
 }
 

@@ -13,7 +13,7 @@ use crate::engine::report::{SiteCounts, SiteStateReport, SiteStatesReport, site_
 use crate::engine::sync::compare;
 use crate::engine::words::Asker;
 use crate::model::{EntryKind, Ino, Name, RelPath, Residency, SiteName, Sync, Version};
-use crate::state::{Child, Node, ReadTxn, SiteRow, SiteStatus, StateError, Task, TaskState};
+use crate::state::{Child, Node, ReadTxn, SiteRow, SiteStatus, StateError, Task, TaskState, TaskWhat};
 
 /// Rows of a folder read at a time.
 const PAGE: usize = 2048;
@@ -219,8 +219,9 @@ impl Inner {
         let mut columns = self.columns(project);
         let source_doors = self.doors.of(project.site.name());
         let (mut files, mut bytes) = (0, 0);
-        let mut todo = vec![(dir, below)];
-        while let Some((dir, below)) = todo.pop() {
+        let asked = self.store.read(|txn| asked_above(txn, project.root, &below))?;
+        let mut todo = vec![(dir, below, Arc::new(asked))];
+        while let Some((dir, below, asked)) = todo.pop() {
             self.store.read(|txn| {
                 let mut asker = Asker::new(self, txn)?;
                 let known = Known::of(txn, project.root, &below, only)?;
@@ -236,7 +237,10 @@ impl Inner {
                     };
                     for child in &rows {
                         match child.node.kind {
-                            EntryKind::Dir => todo.push((child.node.ino, below.join(&child.name))),
+                            EntryKind::Dir => {
+                                let asked = known.asked_with(&child.name, &asked);
+                                todo.push((child.node.ino, below.join(&child.name), asked));
+                            }
                             EntryKind::File => {
                                 let node = self.as_written(child.node.clone());
                                 files += 1;
@@ -252,7 +256,8 @@ impl Inner {
                                                 source,
                                                 source_doors: &source_doors,
                                                 doors,
-                                                wanted: *wanted,
+                                                wanted: *wanted || doors.iter().any(|door| asked.contains(door)),
+                                                asked: doors.iter().any(|door| asked.contains(door)),
                                             };
                                             known.standing(&node, &child.name, &at, paused)
                                         }
@@ -328,6 +333,8 @@ struct At<'a> {
     source_doors: &'a [SiteName],
     doors: &'a [SiteName],
     wanted: bool,
+    /// Somebody asked for the whole folder there.
+    asked: bool,
 }
 
 /// What is known of the files of a folder at sites beside the remote one.
@@ -368,6 +375,7 @@ impl Known {
             source_doors,
             doors,
             wanted,
+            asked,
         } = *at;
         let copies = self.copies.get(name).into_iter().flatten();
         let mut copies = copies.filter(|task| task.target.as_ref().is_some_and(|target| doors.contains(target)));
@@ -382,7 +390,11 @@ impl Known {
             };
         }
         let Some(row) = row else {
-            return Standing::of(SiteStatus::NotAvailable);
+            return Standing::of(if asked && !node.own {
+                SiteStatus::Queued
+            } else {
+                SiteStatus::NotAvailable
+            });
         };
         let told = Standing {
             version: row.version.clone(),
@@ -412,11 +424,46 @@ impl Known {
                 error: Some("an older version of it is there".to_owned()),
                 ..told
             },
+            SiteStatus::NotAvailable if asked && !node.own => Standing {
+                status: SiteStatus::Queued,
+                ..told
+            },
             SiteStatus::NotAvailable
             | SiteStatus::InProgress
             | SiteStatus::Queued
             | SiteStatus::Failed
             | SiteStatus::Paused => told,
+        }
+    }
+
+    /// Returns the sites that what is in a folder was asked for at: those of the folders above it, and its own.
+    fn asked_with(&self, name: &Name, above: &Arc<Vec<SiteName>>) -> Arc<Vec<SiteName>> {
+        let tasks = self.copies.get(name).into_iter().flatten();
+        let more: Vec<_> = tasks.filter_map(folder_target).collect();
+        if more.is_empty() {
+            return Arc::clone(above);
+        }
+        Arc::new(above.iter().cloned().chain(more).collect())
+    }
+}
+
+/// The site that a task brings a whole folder to, while it is not expanded yet.
+fn folder_target(task: &Task) -> Option<SiteName> {
+    let is_open = !matches!(task.state, TaskState::Excluded | TaskState::Held);
+    task.target
+        .clone()
+        .filter(|_| task.what == TaskWhat::CopyFolder && is_open)
+}
+
+/// Returns the sites that a folder, or one above it, is being brought to whole.
+fn asked_above(txn: &ReadTxn<'_>, root: Ino, dir: &RelPath) -> Result<Vec<SiteName>, StateError> {
+    let mut asked = Vec::new();
+    let mut at = dir.clone();
+    loop {
+        asked.extend(txn.copies_of(root, &at)?.iter().filter_map(folder_target));
+        match at.split_last() {
+            Some((above, _)) => at = above,
+            None => return Ok(asked),
         }
     }
 }
