@@ -14,6 +14,7 @@ mod between;
 mod daemon;
 mod figures;
 mod floor;
+mod hollow;
 mod juicefs;
 mod link;
 mod machine;
