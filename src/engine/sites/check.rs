@@ -22,6 +22,8 @@ const COUNTED: usize = 1000;
 /// Bytes of the file that is written.
 const PROBE_BYTES: usize = 4096;
 const NS_PER_MS: i64 = 1_000_000;
+/// File systems date by the kernel's tick, which is up to 10 ms long, however fine their times are.
+const TICK_NS: u64 = 10_000_000;
 
 /// The steps so far.
 #[derive(Default)]
@@ -232,7 +234,7 @@ fn skew(shown: i64, (before, after): (i64, i64), step_ns: u64) -> Option<(i64, u
     if shown <= 0 {
         return None;
     }
-    let step = i64::try_from(step_ns).unwrap_or(i64::MAX);
+    let step = i64::try_from(step_ns.max(TICK_NS)).unwrap_or(i64::MAX);
     // It showed a time of its step at the latest, and one of the span was it.
     let (least, most) = (
         shown.saturating_sub(after),
@@ -267,7 +269,12 @@ mod tests {
             Some((-59_200, 1100))
         );
         // Nanoseconds.
-        assert_eq!(skew(ms(1250), (ms(1200), ms(1300)), 1), Some((0, 100)));
+        assert_eq!(skew(ms(1250), (ms(1200), ms(1300)), 1), Some((0, 110)));
+        assert_eq!(
+            skew(ms(1195), (ms(1200), ms(1201)), 1),
+            Some((0, 11)),
+            "by the last tick"
+        );
         assert_eq!(skew(0, (ms(1200), ms(1300)), 1), None, "a site without times");
     }
 }
