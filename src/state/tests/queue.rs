@@ -519,6 +519,7 @@ fn tasks_come_in_pages_and_are_counted() {
         blocked: tally(1),
         held: tally(1),
         retrying: tally(1),
+        excluded: Tally::default(),
     };
     assert_eq!(t.counts(), counts);
 }
