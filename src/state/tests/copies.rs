@@ -278,3 +278,34 @@ fn a_publish_does_not_pay_for_a_job_of_many_copies() {
     t.does(|txn| txn.release_leases());
     assert_eq!(t.claim_of(job, 4).len(), 4);
 }
+
+#[test]
+fn a_store_of_the_version_before_keeps_its_jobs_and_tasks() {
+    let home = TempDir::new().unwrap();
+    let old = old_store(&home, 3);
+    old.execute_batch(
+        "INSERT INTO job (id, root, source, target, day, created_ms, done_tasks) VALUES (7, 3, 'here', 'studio', 9, 1, 4);
+         INSERT INTO task (root, job, what, parent, name, ino, gen, state, due_ms) VALUES (3, 7, 0, 3, x'61', 5, 1, 0, 1);
+         INSERT INTO task (root, job, what, path, version, state, due_ms) VALUES (3, 7, 1, x'62', 'v', 0, 1);",
+    )
+    .unwrap();
+    drop(old);
+    let store = StateStore::open(home.path()).unwrap();
+    let (job, task) = store
+        .read(|txn| Ok((txn.job(JobId(7))?, txn.task_of(Ino(3), b"a")?)))
+        .unwrap();
+    let (job, task) = (job.unwrap(), task.unwrap());
+    assert_eq!((job.kind, job.day, job.done_tasks), (JobKind::Publish, 9, 4));
+    assert_eq!((task.job, task.what, task.target), (JobId(7), TaskWhat::Send, None));
+    let delete = store.read(|txn| txn.delete_of(Ino(3), &path("b"))).unwrap();
+    assert_eq!(delete.unwrap().what, TaskWhat::DeleteFile);
+    let key = JobKey {
+        root: Ino(3),
+        source: site("hq"),
+        target: site("london"),
+        kind: JobKind::Push,
+        day: 1,
+    };
+    let made = write(&store, move |txn| txn.ensure_job(&key, NOW)).unwrap();
+    assert!(made > JobId(7), "a number is never used again");
+}

@@ -76,6 +76,7 @@ impl Dispatcher {
     /// Looks what a lane of a job has to do.
     pub(super) fn look_at_job(&mut self, at: usize) -> Result<(), StateError> {
         let now = now_ms();
+        let horizon = now.saturating_add(self.horizon_ms());
         let state = &mut self.lanes[at];
         let Some(job) = state.job() else { return Ok(()) };
         let root = state.lane.root;
@@ -88,8 +89,9 @@ impl Dispatcher {
             };
             Ok((head, due))
         })?;
-        // A claim that has run out is due without a priority of its own.
-        state.head = head.or(due.filter(|due| *due <= now).map(|_| PRIORITY_NORMAL));
+        // A claim that has run out is due without a priority of its own; what is due too late was put off by another clock.
+        let is_due = |due: &i64| *due <= now || *due > horizon;
+        state.head = head.or(due.filter(is_due).map(|_| PRIORITY_NORMAL));
         if state.head.is_none() {
             state.idle_for(due.map_or(SLEEP_MAX, |due| {
                 Duration::from_millis(u64::try_from(due.saturating_sub(now)).unwrap_or(0))
