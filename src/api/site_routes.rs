@@ -1,24 +1,31 @@
 //! The routes about sites and about what keeps them in step.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::Json;
+use axum::extract::State;
 
 use super::Face;
-use super::queue_routes::{Answer, Asked, body};
-use super::routes::bad_request;
+use super::asked::{Answer, Asked, Path, Query, body};
+use super::openapi::Routes;
 use crate::engine::report::{
     SiteCheckReport, SiteCheckRequest, SiteRowReport, SiteStateQuery, SiteStatesReport, SyncReport,
 };
 use crate::model::RelPath;
 
-pub(super) fn routes() -> Router<Face> {
-    Router::new()
-        .route("/v1/sites", get(sites))
-        .route("/v1/sites/{name}/check", post(check))
-        .route("/v1/site-states", get(states).post(look))
-        .route("/v1/sync", get(sync))
+pub(super) fn routes() -> Routes<Face> {
+    Routes::new()
+        .get("/v1/sites", "The sites, and what each is to which project.", sites)
+        .post(
+            "/v1/sites/{name}/check",
+            "Tries a site out: connects, lists, writes a small file and removes it.",
+            check,
+        )
+        .get(
+            "/v1/site-states",
+            "Where a file, or all files of a folder, stand at each site, as far as is known.",
+            states,
+        )
+        .post("/v1/site-states", "The same, after the sites were asked.", look)
+        .get("/v1/sync", "What the service that keeps sites in step is at.", sync)
 }
 
 async fn sites(State(api): State<Face>) -> Answer<Vec<SiteRowReport>> {
@@ -34,11 +41,7 @@ async fn check(
     Ok(Json(api.drive.check_site(&name, request.read_only).await?))
 }
 
-async fn states(
-    State(api): State<Face>,
-    query: Result<Query<SiteStateQuery>, QueryRejection>,
-) -> Answer<SiteStatesReport> {
-    let Query(query) = query.map_err(|e| bad_request(&e))?;
+async fn states(State(api): State<Face>, Query(query): Query<SiteStateQuery>) -> Answer<SiteStatesReport> {
     let path = RelPath::new(&query.path)?;
     Ok(Json(api.drive.site_states(&path, false).await?))
 }

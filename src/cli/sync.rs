@@ -7,7 +7,7 @@ use super::client::Client;
 use super::error::{CliError, Exit};
 use super::mount::start_error;
 use super::text;
-use crate::daemon::{Daemon, DaemonError, Start};
+use crate::daemon::{Daemon, DaemonError, Mounting, Start};
 use crate::engine::report::SyncReport;
 
 /// Keeps sites in step, with no drive mounted: what a project has comes to every site of its `always-accessible-on`.
@@ -52,6 +52,7 @@ async fn serve(projects: Vec<String>, loaded: Loaded) -> Result<Exit, CliError> 
         mount: false,
         sync: Some(projects),
         shown,
+        mounting: Mounting::default(),
     })
     .await
     .map_err(|e| match e {

@@ -279,6 +279,14 @@ impl StateStore {
         self.cache().map_or(0, TreeCache::seq)
     }
 
+    /// Has `hook` called after every commit, before it is acknowledged, on the thread that made it: it must be quick. Only
+    /// the first one counts.
+    pub fn on_commit(&self, hook: impl Fn() + Send + Sync + 'static) {
+        if let Some(cache) = self.cache() {
+            cache.on_commit(Box::new(hook));
+        }
+    }
+
     /// Looks through the whole database and returns what is wrong. Takes seconds for a million entries.
     pub fn check(&self) -> Result<Vec<Problem>, StateError> {
         self.read(|txn| txn.check())

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use backlot_cache::Usage;
 use backlot_platform::types::NativeReads;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::drive::Project;
@@ -31,8 +32,8 @@ pub use pins::{
 };
 pub use programs::{ProgramReport, ProgramsReport};
 pub use queues::{
-    Changed, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport, QueueReport, Selection,
-    TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
+    Changed, ConflictPage, ConflictQuery, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport,
+    QueueReport, Selection, TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
 };
 
 pub(in crate::engine) use sites::word as site_word;
@@ -42,7 +43,7 @@ pub use sites::{
 };
 
 /// Everything `backlot status` shows.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// The drive's name.
     pub name: String,
@@ -86,7 +87,7 @@ pub struct Status {
 }
 
 /// Reads of resident files that the kernel answers by itself (FUSE passthrough).
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NativeReport {
     /// `on` or `off`.
     pub state: String,
@@ -114,7 +115,7 @@ impl From<NativeReads> for NativeReport {
 }
 
 /// What was made or changed here, and what became of it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PublishingReport {
     /// What is not at its site yet.
     pub pending: PendingReport,
@@ -139,7 +140,7 @@ pub struct PublishingReport {
 }
 
 /// A project.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ProjectReport {
     /// The key of its section.
     pub name: String,
@@ -169,7 +170,7 @@ impl ProjectReport {
 }
 
 /// A site.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SiteReport {
     /// The key of its section.
     pub name: String,
@@ -202,7 +203,7 @@ impl SiteReport {
 }
 
 /// The cache.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CacheReport {
     /// Its folder.
     pub dir: PathBuf,
@@ -240,7 +241,7 @@ impl CacheReport {
 }
 
 /// Bytes on their way, and counters since the start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct HydrationReport {
     /// Bytes that arrived from sites.
     pub fetched_bytes: u64,
@@ -265,7 +266,7 @@ pub struct HydrationReport {
 }
 
 /// An open file that bytes arrive for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FlightReport {
     /// Its path at the site.
     pub path: String,
@@ -280,7 +281,7 @@ pub struct FlightReport {
 }
 
 /// Sequences that are played, and what was fetched ahead of their readers since the start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SequencesReport {
     /// Frames are fetched ahead.
     pub on: bool,
@@ -305,7 +306,7 @@ pub struct SequencesReport {
 }
 
 /// A sequence that is played.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SequenceReport {
     /// Its folder in the drive and its name, as in `demo/plates/comp.####.exr`; `demo/thumbs/*` for a folder whose small files
     /// are read one after another.
@@ -333,7 +334,7 @@ pub struct SequenceReport {
 }
 
 /// A row of `backlot ls`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LsEntry {
     /// Continues a listing after this row.
     pub cookie: u64,

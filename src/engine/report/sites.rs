@@ -1,11 +1,12 @@
 //! Sites, how a check of one went, and where files stand, as plain values that serialise.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::state::SiteStatus;
 
 /// A row of `backlot site ls`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SiteRowReport {
     /// The key of its section; for this machine, its site id.
     pub name: String,
@@ -24,7 +25,7 @@ pub struct SiteRowReport {
 }
 
 /// What a site is to a project.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SiteRoleReport {
     /// The key of the project's section.
     pub project: String,
@@ -35,7 +36,7 @@ pub struct SiteRoleReport {
 }
 
 /// `POST /v1/sites/{name}/check`.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SiteCheckRequest {
     /// Writes nothing there.
@@ -43,7 +44,7 @@ pub struct SiteCheckRequest {
 }
 
 /// How a check of a site went.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SiteCheckReport {
     /// The key of its section.
     pub site: String,
@@ -59,7 +60,7 @@ pub struct SiteCheckReport {
 }
 
 /// A step of a check.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SiteCheckStep {
     /// `connect`, `list`, `project`, `write`, `read back`, `remove`, `clock`.
     pub step: String,
@@ -74,7 +75,7 @@ pub struct SiteCheckStep {
 }
 
 /// Query of `GET /v1/site-states`, which tells what is known, and body of `POST /v1/site-states`, which asks the sites first.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SiteStateQuery {
     /// A path of the drive.
@@ -82,7 +83,7 @@ pub struct SiteStateQuery {
 }
 
 /// Where a file, or all files of a folder, stand at the sites.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SiteStatesReport {
     /// The path in the drive.
     pub path: String,
@@ -99,7 +100,7 @@ pub struct SiteStatesReport {
 }
 
 /// Where a file, or all files of a folder, stand at one site.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SiteStateReport {
     /// The site; this machine by its site id.
     pub site: String,
@@ -125,7 +126,7 @@ pub struct SiteStateReport {
 }
 
 /// Numbers of files by their state at a site.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct SiteCounts {
     /// −1: not there.
     pub not_available: u64,
@@ -186,7 +187,7 @@ pub(in crate::engine) fn word(status: SiteStatus) -> &'static str {
 }
 
 /// What the service that keeps sites in step does: one row for each project and site that is to have it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SyncReport {
     /// The key of the project's section.
     pub project: String,
