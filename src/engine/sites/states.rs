@@ -27,7 +27,11 @@ enum Seat {
     /// The project's remote site, or another door to it: what the tree shows is there.
     Remote,
     /// Any other.
-    Other { doors: Arc<[SiteName]>, wanted: bool },
+    Other {
+        doors: Arc<[SiteName]>,
+        wanted: bool,
+        served: bool,
+    },
 }
 
 /// Where one file stands at one site.
@@ -203,7 +207,8 @@ impl Inner {
                 Seat::Remote
             } else {
                 let wanted = project.always.iter().any(|always| doors.contains(always.name()));
-                Seat::Other { doors, wanted }
+                let served = self.sync.serves(project.root, &doors);
+                Seat::Other { doors, wanted, served }
             };
             columns.push(column(site.clone(), seat));
         }
@@ -250,14 +255,14 @@ impl Inner {
                                     let standing = match &column.seat {
                                         Seat::Here => self.standing_here(&node),
                                         Seat::Remote => standing_at_remote(&mut asker, txn, &node, at, paused)?,
-                                        Seat::Other { doors, wanted } => {
+                                        Seat::Other { doors, wanted, served } => {
                                             let source = project.site.name();
                                             let at = At {
                                                 source,
                                                 source_doors: &source_doors,
                                                 doors,
                                                 wanted: *wanted || doors.iter().any(|door| asked.contains(door)),
-                                                asked: doors.iter().any(|door| asked.contains(door)),
+                                                asked: *served || doors.iter().any(|door| asked.contains(door)),
                                             };
                                             known.standing(&node, &child.name, &at, paused)
                                         }
@@ -333,7 +338,7 @@ struct At<'a> {
     source_doors: &'a [SiteName],
     doors: &'a [SiteName],
     wanted: bool,
-    /// Somebody asked for the whole folder there.
+    /// Somebody asked for the whole folder there, or a service of this daemon sees to it that all is there.
     asked: bool,
 }
 

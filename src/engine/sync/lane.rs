@@ -21,7 +21,7 @@ use crate::engine::drive::{Inner, Project, now_ms};
 use crate::engine::link::LinkState;
 use crate::engine::report::SyncReport;
 use crate::engine::site::Site;
-use crate::model::{Ino, RelPath};
+use crate::model::{Ino, RelPath, SiteName};
 use crate::providers::{ErrorKind, ProviderError};
 
 /// Changed folders that are remembered one by one.
@@ -91,6 +91,10 @@ impl Lane {
 
     pub(super) fn report(&self) -> SyncReport {
         self.told().clone()
+    }
+
+    pub(super) fn serves(&self, root: Ino, sites: &[SiteName]) -> bool {
+        self.project.root == root && sites.contains(self.site.name())
     }
 
     pub(super) fn changed(&self, dir: Ino) {

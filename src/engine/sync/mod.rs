@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::drive::{Drive, Inner};
 use super::report::SyncReport;
-use crate::model::Ino;
+use crate::model::{Ino, SiteName};
 use lane::Lane;
 
 /// How long lanes may take to give their leases up when the daemon ends.
@@ -48,6 +48,11 @@ impl Syncing {
 
     fn running(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says whether a project is kept in step at one of some sites: then what they lack is on its way, looked at or not.
+    pub(super) fn serves(&self, root: Ino, sites: &[SiteName]) -> bool {
+        self.lanes().iter().any(|lane| lane.serves(root, sites))
     }
 
     /// Something changed in a folder. Cheap.
