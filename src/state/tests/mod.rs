@@ -145,6 +145,7 @@ fn old_store(home: &TempDir, version: usize) -> rusqlite::Connection {
     }
     let uuid = "INSERT INTO meta VALUES ('uuid', '6f9c1f0e-6a57-4f6b-9d8e-0a4f5f1f3a55')";
     old.execute_batch(uuid).unwrap();
-    old.pragma_update(None, "user_version", version).unwrap();
+    old.pragma_update(None, "user_version", i64::try_from(version).unwrap())
+        .unwrap();
     old
 }
