@@ -7,6 +7,7 @@
 //! - [`providers`]: speaking to sites: a disk, an SFTP server; and the layers around them.
 //! - [`transfer`]: sending what the queue holds to sites, and removing things there.
 //! - [`engine`]: the drive: hydration, scans, the file operations that a host mounts.
+//! - [`notify`]: telling people what became of their jobs.
 //! - [`api`]: the daemon's HTTP interface on a Unix socket.
 //! - [`daemon`]: the process that owns a drive and puts the parts together.
 //! - [`cli`]: one file per verb; a client of [`api`].
@@ -23,6 +24,7 @@ pub mod daemon;
 pub mod engine;
 pub mod failpoint;
 pub mod model;
+pub mod notify;
 pub mod providers;
 pub mod state;
 pub mod telemetry;

@@ -75,8 +75,22 @@ const RULES: &[Rule] = &[
         why: "the engine implements VirtualFs and is driven by whatever hosts it; it never sees a host",
     },
     Rule {
+        module: "notify",
+        may_use: &["model", "state", "failpoint"],
+        never: &[
+            "backlot_cache",
+            "backlot_platform",
+            "rusqlite",
+            "fuser",
+            "axum",
+            "clap",
+            "russh",
+        ],
+        why: "whoever tells people reads the outbox; it knows neither drive nor transfers",
+    },
+    Rule {
         module: "api",
-        may_use: &["model", "engine", "state", "telemetry", "web", "failpoint"],
+        may_use: &["model", "engine", "state", "notify", "telemetry", "web", "failpoint"],
         never: &[
             "backlot_cache",
             "backlot_platform",
@@ -105,13 +119,22 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "daemon",
-        may_use: &["model", "engine", "api", "providers", "failpoint"],
+        may_use: &["model", "engine", "api", "providers", "notify", "failpoint"],
         never: &["backlot_cache", "rusqlite", "fuser", "clap", "russh", "reqwest"],
         why: "the daemon puts the parts together and does nothing they do",
     },
     Rule {
         module: "cli",
-        may_use: &["model", "engine", "api", "daemon", "state", "telemetry", "failpoint"],
+        may_use: &[
+            "model",
+            "engine",
+            "api",
+            "daemon",
+            "state",
+            "notify",
+            "telemetry",
+            "failpoint",
+        ],
         never: &["backlot_cache", "rusqlite", "fuser", "russh", "axum"],
         why: "a verb is a client of the API; it does not reach behind it",
     },

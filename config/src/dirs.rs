@@ -53,6 +53,20 @@ impl Dirs {
                 expand(home, path);
             }
         }
+        let notify = &mut config.notify;
+        for path in [&mut notify.subject, &mut notify.body, &mut notify.smtp_ca_file] {
+            path.iter_mut().for_each(|path| expand(home, path));
+        }
+        expand_secret(home, &mut notify.smtp_password);
+        for receiver in config.receivers.values_mut() {
+            expand_secret(home, &mut receiver.secret);
+            expand_secret(home, &mut receiver.webhook_from);
+            if let Some(program) = receiver.command.first_mut()
+                && let Some(rest) = program.strip_prefix("~/")
+            {
+                *program = home.join(rest).to_string_lossy().into_owned();
+            }
+        }
         for site in config.sites.values_mut() {
             match &mut site.provider {
                 ProviderSettings::Local(local) => expand(home, &mut local.root),

@@ -35,7 +35,13 @@ pub(crate) fn apply_variables<'e>(
         if let (AYON_SITE_ID, Some(id)) = (variable, value.to_str().filter(|id| !id.is_empty())) {
             let place = Place::Variable(variable.to_owned());
             // The first gives way to those that follow.
-            found.insert(0, (SITE_ID.map(str::to_owned).to_vec(), Node::text(id, Layer::Environment, place)));
+            found.insert(
+                0,
+                (
+                    SITE_ID.map(str::to_owned).to_vec(),
+                    Node::text(id, Layer::Environment, place),
+                ),
+            );
             continue;
         }
         let Some(name) = variable

@@ -14,6 +14,7 @@ mod dirs;
 mod env_layer;
 mod error;
 mod layers;
+mod notify;
 mod origin;
 mod schema;
 mod secret_ref;
@@ -23,10 +24,12 @@ mod timetable;
 mod tree;
 mod units;
 mod validate;
+mod workfiles;
 
 pub use copies::Copies;
 pub use error::{ConfigError, ConfigErrors, did_you_mean};
 pub use layers::{Loaded, Loader};
+pub use notify::{Notify, Occasion, Receiver, SmtpSecurity};
 pub use origin::{Layer, Origin, Origins, Place, Position, Row, render_origin};
 pub use schema::{
     AddressStyle, Api, Cache, Config, Drive, ExecSite, Firewall, Fuse, GdriveAuth, GdriveSite, HostKey, Hydration,
@@ -39,6 +42,7 @@ pub use sync::Sync;
 pub use timetable::{MinuteOfWeek, Timetable, TimetableError};
 pub use units::{ByteSize, Period, UnitError};
 pub use validate::{compile_glob, compile_globs};
+pub use workfiles::Workfiles;
 
 /// Returns the commented file that `backlot config init` writes. It works once its two lines marked `EDIT` name the studio's
 /// server and the folder to mount at; every other setting is there with its default, commented out.

@@ -156,11 +156,16 @@ pub fn render_origin(loaded: &Loaded) -> Vec<Row> {
     for (name, volume) in &config.volumes {
         rows.section(&format!("volumes.{name}"), table(volume));
     }
+    for (name, receiver) in &config.receivers {
+        rows.section(&format!("receivers.{name}"), table(receiver));
+    }
     rows.section("hydration", table(&config.hydration));
     rows.section("firewall", table(&config.firewall));
     rows.section("scan", table(&config.scan));
     rows.section("publish", table(&config.publish));
     rows.section("copies", table(&config.copies));
+    rows.section("notify", table(&config.notify));
+    rows.section("workfiles", table(&config.workfiles));
     rows.section("fuse", table(&config.fuse));
     rows.section("api", table(&config.api));
     rows.section("log", table(&config.log));

@@ -13,10 +13,12 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::copies::Copies;
+use crate::notify::{Notify, Receiver};
 use crate::secret_ref::SecretRef;
 use crate::sync::Sync;
 use crate::timetable::{self, Timetable};
 use crate::units::{ByteSize, Period, optional_rate};
+use crate::workfiles::Workfiles;
 
 /// The only `schema_version` this build reads.
 pub const SCHEMA_VERSION: i64 = 1;
@@ -36,6 +38,8 @@ pub struct Config {
     pub projects: BTreeMap<String, Project>,
     /// `[volumes.NAME]`, by name
     pub volumes: BTreeMap<String, Volume>,
+    /// `[receivers.NAME]`, by name
+    pub receivers: BTreeMap<String, Receiver>,
     /// `[hydration]`
     pub hydration: Hydration,
     /// `[firewall]`
@@ -48,6 +52,10 @@ pub struct Config {
     pub sync: Sync,
     /// `[copies]`
     pub copies: Copies,
+    /// `[notify]`
+    pub notify: Notify,
+    /// `[workfiles]`
+    pub workfiles: Workfiles,
     /// `[fuse]`
     pub fuse: Fuse,
     /// `[api]`
@@ -107,7 +115,7 @@ fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&path.display())
 }
 
-fn lossy_option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn lossy_option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
     path.as_deref().map(Path::to_string_lossy).serialize(serializer)
 }
 

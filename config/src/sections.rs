@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::copies::Copies;
 use crate::de::{self, Kind, Step, keys_of};
 use crate::error::{ConfigError, did_you_mean};
+use crate::notify::{Notify, Receiver};
 use crate::origin::Place;
 use crate::schema::{
     Api, Cache, Config, Drive, ExecSite, Firewall, Fuse, GdriveSite, Hydration, LocalSite, Log, Machine, Project,
@@ -18,11 +19,12 @@ use crate::schema::{
 };
 use crate::sync::Sync;
 use crate::tree::{Node, Table, Value};
+use crate::workfiles::Workfiles;
 
 const PROVIDER: &str = "provider";
 
 /// The sections that are one table each, with their keys.
-pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 12] {
+pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 14] {
     [
         ("drive", keys_of::<Drive>()),
         ("machine", keys_of::<Machine>()),
@@ -33,6 +35,8 @@ pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 12] 
         ("publish", keys_of::<Publish>()),
         ("sync", keys_of::<Sync>()),
         ("copies", keys_of::<Copies>()),
+        ("notify", keys_of::<Notify>()),
+        ("workfiles", keys_of::<Workfiles>()),
         ("fuse", keys_of::<Fuse>()),
         ("api", keys_of::<Api>()),
         ("log", keys_of::<Log>()),
@@ -40,7 +44,7 @@ pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 12] 
 }
 
 /// The sections that hold one table per name, with the keys of each such table.
-pub(crate) fn named_sections() -> [(&'static str, Vec<&'static str>); 3] {
+pub(crate) fn named_sections() -> [(&'static str, Vec<&'static str>); 4] {
     let mut site_keys = vec![PROVIDER];
     for (_, keys) in provider_keys().into_iter().chain([("", keys_of::<SiteLimits>())]) {
         site_keys.extend(keys.iter().filter(|key| !site_keys.contains(key)).collect::<Vec<_>>());
@@ -49,6 +53,7 @@ pub(crate) fn named_sections() -> [(&'static str, Vec<&'static str>); 3] {
         ("sites", site_keys),
         ("projects", keys_of::<Project>().to_vec()),
         ("volumes", keys_of::<Volume>().to_vec()),
+        ("receivers", keys_of::<Receiver>().to_vec()),
     ]
 }
 
@@ -87,12 +92,17 @@ pub(crate) fn build(tree: &mut Table, errors: &mut Vec<ConfigError>) -> Config {
         volumes: builder.named(tree, "volumes", |builder, node, section| {
             Some(builder.read(node, section))
         }),
+        receivers: builder.named(tree, "receivers", |builder, node, section| {
+            Some(builder.read(node, section))
+        }),
         hydration: builder.section(tree, "hydration"),
         firewall: builder.section(tree, "firewall"),
         scan: builder.section(tree, "scan"),
         publish: builder.section(tree, "publish"),
         sync: builder.section(tree, "sync"),
         copies: builder.section(tree, "copies"),
+        notify: builder.section(tree, "notify"),
+        workfiles: builder.section(tree, "workfiles"),
         fuse: builder.section(tree, "fuse"),
         api: builder.section(tree, "api"),
         log: builder.section(tree, "log"),

@@ -64,14 +64,16 @@ pub(crate) fn check(config: &Config, tree: &Table, errors: &mut Vec<ConfigError>
     for (name, volume) in &config.volumes {
         checker.volume(name, volume);
     }
+    crate::notify::check(&mut checker, config);
+    crate::workfiles::check(&mut checker, config);
 }
 
-struct Checker<'a> {
+pub(crate) struct Checker<'a> {
     tree: &'a Table,
     errors: &'a mut Vec<ConfigError>,
 }
 
-type Key<'k> = &'k [&'k str];
+pub(crate) type Key<'k> = &'k [&'k str];
 
 impl Checker<'_> {
     /// The place of a value, or of the name of the nearest table around it: of nothing, if a user wrote neither. `None` when the
@@ -96,7 +98,7 @@ impl Checker<'_> {
         Some(place)
     }
 
-    fn error(&mut self, key: Key<'_>, problem: impl Display, hint: impl Into<Option<String>>) {
+    pub(crate) fn error(&mut self, key: Key<'_>, problem: impl Display, hint: impl Into<Option<String>>) {
         let Some(place) = self.place(key) else { return };
         let key = key.join(".");
         self.errors.push(ConfigError {
@@ -107,13 +109,13 @@ impl Checker<'_> {
         });
     }
 
-    fn within<T: PartialOrd + Display>(&mut self, key: Key<'_>, value: T, least: T, most: T) {
+    pub(crate) fn within<T: PartialOrd + Display>(&mut self, key: Key<'_>, value: T, least: T, most: T) {
         if value < least || value > most {
             self.error(key, format!("{value} is outside {least} to {most}"), None);
         }
     }
 
-    fn name(&mut self, key: Key<'_>, name: &str) {
+    pub(crate) fn name(&mut self, key: Key<'_>, name: &str) {
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || !name.chars().all(allowed) {
             let problem = format!("`{name}` is not a name");
@@ -122,7 +124,7 @@ impl Checker<'_> {
     }
 
     /// Whether a path of this machine is one; a path that still begins with `~` had no home to stand for.
-    fn absolute(&mut self, key: Key<'_>, path: &Path) -> bool {
+    pub(crate) fn absolute(&mut self, key: Key<'_>, path: &Path) -> bool {
         if path.is_absolute() {
             return true;
         }
@@ -340,7 +342,12 @@ impl Checker<'_> {
         }
         self.within(&["scan", "parallel"], config.scan.parallel, 1, 64);
         let (check, lease) = (Sync::CHECK_INTERVAL, Sync::LEASE);
-        self.within(&["sync", "check-interval"], config.sync.check_interval, check.0, check.1);
+        self.within(
+            &["sync", "check-interval"],
+            config.sync.check_interval,
+            check.0,
+            check.1,
+        );
         self.within(&["sync", "lease"], config.sync.lease, lease.0, lease.1);
         let publish = &config.publish;
         let longest = Period::from_secs(600);

@@ -545,7 +545,7 @@ fn origins_are_shown_for_every_value_in_effect() {
         "projects.demo.priority = 500 # default"
     );
     assert_eq!(shown("publish.settle"), "publish.settle = \"2s\" # default");
-    assert_eq!(shown("publish.parallel"), "publish.parallel = 16 # default");
+    assert_eq!(shown("publish.parallel"), "publish.parallel = 24 # default");
     assert_eq!(shown("publish.part-size"), "publish.part-size = \"16MiB\" # default");
     assert_eq!(
         shown("publish.retry-max"),

@@ -64,7 +64,8 @@ fn keys_that_do_not_exist() {
     check(
         "[quux]",
         "user:1:2: unknown section [quux]; \
-         known are drive, machine, cache, hydration, firewall, scan, publish, sync, copies, fuse, api, log, sites, projects, volumes, \
+         known are drive, machine, cache, hydration, firewall, scan, publish, sync, copies, notify, workfiles, fuse, api, log, \
+         sites, projects, volumes, receivers, \
          schema_version",
     );
     check_studio(
@@ -731,8 +732,8 @@ fn everything_wrong_is_told_at_once_and_nothing_twice() {
          user:10:15: projects.demo.remote-site: must be a string, not a number\n\
          user:13:8: projects.two.pins[0]: `[` is not a pattern: unclosed character class; missing ']'\n\
          user:13:14: projects.two.pins[1]: must be a string, not a number\n\
-         user:14:2: unknown section [nowhere]; known are drive, machine, cache, hydration, firewall, scan, publish, copies, fuse, api, \
-         log, sites, projects, volumes, schema_version",
+         user:14:2: unknown section [nowhere]; known are drive, machine, cache, hydration, firewall, scan, publish, sync, copies, notify, workfiles, fuse, api, log, \
+         sites, projects, volumes, receivers, schema_version",
     );
 }
 

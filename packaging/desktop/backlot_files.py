@@ -49,7 +49,8 @@ STATES = {
 }
 SYSTEMS = (("linux", "Linux"), ("macos", "macOS"), ("windows", "Windows"))
 
-PROGRAM = os.environ.get("BACKLOT_PROGRAM", "backlot")
+# Not BACKLOT_…: the program takes such for settings of its own.
+PROGRAM = os.environ.get("FILES_BACKLOT_PROGRAM", "backlot")
 # Seconds for which the list of mounts is believed, and for which a daemon may think.
 MOUNTS_FOR = 5
 PATIENCE = 120
@@ -137,8 +138,8 @@ def ask(sock, method, route, body=None):
 
 def candidates():
     """Where daemons may listen: as the settings say, and where the package's drives do."""
-    if "BACKLOT_SOCKET" in os.environ:
-        yield os.environ["BACKLOT_SOCKET"]
+    if "FILES_BACKLOT_SOCKET" in os.environ:
+        yield os.environ["FILES_BACKLOT_SOCKET"]
     try:
         shown = subprocess.run([PROGRAM, "config", "show", "--json"], capture_output=True, timeout=10, check=True)
         # Values are as TOML writes them.

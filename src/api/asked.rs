@@ -4,12 +4,17 @@
 //! Owns: how a request is read. Refuses to know: what it asks for. Invariant: whatever a request says, a refusal of it is a
 //! [`Problem`], and one of an unknown field names the one that was meant where that can be guessed.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{self, FromRequest, FromRequestParts, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::problem::Problem;
 
@@ -40,7 +45,32 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let read = Json::from_request(request, state).await;
-        read.map(|Json(asked)| Self(asked)).map_err(|e| refused_body(&e))
+        read.map(|Json(Object(asked))| Self(asked))
+            .map_err(|e| refused_body(&e))
+    }
+}
+
+/// What JSON says as an object. By itself serde takes a list of a struct's fields as well, and an empty one for all that
+/// may be left out.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
+struct Fields<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
     }
 }
 
@@ -116,7 +146,7 @@ mod tests {
                 body("pths", "expected one of `paths`, `heads`"),
                 "did you mean `paths`?",
             ),
-            (body("pths", "expected `path`"), "did you mean `path`?"),
+            (body("pth", "expected `path`"), "did you mean `path`?"),
             (body("colour", "expected `paths` or `heads`"), "there is paths, heads"),
             (body("colour", "there are no fields"), "nothing can be asked for here"),
         ] {

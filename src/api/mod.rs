@@ -11,6 +11,7 @@ mod copy_routes;
 mod events;
 mod limit_routes;
 mod metrics;
+mod notify_routes;
 mod openapi;
 mod pages;
 mod pin_routes;
@@ -22,6 +23,7 @@ mod routes;
 mod site_routes;
 mod tcp;
 pub mod types;
+mod workfile_routes;
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,6 +36,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::drive::Drive;
+use crate::notify::Running;
 use types::{SettingRow, StopOutcome};
 
 pub use access::{Access, AccessError};
@@ -62,6 +65,8 @@ pub struct Face {
     pub drive: Drive,
     /// Whether it is to be mounted; a daemon that only scans, or keeps sites in step, has no mount.
     pub mounted: bool,
+    /// Who tells people of jobs; nobody, where the drive is not mounted.
+    pub notifier: Option<Arc<Running>>,
     /// Where requests to stop go.
     pub stop: mpsc::Sender<StopRequest>,
     /// Cancelled when answers are to come to an end: event streams have none by themselves.

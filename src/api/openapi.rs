@@ -186,7 +186,8 @@ impl Operation {
             "responses": { "200": answer, "default": { "$ref": "#/components/responses/Problem" } },
         });
         operation["security"] = match access::needed(&self.method, self.path) {
-            Some(role) => json!([{ "token": roles_with(role) }]),
+            // Each role by itself is enough.
+            Some(role) => roles_with(role).map(|role| json!({ "token": [role] })).collect(),
             None => json!([]),
         };
         if !told.parameters.is_empty() {
@@ -217,9 +218,9 @@ impl Operation {
 }
 
 /// Who may, from least to most.
-fn roles_with(least: Role) -> Vec<String> {
-    let all = [Role::Viewer, Role::Admin];
-    all.iter().filter(|role| **role >= least).map(Role::to_string).collect()
+fn roles_with(least: Role) -> impl Iterator<Item = String> {
+    let all = [Role::Viewer, Role::Admin].into_iter();
+    all.filter(move |role| *role >= least).map(|role| role.to_string())
 }
 
 /// What is known of an operation while its handler's types tell of themselves.

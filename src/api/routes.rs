@@ -16,7 +16,10 @@ use super::problem::Problem;
 use super::types::{
     Health, LsPage, LsQuery, ScanRequest, ScanState, SessionReport, SettingRow, StopOutcome, UnmountRequest,
 };
-use super::{Face, StopRequest, copy_routes, limit_routes, pin_routes, queue_routes, requests, site_routes};
+use super::{
+    Face, StopRequest, copy_routes, limit_routes, notify_routes, pin_routes, queue_routes, requests, site_routes,
+    workfile_routes,
+};
 use crate::engine::report::Status;
 use crate::model::RelPath;
 use crate::telemetry::tail::{self, Line};
@@ -60,6 +63,8 @@ pub(super) fn routes() -> Routes<Face> {
         .merge(pin_routes::routes())
         .merge(limit_routes::routes())
         .merge(site_routes::routes())
+        .merge(notify_routes::routes())
+        .merge(workfile_routes::routes())
 }
 
 /// What all listeners' routes have in common: answers to what is no route, a record of requests, problems as problems.

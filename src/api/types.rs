@@ -195,6 +195,29 @@ pub struct ResolveRequest {
     pub keep: Keep,
 }
 
+/// `POST /v1/notify/test`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NotifyTestRequest {
+    /// The receiver; all if left out.
+    pub receiver: Option<String>,
+}
+
+/// `POST /v1/notify/retry`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NotifyRetryRequest {
+    /// The message; all that wait or were given up if left out.
+    pub message: Option<u64>,
+}
+
+/// Answer of `POST /v1/notify/retry`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct NotifyRetried {
+    /// Messages that are due now.
+    pub messages: u64,
+}
+
 /// How an unmount went.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]

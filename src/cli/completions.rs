@@ -25,18 +25,55 @@ enum Shell {
 
 pub(super) fn run(args: &Args, command: Command) -> Exit {
     // Into memory first: what writes it to a pipe that is closed would panic.
-    out!("{}", String::from_utf8_lossy(&made(args.shell, command)));
+    out!("{}", made(args.shell, command));
     Exit::Ok
 }
 
-fn made(shell: Shell, mut command: Command) -> Vec<u8> {
+fn made(shell: Shell, mut command: Command) -> String {
     let (name, mut text) = ("backlot", Vec::new());
+    let hidden = hidden(&command);
     match shell {
         Shell::Bash => generate(shells::Bash, &mut command, name, &mut text),
         Shell::Zsh => generate(shells::Zsh, &mut command, name, &mut text),
         Shell::Fish => generate(shells::Fish, &mut command, name, &mut text),
     }
-    text
+    // The generators list what is hidden, too: as words in bash, as lines of their own elsewhere.
+    let text = String::from_utf8_lossy(&text);
+    let is_shown = |line: &&str| {
+        !hidden.iter().any(|flag| match shell {
+            Shell::Bash => false,
+            Shell::Zsh => ["[", "=["]
+                .iter()
+                .any(|end| line.trim_start().starts_with(&format!("'--{flag}{end}"))),
+            Shell::Fish => line.contains(&format!(" -l {flag} ")),
+        })
+    };
+    let mut shown: String = text.split_inclusive('\n').filter(is_shown).collect();
+    if matches!(shell, Shell::Bash) {
+        for flag in &hidden {
+            shown = shown.replace(&format!(" --{flag} "), " ");
+        }
+    }
+    shown
+}
+
+/// Flags that are hidden wherever they are.
+fn hidden(command: &Command) -> Vec<String> {
+    let mut all = vec![command];
+    let mut at = 0;
+    while let Some(&command) = all.get(at) {
+        all.extend(command.get_subcommands());
+        at += 1;
+    }
+    let longs = |is_hidden: bool| {
+        let flags = all.iter().flat_map(|command| command.get_arguments());
+        let flags = flags.filter(move |flag| flag.is_hide_set() == is_hidden);
+        flags
+            .filter_map(|flag| flag.get_long().map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    let shown = longs(false);
+    longs(true).into_iter().filter(|flag| !shown.contains(flag)).collect()
 }
 
 #[cfg(test)]
@@ -73,7 +110,11 @@ mod tests {
     #[test]
     fn every_shell_completes_every_verb_and_flag() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            let text = String::from_utf8(made(shell, Cli::command())).expect("UTF-8");
+            let text = made(shell, Cli::command());
+            assert!(
+                !text.contains("--detached") && !text.contains("-l detached"),
+                "{shell:?}"
+            );
             for (words, verb) in all_verbs() {
                 let last = words.last().expect("a word");
                 assert!(text.contains(last.as_str()), "{shell:?}: {words:?}");

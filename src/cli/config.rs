@@ -90,6 +90,11 @@ fn check(settings: &Settings, json: bool) -> Result<Exit, CliError> {
     let loaded = settings.load()?;
     super::paths::volumes(&loaded)?;
     let (sites, projects) = (loaded.config.sites.len(), loaded.config.projects.len());
+    crate::notify::Notifier::new(&loaded.config).map_err(|e| {
+        CliError::usage("nobody could be told what becomes of jobs")
+            .because(&e)
+            .hint("correct that: [notify] and [receivers.NAME], docs/notifications.md")
+    })?;
     if json {
         text::json(&Checked {
             files: &loaded.files,

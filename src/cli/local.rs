@@ -20,7 +20,12 @@ const AGAIN: Duration = Duration::from_millis(300);
 type Look = fn(&'static str, &Path) -> Finding;
 
 /// What is looked at, each with its word.
-pub(super) const LOOKS: [(&str, Look); 3] = [("local", objects), ("queue", tasks), ("conflicts", conflicts)];
+pub(super) const LOOKS: [(&str, Look); 4] = [
+    ("local", objects),
+    ("queue", tasks),
+    ("conflicts", conflicts),
+    ("notify", messages),
+];
 
 /// What does not fit together in `local/`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -289,6 +294,26 @@ fn conflicts(what: &'static str, data_dir: &Path) -> Finding {
                 what,
                 format!("{} to settle", text::counted(count, "conflict")),
                 "`backlot conflict ls` shows them; `keep-mine` and `keep-theirs` settle them",
+            ),
+        },
+    )
+}
+
+/// Whether everybody was told what became of jobs.
+fn messages(what: &'static str, data_dir: &Path) -> Finding {
+    let nothing = "nothing waits to be told";
+    ask(
+        what,
+        data_dir,
+        nothing,
+        |store| store.read(|txn| txn.message_counts()),
+        |(waiting, given_up)| match (waiting, given_up) {
+            (0, 0) => good(what, nothing),
+            (waiting, 0) => good(what, format!("{} to be told", text::counted_u64(waiting, "message"))),
+            (_, given_up) => bad(
+                what,
+                format!("not told, and given up: {}", text::counted_u64(given_up, "message")),
+                "`backlot notify ls` says why; mend it, then `backlot notify retry`; they are forgotten after two weeks",
             ),
         },
     )

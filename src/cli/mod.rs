@@ -43,6 +43,7 @@ mod ls;
 mod man;
 mod mount;
 mod mount_helper;
+mod notify;
 mod path;
 mod paths;
 mod pin;
@@ -60,6 +61,7 @@ mod top;
 mod unmount;
 mod unpin;
 mod wait;
+mod workfile;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -124,6 +126,8 @@ enum Verb {
     Limit(limit::Args),
     Site(site::Args),
     Sync(sync::Args),
+    Notify(notify::Args),
+    Workfile(workfile::Args),
     Path(path::Args),
     Conflict(conflict::Args),
     Recover(recover::Args),
@@ -172,6 +176,8 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Limit(args) => block_on(limit::run(args, &settings.load()?)),
         Verb::Site(args) => block_on(site::run(args, &settings.load()?)),
         Verb::Sync(args) => block_on(sync::run(args, settings.load_for_work(Vec::new())?)),
+        Verb::Notify(args) => block_on(notify::run(args, &settings.load()?)),
+        Verb::Workfile(args) => block_on(workfile::run(args, &settings.load()?)),
         Verb::Path(args) => path::run(&args, &settings.load()?),
         Verb::Cache(args) => block_on(cache::run(args, &settings.load()?)),
         Verb::Conflict(args) => block_on(conflict::run(args, &settings.load()?)),

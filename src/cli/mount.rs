@@ -182,6 +182,9 @@ pub(super) fn start_error(what: &str, e: &DaemonError) -> CliError {
         DaemonError::Tcp { .. } => error.hint("does something else listen there? choose another port in api.listen"),
         DaemonError::Sync(_) => error,
         DaemonError::Access(_) => error.hint("correct that; a token file is for its owner alone (chmod 600)"),
+        DaemonError::Notify(_) => error.hint(
+            "correct that in [notify] or [receivers.NAME]; `backlot config check` looks at it and does nothing else",
+        ),
         DaemonError::System(_) => error.hint("is a limit on processes, threads or open files reached? see `ulimit -a`"),
     }
 }

@@ -26,6 +26,7 @@ use crate::engine::drive::{Drive, HostReport, OpenError};
 use crate::engine::report::PendingReport;
 use crate::engine::sync::SyncError;
 use crate::model::SiteName;
+use crate::notify::{Notifier, NotifyError, Running};
 use crate::providers::{self, Controls, Provider, ProviderError};
 
 pub use signals::EndSignals;
@@ -70,6 +71,9 @@ pub enum DaemonError {
     /// The service that keeps sites in step.
     #[error(transparent)]
     Sync(#[from] SyncError),
+    /// Templates or addresses of those who are told.
+    #[error("nobody can be told what becomes of jobs: {0}")]
+    Notify(#[from] NotifyError),
     /// Signals or threads are not to be had.
     #[error("the operating system refuses what a daemon needs: {0}")]
     System(#[from] std::io::Error),
@@ -80,6 +84,7 @@ pub enum DaemonError {
 pub struct Daemon {
     drive: Drive,
     mount: Option<Arc<Mount>>,
+    notifier: Option<Arc<Running>>,
     socket: PathBuf,
     /// Heard from before there is a mount that could be left behind.
     signals: EndSignals,
@@ -137,11 +142,14 @@ impl Daemon {
         if let Some(limit) = limit {
             below_the_kernels(&mut config, limit);
         }
+        // First: what is wrong with it is said before anything is touched.
+        let notifier = if mount { Some(Notifier::new(&config)?) } else { None };
         let drive = match providers {
             Some(providers) => Drive::open_with(&config, providers).await?,
             None => Drive::open(&config).await?,
         };
-        match Self::start_faces(&config, &drive, (mount.then_some(mounting), sync), shown).await {
+        let faces = Self::start_faces(&config, &drive, notifier, (mount.then_some(mounting), sync), shown);
+        match Box::pin(faces).await {
             Ok(daemon) => Ok(daemon),
             Err(e) => {
                 drive.close().await;
@@ -153,6 +161,7 @@ impl Daemon {
     async fn start_faces(
         config: &Config,
         drive: &Drive,
+        notifier: Option<Notifier>,
         (mounting, sync): (Option<Mounting>, Option<Vec<String>>),
         shown: Vec<SettingRow>,
     ) -> Result<Self, DaemonError> {
@@ -184,9 +193,11 @@ impl Daemon {
         }
         let (stop, stop_requests) = api::stop_queue();
         let until = CancellationToken::new();
+        let notifier = notifier.map(|notifier| notifier.start(drive.store()));
         let face = api::Face {
             drive: drive.clone(),
             mounted: mount,
+            notifier: notifier.clone(),
             stop,
             until: until.clone(),
             tcp: tcp.as_ref().map(|(_, _, at)| *at),
@@ -217,6 +228,7 @@ impl Daemon {
         Ok(Self {
             drive: drive.clone(),
             mount: mounted,
+            notifier,
             socket,
             signals,
             stop_requests,
@@ -273,10 +285,14 @@ impl Daemon {
         life::ending();
         let left = self.pending().await.filter(|left| !left.is_nothing());
         self.until.cancel();
-        if tokio::time::timeout(API_GRACE, futures::future::join_all(self.api))
-            .await
-            .is_err()
-        {
+        let telling = async {
+            if let Some(notifier) = &self.notifier {
+                notifier.stop().await;
+            }
+        };
+        let answering = tokio::time::timeout(API_GRACE, futures::future::join_all(self.api));
+        let ((), answered) = tokio::join!(telling, answering);
+        if answered.is_err() {
             warn!("an answer of the API took too long and was cut off");
         }
         if let Err(e) = std::fs::remove_file(&self.socket)

@@ -45,6 +45,7 @@ use super::site::Site;
 use super::sites::Shape;
 use super::sites::doors::Doors;
 use super::sync::Syncing;
+use super::workfile::Workfiles;
 use super::writing::{Copies, Settling};
 use super::zones::Zones;
 use crate::model::{Ino, Name, PathError, ProjectName, RelPath, SiteName, Version};
@@ -212,6 +213,7 @@ pub struct Inner {
     pub(super) cache_dir: PathBuf,
     pub(super) pins: Pins,
     pub(super) hydrations: Hydrations,
+    pub(super) workfiles: Workfiles,
     pub(super) verification: Verification,
     pub(super) scrub: Scrub,
     pub(super) sites: BTreeMap<SiteName, Arc<Site>>,
@@ -346,6 +348,7 @@ impl Drive {
             cache_dir: config.drive.cache_dir.clone(),
             pins: Pins::default(),
             hydrations: Hydrations::default(),
+            workfiles: Workfiles::new(&config.workfiles),
             verification: Verification::default(),
             scrub: Scrub::new(config.cache.scrub),
             sites,
@@ -435,6 +438,12 @@ impl Drive {
         for project in scanned {
             tokio::spawn(super::scan::keep_scanned(Arc::downgrade(&self.0), Arc::clone(project)));
         }
+    }
+
+    /// Returns the state store, for who tells people of jobs.
+    #[must_use]
+    pub fn store(&self) -> StateStore {
+        self.store.clone()
     }
 
     /// Returns the file operations, for a host to mount.

@@ -45,6 +45,7 @@ pub mod sync;
 pub mod volumes;
 mod waiting;
 mod words;
+pub mod workfile;
 mod writing;
 mod xattr;
 mod zones;

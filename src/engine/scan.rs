@@ -482,6 +482,21 @@ async fn serve_looks(drive: Arc<Inner>) {
     }
 }
 
+/// Lists a folder now, for somebody who waits for it. What can't be had is not: then what is known counts.
+pub(super) async fn look_now(drive: &Arc<Inner>, dir: Ino) {
+    let Ok((project, path)) = drive.locate(dir) else {
+        return;
+    };
+    let is_own = drive.tree.node(dir).is_ok_and(|node| node.is_none_or(|node| node.own));
+    if is_own || project.site.link().is_down() {
+        return;
+    }
+    let _turn = drive.scans.rechecks.acquire().await;
+    if let Err(e) = list_into_store(drive, &project, dir, &path, None).await {
+        debug!(%path, error = %e, "the folder was not listed");
+    }
+}
+
 async fn recheck(drive: &Arc<Inner>, dir: Ino, max_age: Duration) -> Result<(), ScanError> {
     let Ok((project, path)) = drive.locate(dir) else {
         return Ok(());

@@ -80,6 +80,10 @@ const INVARIANTS: &[&str] = &[
      FROM scan WHERE root NOT IN (SELECT root FROM project)",
     "SELECT 'task ' || id || ' counts for job ' || job || ', which is not there'
      FROM task AS t WHERE NOT EXISTS (SELECT 1 FROM job AS j WHERE j.id = t.job)",
+    "SELECT 'a round of job ' || job || ', which is not there' FROM round WHERE job NOT IN (SELECT id FROM job)",
+    "SELECT 'the round of job ' || job || ' is not over, and nothing of it is left to do' FROM round AS r
+     WHERE state = 0 AND NOT EXISTS (SELECT 1 FROM task AS t
+       WHERE t.job = r.job AND t.state IN (0, 1) AND t.tries < 3 AND (t.what <> 0 OR t.parent IS NOT NULL))",
     "SELECT 'task ' || id || ' is about ' || what || ', in state ' || state || ', and lacks a part'
      FROM task WHERE what NOT IN (0, 1, 2, 3, 4, 5) OR state NOT IN (0, 1, 2, 3, 4) OR (what <> 0 AND path IS NULL)
        OR (what >= 3) <> (target IS NOT NULL) OR (state = 4 AND what < 3)

@@ -231,7 +231,9 @@ impl WriteTxn<'_> {
                 &copy.seen,
             );
             self.run(INSERT, params)?;
-            return Ok(TaskId(self.conn.last_insert_rowid().unsigned_abs()));
+            let id = TaskId(self.conn.last_insert_rowid().unsigned_abs());
+            self.round_began(job)?;
+            return Ok(id);
         };
         let same_file = there.what == what && there.version.is_some() && there.version == copy.source_version;
         let stays = match copy.asked {
@@ -266,6 +268,7 @@ impl WriteTxn<'_> {
             &copy.seen,
         );
         self.run(RENEW, params)?;
+        self.round_began(job)?;
         Ok(there.id)
     }
 

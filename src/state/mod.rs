@@ -21,6 +21,7 @@ mod fold;
 mod listing;
 mod lock;
 mod node;
+mod outbox;
 mod own;
 mod pins;
 mod projects;
@@ -58,6 +59,7 @@ pub use node::{
     Change, ChangeKind, Changes, Child, Counts, ListingDiff, Moment, NewProject, Node, Origin, Project, Remote,
     ScanRecord,
 };
+pub use outbox::{FAILURES_TOLD, Handed, Message, MessageState, NewMessage, PATHS_KEPT, Round, RoundFailure};
 pub use own::OwnFile;
 pub use pins::{NewPin, Pin};
 pub use publish::{Conflict, Landed, OwnName, SentFile};

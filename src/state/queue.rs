@@ -135,7 +135,7 @@ impl Line {
 /// The states of tasks that are begun when they are due.
 const STARTABLE: [TaskState; 2] = [TaskState::Waiting, TaskState::Blocked];
 
-fn sql_limit(limit: usize) -> i64 {
+pub(super) fn sql_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
@@ -391,7 +391,10 @@ impl WriteTxn<'_> {
             PRIORITY_NORMAL,
             send.due_ms,
         );
-        self.put_in(SQL, params)
+        let before = self.task_of(send.parent, &send.name)?;
+        let id = self.put_in(SQL, params)?;
+        self.put_in_for(job, before)?;
+        Ok(id)
     }
 
     /// Puts a removal at the site into the queue; one of that path is renewed.
@@ -416,7 +419,21 @@ impl WriteTxn<'_> {
             PRIORITY_NORMAL,
             delete.due_ms,
         );
-        self.put_in(SQL, params)
+        let before = self.delete_of(delete.root, &delete.path)?;
+        let id = self.put_in(SQL, params)?;
+        self.put_in_for(job, before)?;
+        Ok(id)
+    }
+
+    /// A task was put in for a job, in place of one that may have been another day's.
+    fn put_in_for(&self, job: JobId, before: Option<Task>) -> Result<(), StateError> {
+        self.round_began(job)?;
+        // One that a person holds stays held.
+        self.round_over(job)?;
+        match before {
+            Some(before) if before.job != job => self.round_over(before.job),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn put_in(&self, sql: &str, params: impl rusqlite::Params) -> Result<TaskId, StateError> {
@@ -426,8 +443,12 @@ impl WriteTxn<'_> {
 
     /// Takes the removal of a path back; says whether there was one. One under way may have been done all the same.
     pub fn cancel_delete(&self, root: Ino, path: &RelPath) -> Result<bool, StateError> {
-        let sql = "DELETE FROM task WHERE root = ?1 AND path = ?2 AND what IN (1, 2)";
-        Ok(self.run(sql, (as_i64(root.0), path.as_bytes()))? == 1)
+        let sql = "DELETE FROM task WHERE root = ?1 AND path = ?2 AND what IN (1, 2) RETURNING job";
+        let job = self.one(sql, (as_i64(root.0), path.as_bytes()), |row| {
+            count_at(row, 0).map(JobId)
+        })?;
+        job.map(|job| self.round_over(job)).transpose()?;
+        Ok(job.is_some())
     }
 
     /// Lets the task of one name follow its file to another, in place of the task that the other name has; says whether
@@ -491,7 +512,7 @@ impl WriteTxn<'_> {
             "DELETE FROM task WHERE id = ?1"
         };
         self.run(sql, [as_i64(task.id.0)])?;
-        Ok(())
+        self.round_over(task.job)
     }
 
     /// Claims tasks of a project that are due, or whose claim ran out: by priority, then by when they were due, then in
@@ -592,10 +613,14 @@ impl WriteTxn<'_> {
     /// now and waits, without the note of the upload that was done.
     pub fn finish_task(&self, task: &Task) -> Result<bool, StateError> {
         let sql = "UPDATE job SET done_tasks = done_tasks + 1, done_bytes = done_bytes + ?2 WHERE id = ?1";
-        let ended = self.drop_task(task)?;
-        if ended && task.what != TaskWhat::CopyFolder {
-            self.run(sql, (as_i64(task.job.0), as_i64(task.size)))?;
-        } else if !ended {
+        let ended = self.end_row(task)?;
+        if ended {
+            if task.what != TaskWhat::CopyFolder {
+                self.run(sql, (as_i64(task.job.0), as_i64(task.size)))?;
+            }
+            self.round_did_task(task)?;
+            self.round_over(task.job)?;
+        } else {
             self.clear_upload(task.id)?;
         }
         Ok(ended)
@@ -603,6 +628,14 @@ impl WriteTxn<'_> {
 
     /// Ends a task that there is nothing to do for. `false` if the row is other work by now, and waits.
     pub fn drop_task(&self, task: &Task) -> Result<bool, StateError> {
+        let ended = self.end_row(task)?;
+        if ended {
+            self.round_over(task.job)?;
+        }
+        Ok(ended)
+    }
+
+    fn end_row(&self, task: &Task) -> Result<bool, StateError> {
         const SQL: &str = concat!("DELETE FROM task WHERE ", same_work!());
         if self.run(SQL, task.key())? == 1 {
             return Ok(true);
@@ -623,6 +656,7 @@ impl WriteTxn<'_> {
         let (id, parent, name, ino, generation) = task.key();
         let params = (id, parent, name, ino, generation, due_ms, kind, error);
         if self.run(sql, params)? == 1 {
+            self.round_over(task.job)?;
             return Ok(true);
         }
         self.give_back(task.id)?;
@@ -706,7 +740,8 @@ impl WriteTxn<'_> {
     pub fn hold_unfinished(&self, id: TaskId, why: &str) -> Result<(), StateError> {
         let sql = "UPDATE task SET state = 3, lease_ms = 0, kind = 'unfinished', error = ?2 WHERE id = ?1 AND what = 0";
         self.run(sql, (as_i64(id.0), why))?;
-        Ok(())
+        let task = self.task(id)?;
+        task.map_or(Ok(()), |task| self.round_over(task.job))
     }
 
     /// Holds a task back, or lets a held one go; says whether there was one. One under way stops soon.
@@ -717,7 +752,14 @@ impl WriteTxn<'_> {
             "UPDATE task SET state = 0, due_ms = iif(due_ms = 9223372036854775807, 0, due_ms) \
              WHERE id = ?1 AND state = 3"
         };
-        Ok(self.run(sql, [as_i64(id.0)])? == 1)
+        let changed = self.run(sql, [as_i64(id.0)])? == 1;
+        if let Some(task) = self.task(id)?.filter(|_| changed) {
+            if !hold {
+                self.round_began(task.job)?;
+            }
+            self.round_over(task.job)?;
+        }
+        Ok(changed)
     }
 
     /// Makes tasks that failed or need a person due now, as if they had never failed; returns how many. One that is
@@ -726,6 +768,7 @@ impl WriteTxn<'_> {
         const SQL: &str = "UPDATE task SET state = 0, due_ms = ?4, tries = 0 \
                            WHERE (?1 IS NULL OR id = ?1) AND (?2 IS NULL OR root = ?2) AND (?3 IS NULL OR state = ?3) \
                            AND (?5 IS NULL OR job = ?5) AND (state = 2 OR state = 0 AND (tries > 0 OR ?1 IS NOT NULL) OR state = 4 AND ?1 IS NOT NULL)";
+        self.rounds_go_on(filter)?;
         let TaskFilter { root, state, id, job } = filter;
         let (id, root) = (id.map(|id| as_i64(id.0)), root.map(|root| as_i64(root.0)));
         let job = job.map(|job| as_i64(job.0));

@@ -23,8 +23,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/001_init.sql"),
     include_str!("migrations/002_writing.sql"),
     include_str!("migrations/003_pins.sql"),
-    include_str!("migrations/004_between.sql"),
-    include_str!("migrations/005_sites.sql"),
+    include_str!("migrations/004_notify.sql"),
+    include_str!("migrations/005_between.sql"),
+    include_str!("migrations/006_sites.sql"),
 ];
 
 /// Page cache of the writing connection, in KiB.

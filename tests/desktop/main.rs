@@ -42,7 +42,7 @@ fn the_file_managers_extension_shows_states_and_does_what_it_offers() {
             .arg(root.join("packaging/desktop/backlot_files.py"))
             .arg(drive.project())
             .arg(outside.path())
-            .env("BACKLOT_PROGRAM", env!("CARGO_BIN_EXE_backlot"))
+            .env("FILES_BACKLOT_PROGRAM", env!("CARGO_BIN_EXE_backlot"))
             .env("BACKLOT_CONFIG", drive.settings())
             .current_dir("/");
         let out = run_within(LIMIT, &mut command);

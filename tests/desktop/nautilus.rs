@@ -70,9 +70,9 @@ fn a_real_nautilus_asks_for_states_and_pins_by_its_menu() {
             .env("GSK_RENDERER", "cairo")
             .env("LIBGL_ALWAYS_SOFTWARE", "1")
             .env("NO_AT_BRIDGE", "1")
-            .env("BACKLOT_EXTENSION", tests.join("packaging/desktop/backlot_files.py"))
-            .env("BACKLOT_TRACE", &trace)
-            .env("BACKLOT_PROGRAM", env!("CARGO_BIN_EXE_backlot"))
+            .env("TRACED_EXTENSION", tests.join("packaging/desktop/backlot_files.py"))
+            .env("TRACED_FILE", &trace)
+            .env("FILES_BACKLOT_PROGRAM", env!("CARGO_BIN_EXE_backlot"))
             .env("BACKLOT_CONFIG", drive.settings())
             .env_remove("DISPLAY")
             .stdin(Stdio::null())
@@ -89,7 +89,6 @@ fn a_real_nautilus_asks_for_states_and_pins_by_its_menu() {
         for wanted in [
             "info the plate.exr at the site\n",
             "items Backlot::pin Backlot::hydrate Backlot::evict Backlot::path-linux",
-            "columns 1\n",
             "info the plate.exr kept here\n",
         ] {
             let mut seen = String::new();

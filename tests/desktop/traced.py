@@ -3,13 +3,13 @@
 import importlib.util
 import os
 
-spec = importlib.util.spec_from_file_location("backlot_files", os.environ["BACKLOT_EXTENSION"])
+spec = importlib.util.spec_from_file_location("backlot_files", os.environ["TRACED_EXTENSION"])
 backlot = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(backlot)
 
 
 def note(what):
-    with open(os.environ["BACKLOT_TRACE"], "a", encoding="utf-8") as trace:
+    with open(os.environ["TRACED_FILE"], "a", encoding="utf-8") as trace:
         trace.write(what + "\n")
 
 

@@ -62,6 +62,8 @@ fn run_the_commands(name: &'static str) {
             .build()
             .mounted();
         symlink(drive.mount_point(), home.path().join("backlot")).expect("linked");
+        fs::create_dir_all(home.path().join(".local/share")).expect("made");
+        symlink(drive.data_dir(), home.path().join(".local/share/backlot")).expect("linked");
         fs::write(project.join("publish/earlier.nk"), "Root {}").expect("written");
         let programs = Path::new(env!("CARGO_BIN_EXE_backlot")).parent().expect("a folder");
         let path = std::env::var("PATH").unwrap_or_default();
@@ -86,7 +88,6 @@ fn run_the_commands(name: &'static str) {
                 .env("HOME", home.path())
                 .env("PATH", format!("{}:{path}", programs.display()))
                 .env("BACKLOT_CONFIG", drive.settings())
-                .env("BACKLOT_DATA", drive.data_dir())
                 .current_dir(home.path());
             let out = run_within(COMMAND, &mut shell);
             assert!(

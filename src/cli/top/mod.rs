@@ -295,27 +295,20 @@ async fn live(
         };
         shown.extend(trouble.take());
         screen.show(&shown, width, height).map_err(failed)?;
-        let wait = tokio::time::sleep(interval);
-        tokio::pin!(wait);
-        loop {
-            tokio::select! {
-                () = signals.recv() => return Ok(Exit::Ok),
-                key = screen.key() => match key {
-                    Some(Key::Quit) | None => return Ok(Exit::Ok),
-                    // Drawn anew at once, in its new size.
-                    Some(Key::Resized) => break,
-                },
-                () = &mut wait => {
-                    match Look::new(client).await {
-                        Ok(look) => {
-                            now = Some(Now::new(&before, &look));
-                            before = look;
-                        }
-                        Err(e) => trouble = Some(format!("! {}", e.said().replace('\n', " "))),
-                    }
-                    break;
+        tokio::select! {
+            () = signals.recv() => return Ok(Exit::Ok),
+            key = screen.key() => match key {
+                Some(Key::Quit) | None => return Ok(Exit::Ok),
+                // Drawn anew at once, in its new size.
+                Some(Key::Resized) => {}
+            },
+            () = tokio::time::sleep(interval) => match Look::new(client).await {
+                Ok(look) => {
+                    now = Some(Now::new(&before, &look));
+                    before = look;
                 }
-            }
+                Err(e) => trouble = Some(format!("! {}", e.said().replace('\n', " "))),
+            },
         }
     }
 }

@@ -8,6 +8,7 @@ mod pins;
 mod programs;
 mod queues;
 mod sites;
+mod workfiles;
 
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,7 @@ pub use sites::{
     SiteCheckReport, SiteCheckRequest, SiteCheckStep, SiteCounts, SiteRoleReport, SiteRowReport, SiteStateQuery,
     SiteStateReport, SiteStatesReport, SyncReport,
 };
+pub use workfiles::{FetchLastProgress, FetchLastRequest, FetchLastState, FetchedWorkfile, LeftResource};
 
 /// Everything `backlot status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

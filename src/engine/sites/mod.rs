@@ -66,13 +66,20 @@ impl Shape {
             ProviderSettings::Gdrive(drive) => drive.folder_id.clone().unwrap_or_else(|| drive.root.clone()),
             ProviderSettings::S3(s3) => {
                 let below = [s3.bucket.as_str(), s3.prefix.as_str()].join("/");
-                let at = if s3.endpoint.is_empty() { &s3.region } else { &s3.endpoint };
+                let at = if s3.endpoint.is_empty() {
+                    &s3.region
+                } else {
+                    &s3.endpoint
+                };
                 format!("{} at {at}", below.trim_end_matches('/'))
             }
             ProviderSettings::Webdav(webdav) => webdav.url.clone(),
         };
         let names = NameRules {
-            utf8: !matches!(settings.provider, ProviderSettings::Local(_) | ProviderSettings::Sftp(_)),
+            utf8: !matches!(
+                settings.provider,
+                ProviderSettings::Local(_) | ProviderSettings::Sftp(_)
+            ),
             windows: settings.limits.windows_names,
             path_max: match &settings.provider {
                 ProviderSettings::S3(s3) if s3.prefix.is_empty() => Some(S3_KEY_MAX),
@@ -156,7 +163,9 @@ impl Inner {
         if project.always.iter().any(|always| always.name() == site) {
             return Some("always-accessible-on".to_owned());
         }
-        let known = [remote].into_iter().chain(project.always.iter().map(|always| always.name()));
+        let known = [remote]
+            .into_iter()
+            .chain(project.always.iter().map(|always| always.name()));
         let door = known.into_iter().find(|known| self.doors.are_one(known, site))?;
         Some(format!("door to {door}"))
     }
@@ -185,9 +194,14 @@ impl Inner {
         let mut after = 0;
         loop {
             let rows = self.tree.children(at.0, after, PAGE)?;
-            let same = rows.iter().find(|row| row.name != *at.1 && rules.folded(&row.name).as_ref() == Some(&folded));
+            let same = rows
+                .iter()
+                .find(|row| row.name != *at.1 && rules.folded(&row.name).as_ref() == Some(&folded));
             if let Some(same) = same {
-                return Ok(Some(format!("{site} can't hold it beside {}: names that differ in capitals are one there", same.name)));
+                return Ok(Some(format!(
+                    "{site} can't hold it beside {}: names that differ in capitals are one there",
+                    same.name
+                )));
             }
             match rows.last().filter(|_| rows.len() == PAGE) {
                 Some(last) => after = last.cookie,

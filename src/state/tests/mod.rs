@@ -7,6 +7,7 @@ mod edit;
 mod group;
 mod model;
 mod opening;
+mod outbox;
 mod pins;
 mod queue;
 mod sites;
