@@ -123,6 +123,12 @@ impl Drive<'_> {
         Ok(serde_json::from_str(&told)?)
     }
 
+    /// Runs a verb and returns what it said.
+    pub(crate) fn tell(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.setup.program);
+        output(command.arg("--config").arg(&self.setup.settings).args(args))
+    }
+
     /// Waits for the end of the first scan.
     pub(crate) fn scanned(&mut self) -> Result<()> {
         wait_until("the first scan", SCAN, || {

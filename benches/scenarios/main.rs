@@ -10,6 +10,7 @@
     reason = "a program for people to run and read"
 )]
 
+mod between;
 mod daemon;
 mod figures;
 mod floor;
@@ -46,7 +47,7 @@ use machine::Quiet;
 #[command(name = "cargo bench --bench scenarios --")]
 struct Args {
     /// Which to run: ready, memory, growth, find, stream, first-byte, random, link, small, playback, upload, walk,
-    /// floor, resident, metadata, write, states, scraped. Default: all.
+    /// floor, resident, metadata, write, between, states, scraped. Default: all.
     scenarios: Vec<String>,
     /// Small data and few rounds: to see that everything works, not to quote.
     #[arg(long)]
@@ -110,7 +111,7 @@ pub(crate) struct Bench {
 
 type Scenario = fn(&Bench, &mut Report) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 18] = [
+const SCENARIOS: [(&str, Scenario); 19] = [
     ("ready", store::ready),
     ("memory", store::memory),
     ("growth", store::growth),
@@ -127,6 +128,7 @@ const SCENARIOS: [(&str, Scenario); 18] = [
     ("resident", resident::reads),
     ("metadata", resident::metadata),
     ("write", writing::write),
+    ("between", between::between),
     ("states", watching::states),
     ("scraped", watching::scraped),
 ];

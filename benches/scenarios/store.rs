@@ -212,6 +212,7 @@ pub(crate) fn growth(bench: &Bench, report: &mut Report) -> Result<()> {
                 for _ in 0..CLAIMS {
                     let claim = Claim {
                         root,
+                        job: None,
                         now_ms: 1,
                         lease_ms: 2,
                         limit: 16,

@@ -13,6 +13,9 @@ use crate::sections::{named_sections, plain_sections};
 use crate::tree::{Node, Table, merge};
 
 const PREFIX: &str = "BACKLOT_";
+/// How AYON says which site a machine is, and the setting that it stands for. `BACKLOT_MACHINE_SITE_ID` stands above it.
+const AYON_SITE_ID: &str = "AYON_SITE_ID";
+const SITE_ID: [&str; 2] = ["machine", "site-id"];
 
 /// Variables that are not settings: the log filter by module, the file given as `--config` and the API socket, which are
 /// the command line's to read, and the places where a test makes the process die. Reserved too are `BACKLOT_<CODE>_PATH`, this machine's root of the volume CODE, unless it is
@@ -29,6 +32,18 @@ pub(crate) fn apply_variables<'e>(
     let mut found = Vec::new();
     for (variable, value) in variables {
         let Some(variable) = variable.to_str() else { continue };
+        if let (AYON_SITE_ID, Some(id)) = (variable, value.to_str().filter(|id| !id.is_empty())) {
+            let place = Place::Variable(variable.to_owned());
+            // The first gives way to those that follow.
+            found.insert(
+                0,
+                (
+                    SITE_ID.map(str::to_owned).to_vec(),
+                    Node::text(id, Layer::Environment, place),
+                ),
+            );
+            continue;
+        }
         let Some(name) = variable
             .strip_prefix(PREFIX)
             .filter(|name| !value.is_empty() && !is_reserved(name))

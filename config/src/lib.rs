@@ -8,6 +8,7 @@
 //! `env_layer`; `sections` and `de` make the typed model of it; `validate` checks it; `origin` and `error` are what people
 //! are told.
 
+mod copies;
 mod de;
 mod dirs;
 mod env_layer;
@@ -18,12 +19,14 @@ mod origin;
 mod schema;
 mod secret_ref;
 mod sections;
+mod sync;
 mod timetable;
 mod tree;
 mod units;
 mod validate;
 mod workfiles;
 
+pub use copies::Copies;
 pub use error::{ConfigError, ConfigErrors, did_you_mean};
 pub use layers::{Loaded, Loader};
 pub use notify::{Notify, Occasion, Receiver, SmtpSecurity};
@@ -35,6 +38,7 @@ pub use schema::{
     VolumeRoots, WebdavSite, ZoneKind, ZoneRule,
 };
 pub use secret_ref::{SecretError, SecretRef};
+pub use sync::Sync;
 pub use timetable::{MinuteOfWeek, Timetable, TimetableError};
 pub use units::{ByteSize, Period, UnitError};
 pub use validate::{compile_glob, compile_globs};

@@ -163,6 +163,7 @@ pub fn render_origin(loaded: &Loaded) -> Vec<Row> {
     rows.section("firewall", table(&config.firewall));
     rows.section("scan", table(&config.scan));
     rows.section("publish", table(&config.publish));
+    rows.section("copies", table(&config.copies));
     rows.section("notify", table(&config.notify));
     rows.section("workfiles", table(&config.workfiles));
     rows.section("fuse", table(&config.fuse));

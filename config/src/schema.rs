@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::copies::Copies;
 use crate::notify::{Notify, Receiver};
 use crate::secret_ref::SecretRef;
+use crate::sync::Sync;
 use crate::timetable::{self, Timetable};
 use crate::units::{ByteSize, Period, optional_rate};
 use crate::workfiles::Workfiles;
@@ -46,6 +48,10 @@ pub struct Config {
     pub scan: Scan,
     /// `[publish]`
     pub publish: Publish,
+    /// `[sync]`
+    pub sync: Sync,
+    /// `[copies]`
+    pub copies: Copies,
     /// `[notify]`
     pub notify: Notify,
     /// `[workfiles]`
@@ -117,7 +123,8 @@ pub(crate) fn lossy_option<S: Serializer>(path: &Option<PathBuf>, serializer: S)
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Machine {
-    /// This machine's site id at the production tracker. Default: made once by the daemon and kept in `site-id` in `data-dir`.
+    /// This machine's site id at the production tracker; the variable `AYON_SITE_ID` stands above what a file says. Default: the
+    /// id that AYON has on this machine, else one made by the daemon, had once and kept in `site-id` in `data-dir`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub site_id: Option<String>,
     /// Name people know this machine by. Default: its host name.
@@ -272,6 +279,13 @@ pub struct SiteLimits {
     /// Most requests in flight at the site, 1 to 256. Default: what the provider thinks right.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<u32>,
+    /// Other sites that are doors to the same storage: a file that is at one of them is at all. Said of one site, it counts
+    /// for all that are named. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alternative_sites: Vec<String>,
+    /// The site's disk is one of Windows: publishing a name that it can't hold, or that differs from another in capitals alone,
+    /// is told at once.
+    pub windows_names: bool,
 }
 
 /// `[sites.NAME]` with `provider = "local"`: a folder of this machine, or of a file server mounted here.
@@ -598,13 +612,19 @@ impl Default for WebdavSite {
 pub struct Project {
     /// Name of its folder in the drive. Default: the project's name.
     pub folder: String,
-    /// Site this machine plays for the project. Default: the machine itself.
+    /// Site this machine plays for the project. Default, and `local`: the machine itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active_site: Option<String>,
     /// Site the project's bytes come from and publishes go to. Required.
     pub remote_site: String,
     /// Path of the project under that site's root. Default: its `folder`; `.` is the root itself.
     pub remote_path: String,
+    /// Sites that are to have all of the project beside its remote site. `backlot sync` copies what they lack.
+    pub always_accessible_on: Vec<String>,
+    /// Paths of the project under the roots of other sites, for copies between sites: `paths = { london = "shows/demo" }`.
+    /// Default: its `folder`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub paths: BTreeMap<String, String>,
     /// Rules by path inside the project, the first match wins; what none matches is `local`. `*` stays within a folder
     /// name, `**` spans folders.
     pub zones: Vec<ZoneRule>,
@@ -625,6 +645,8 @@ impl Default for Project {
             active_site: None,
             remote_site: String::new(),
             remote_path: String::new(),
+            always_accessible_on: Vec::new(),
+            paths: BTreeMap::new(),
             zones: vec![ZoneRule {
                 pattern: "**/publish/**".to_owned(),
                 zone: ZoneKind::Publish,

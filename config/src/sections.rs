@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 
+use crate::copies::Copies;
 use crate::de::{self, Kind, Step, keys_of};
 use crate::error::{ConfigError, did_you_mean};
 use crate::notify::{Notify, Receiver};
@@ -16,13 +17,14 @@ use crate::schema::{
     Api, Cache, Config, Drive, ExecSite, Firewall, Fuse, GdriveSite, Hydration, LocalSite, Log, Machine, Project,
     ProviderSettings, Publish, S3Site, Scan, SftpSite, Site, SiteLimits, Volume, WebdavSite,
 };
+use crate::sync::Sync;
 use crate::tree::{Node, Table, Value};
 use crate::workfiles::Workfiles;
 
 const PROVIDER: &str = "provider";
 
 /// The sections that are one table each, with their keys.
-pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 12] {
+pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 14] {
     [
         ("drive", keys_of::<Drive>()),
         ("machine", keys_of::<Machine>()),
@@ -31,6 +33,8 @@ pub(crate) fn plain_sections() -> [(&'static str, &'static [&'static str]); 12] 
         ("firewall", keys_of::<Firewall>()),
         ("scan", keys_of::<Scan>()),
         ("publish", keys_of::<Publish>()),
+        ("sync", keys_of::<Sync>()),
+        ("copies", keys_of::<Copies>()),
         ("notify", keys_of::<Notify>()),
         ("workfiles", keys_of::<Workfiles>()),
         ("fuse", keys_of::<Fuse>()),
@@ -95,6 +99,8 @@ pub(crate) fn build(tree: &mut Table, errors: &mut Vec<ConfigError>) -> Config {
         firewall: builder.section(tree, "firewall"),
         scan: builder.section(tree, "scan"),
         publish: builder.section(tree, "publish"),
+        sync: builder.section(tree, "sync"),
+        copies: builder.section(tree, "copies"),
         notify: builder.section(tree, "notify"),
         workfiles: builder.section(tree, "workfiles"),
         fuse: builder.section(tree, "fuse"),

@@ -16,12 +16,15 @@ use crate::schema::{
     SftpSite, Site, Threads, Volume, WebdavSite,
 };
 use crate::secret_ref::SecretRef;
+use crate::sync::Sync;
 use crate::timetable::Timetable;
 use crate::tree::{Node, Table};
 use crate::units::{ByteSize, Period};
 
 /// `sun_path` of Linux holds 108 bytes, the last of which is NUL.
 const MAX_SOCKET_PATH: usize = 107;
+/// The word for the machine itself, as AYON has it.
+const LOCAL: &str = "local";
 /// Longest name of a folder in bytes, on Linux as on Windows.
 const MAX_FOLDER_NAME: usize = 255;
 
@@ -338,6 +341,14 @@ impl Checker<'_> {
             self.programs(&["firewall", key], names);
         }
         self.within(&["scan", "parallel"], config.scan.parallel, 1, 64);
+        let (check, lease) = (Sync::CHECK_INTERVAL, Sync::LEASE);
+        self.within(
+            &["sync", "check-interval"],
+            config.sync.check_interval,
+            check.0,
+            check.1,
+        );
+        self.within(&["sync", "lease"], config.sync.lease, lease.0, lease.1);
         let publish = &config.publish;
         let longest = Period::from_secs(600);
         self.within(&["publish", "settle"], publish.settle, Period::default(), longest);
@@ -346,6 +357,7 @@ impl Checker<'_> {
         self.within(&["publish", "part-size"], publish.part_size, least, most);
         let (shortest, longest) = (Period::from_secs(1), Period::from_secs(24 * 3600));
         self.within(&["publish", "retry-max"], publish.retry_max, shortest, longest);
+        self.within(&["copies", "jobs-per-pair"], config.copies.jobs_per_pair, 1, 16);
         if let Threads::Fixed(threads) = config.fuse.threads {
             self.within(&["fuse", "threads"], threads, 1, 64);
         }
@@ -369,6 +381,7 @@ impl Checker<'_> {
         if let Some(requests) = site.limits.max_requests {
             self.within(&key("max-requests"), requests, 1, 256);
         }
+        self.alternative_sites(name, &site.limits.alternative_sites);
         match &site.provider {
             ProviderSettings::Local(local) => self.local_site(config, name, local),
             ProviderSettings::Sftp(sftp) => self.sftp_site(name, sftp),
@@ -707,7 +720,7 @@ impl Checker<'_> {
         } else {
             self.site_exists(&key("remote-site"), &project.remote_site);
         }
-        if let Some(active) = &project.active_site {
+        if let Some(active) = project.active_site.as_ref().filter(|active| *active != LOCAL) {
             self.site_exists(&key("active-site"), active);
             if *active == project.remote_site {
                 let hint = "leave it out when this machine works from its own disk".to_owned();
@@ -715,6 +728,20 @@ impl Checker<'_> {
             }
         }
         self.remote_path(config, name, project);
+        self.always_accessible_on(name, project);
+        for (site, path) in &project.paths {
+            self.site_exists(&key("paths"), site);
+            if *site == project.remote_site {
+                let hint = "say it with `remote-path`".to_owned();
+                self.error(&key("paths"), format!("`{site}` is the remote site"), hint);
+            } else if !is_path_at_site(path) {
+                self.error(
+                    &key("paths"),
+                    format!("`{path}` is not a path under the site's root"),
+                    PATH_HINT.to_owned(),
+                );
+            }
+        }
         let zones: Vec<&str> = project.zones.iter().map(|rule| rule.pattern.as_str()).collect();
         self.patterns(&key("zones"), &zones);
         let pins: Vec<&str> = project.pins.iter().map(String::as_str).collect();
@@ -722,6 +749,32 @@ impl Checker<'_> {
         self.within(&key("priority"), project.priority, 0, 1000);
         let (shortest, longest) = (Period::from_millis(100), Period::from_secs(7 * 86_400));
         self.within(&key("scan-interval"), project.scan_interval, shortest, longest);
+    }
+
+    /// The sites that are to have all of a project.
+    fn always_accessible_on(&mut self, name: &str, project: &Project) {
+        let key = ["projects", name, "always-accessible-on"];
+        for (index, site) in project.always_accessible_on.iter().enumerate() {
+            self.site_exists(&key, site);
+            if *site == project.remote_site {
+                let hint = "leave it out: the remote site has all of the project anyway".to_owned();
+                self.error(&key, format!("`{site}` is the remote site"), hint);
+            } else if project.always_accessible_on[..index].contains(site) {
+                self.error(&key, format!("`{site}` is named twice"), None);
+            }
+        }
+    }
+
+    /// The doors to one storage.
+    fn alternative_sites(&mut self, name: &str, alternatives: &[String]) {
+        let key = ["sites", name, "alternative-sites"];
+        for site in alternatives {
+            if site == name {
+                self.error(&key, format!("`{site}` is that site itself"), None);
+            } else {
+                self.site_exists(&key, site);
+            }
+        }
     }
 
     /// A site that is named but could not be read has been reported itself.
@@ -738,11 +791,9 @@ impl Checker<'_> {
     fn remote_path(&mut self, config: &Config, name: &str, project: &Project) {
         let key = ["projects", name, "remote-path"];
         let path = project.remote_path.as_str();
-        let odd = |part: &str| part.is_empty() || part == ".." || part.contains('\0');
-        if path != "." && path.split('/').any(|part| odd(part) || part == ".") {
-            let hint =
-                "write it relative to the site's root, as in `shows/demo`, or `.` for the root itself".to_owned();
-            return self.error(&key, format!("`{path}` is not a path under the site's root"), hint);
+        if !is_path_at_site(path) {
+            let problem = format!("`{path}` is not a path under the site's root");
+            return self.error(&key, problem, PATH_HINT.to_owned());
         }
         let Some(ProviderSettings::Local(local)) = config.sites.get(&project.remote_site).map(|site| &site.provider)
         else {
@@ -835,6 +886,14 @@ fn own_folders(config: &Config) -> [(&'static str, &Path); 3] {
         ("the data folder", &drive.data_dir),
         ("the cache folder", &drive.cache_dir),
     ]
+}
+
+const PATH_HINT: &str = "write it relative to the site's root, as in `shows/demo`, or `.` for the root itself";
+
+/// Says whether a text is a path under a site's root, or `.` for the root itself.
+fn is_path_at_site(path: &str) -> bool {
+    let odd = |part: &str| part.is_empty() || part == "." || part == ".." || part.contains('\0');
+    path == "." || !path.split('/').any(odd)
 }
 
 fn is_folder_name(name: &str) -> bool {

@@ -64,8 +64,8 @@ fn keys_that_do_not_exist() {
     check(
         "[quux]",
         "user:1:2: unknown section [quux]; \
-         known are drive, machine, cache, hydration, firewall, scan, publish, notify, workfiles, fuse, api, log, sites, \
-         projects, volumes, receivers, \
+         known are drive, machine, cache, hydration, firewall, scan, publish, sync, copies, notify, workfiles, fuse, api, log, \
+         sites, projects, volumes, receivers, \
          schema_version",
     );
     check_studio(
@@ -87,7 +87,7 @@ fn keys_that_do_not_exist() {
     check(
         "[sites.nas]\nprovider = \"local\"\nroot = \"/nas\"\nlink-speed = 22",
         "user:4:1: unknown key `link-speed` in [sites.nas] (provider local); known are root, link-delay, link-rate, \
-         provider, download-limit, upload-limit, max-requests",
+         provider, download-limit, upload-limit, max-requests, alternative-sites, windows-names",
     );
     check_project(
         "zones = [{ macth = \"*\", zone = \"local\" }]",
@@ -99,8 +99,8 @@ fn keys_that_do_not_exist() {
     );
     check_project(
         "prio = 1",
-        "user:7:1: unknown key `prio` in [projects.demo]; known are folder, active-site, remote-site, remote-path, zones, \
-         pins, remote-delete, priority, scan-interval",
+        "user:7:1: unknown key `prio` in [projects.demo]; known are folder, active-site, remote-site, remote-path, \
+         always-accessible-on, paths, zones, pins, remote-delete, priority, scan-interval",
     );
 }
 
@@ -459,6 +459,10 @@ fn values_of_plain_sections_out_of_range() {
         "user:2:13: publish.retry-max: 999ms is outside 1s to 1d",
     );
     check(
+        "[copies]\njobs-per-pair = 0",
+        "user:2:17: copies.jobs-per-pair: 0 is outside 1 to 16",
+    );
+    check(
         "[publish]\nretry-max = \"25h\"",
         "user:2:13: publish.retry-max: 25h is outside 1s to 1d",
     );
@@ -633,6 +637,14 @@ fn projects_with_impossible_paths_and_patterns() {
         );
     }
     check_project(
+        "paths = { nowhere = \"x\" }",
+        "user:7:9: projects.demo.paths: there is no site `nowhere`; add [sites.nowhere]",
+    );
+    check_project(
+        "paths = { studio = \"x\" }",
+        "user:7:9: projects.demo.paths: `studio` is the remote site; say it with `remote-path`",
+    );
+    check_project(
         "pins = [\"ok\", \"a[\"]",
         "user:7:8: projects.demo.pins[1]: `a[` is not a pattern: unclosed character class; missing ']'",
     );
@@ -720,8 +732,8 @@ fn everything_wrong_is_told_at_once_and_nothing_twice() {
          user:10:15: projects.demo.remote-site: must be a string, not a number\n\
          user:13:8: projects.two.pins[0]: `[` is not a pattern: unclosed character class; missing ']'\n\
          user:13:14: projects.two.pins[1]: must be a string, not a number\n\
-         user:14:2: unknown section [nowhere]; known are drive, machine, cache, hydration, firewall, scan, publish, notify, \
-         workfiles, fuse, api, log, sites, projects, volumes, receivers, schema_version",
+         user:14:2: unknown section [nowhere]; known are drive, machine, cache, hydration, firewall, scan, publish, sync, copies, notify, workfiles, fuse, api, log, \
+         sites, projects, volumes, receivers, schema_version",
     );
 }
 

@@ -7,6 +7,7 @@
 
 mod access;
 mod asked;
+mod copy_routes;
 mod events;
 mod limit_routes;
 mod metrics;
@@ -19,6 +20,7 @@ mod program;
 mod queue_routes;
 mod requests;
 mod routes;
+mod site_routes;
 mod tcp;
 pub mod types;
 mod workfile_routes;
@@ -61,7 +63,7 @@ pub struct StopRequest {
 pub struct Face {
     /// The drive.
     pub drive: Drive,
-    /// Whether it is to be mounted; a daemon that only scans has no mount.
+    /// Whether it is to be mounted; a daemon that only scans, or keeps sites in step, has no mount.
     pub mounted: bool,
     /// Who tells people of jobs; nobody, where the drive is not mounted.
     pub notifier: Option<Arc<Running>>,

@@ -7,9 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::bandwidth::LimitError;
+use crate::engine::between::CopyError;
 use crate::engine::drive::LookupError;
 use crate::engine::pins::PinError;
 use crate::engine::queues::QueueError;
+use crate::engine::sites::SiteError;
 use crate::model::PathError;
 use crate::state::StateError;
 
@@ -109,6 +111,33 @@ impl From<PinError> for Problem {
     }
 }
 
+impl From<CopyError> for Problem {
+    fn from(e: CopyError) -> Self {
+        let title = e.to_string();
+        let not_found = |hint: &str| Self::new(StatusCode::NOT_FOUND, "not-found", title.clone()).hint(hint);
+        let bad = || Self::new(StatusCode::BAD_REQUEST, "bad-request", title.clone());
+        match e {
+            CopyError::Nothing | CopyError::BadPriority(_) | CopyError::Frames(_) | CopyError::NoFrames(_) => bad(),
+            CopyError::NoSite(_) => not_found("`backlot status` shows the sites"),
+            CopyError::SameSite(..) => bad().hint("give another site by --to or --from"),
+            CopyError::NoProject(_) => {
+                not_found("`backlot status` shows the projects; a path begins with a project's folder")
+            }
+            CopyError::NotThere(..) | CopyError::NoMatch(..) => {
+                not_found("nothing was put into the queue; see the path, and the site by --from")
+            }
+            CopyError::TooWide(..) => bad().hint("a folder is gone through later, by the job"),
+            CopyError::Pattern(..) => {
+                bad().hint("`*` and `?` stay within a name, `**` spans folders, {a,b} and [a-z] are alternatives")
+            }
+            CopyError::NoJob(_) => not_found("`backlot queue jobs --all` shows the jobs"),
+            CopyError::Site(_, ref cause) => Self::new(StatusCode::BAD_GATEWAY, "site", title).hint(cause.hint()),
+            CopyError::Path(e) => e.into(),
+            CopyError::State(e) => e.into(),
+        }
+    }
+}
+
 impl From<LimitError> for Problem {
     fn from(e: LimitError) -> Self {
         let title = e.to_string();
@@ -123,6 +152,24 @@ impl From<LimitError> for Problem {
     }
 }
 
+impl From<SiteError> for Problem {
+    fn from(e: SiteError) -> Self {
+        let title = e.to_string();
+        match e {
+            SiteError::NoSite(_) => {
+                Self::new(StatusCode::NOT_FOUND, "not-found", title).hint("`backlot site ls` shows the sites")
+            }
+            SiteError::NoProject(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "bad-request", title).hint("give a project, or a path in one")
+            }
+            SiteError::Lookup(e) => e.into(),
+            SiteError::Path(e) => e.into(),
+            SiteError::State(e) => e.into(),
+            SiteError::Cut => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", title),
+        }
+    }
+}
+
 impl From<QueueError> for Problem {
     fn from(e: QueueError) -> Self {
         let title = e.to_string();
@@ -131,6 +178,7 @@ impl From<QueueError> for Problem {
         match e {
             QueueError::NoProject(_) => not_found("`backlot status` shows the projects"),
             QueueError::NoTask(_) => not_found("`backlot queue ls` shows the tasks; one that is done is gone"),
+            QueueError::NoJob(_) => not_found("`backlot queue jobs --all` shows the jobs"),
             QueueError::NotQueued(_) => not_found("`backlot queue ls` shows what is; `backlot ls` how files stand"),
             QueueError::NoConflict(_) => not_found("`backlot conflict ls` shows them"),
             QueueError::Nothing => bad("`backlot queue ls` shows what there is to name"),

@@ -16,7 +16,10 @@ use super::problem::Problem;
 use super::types::{
     Health, LsPage, LsQuery, ScanRequest, ScanState, SessionReport, SettingRow, StopOutcome, UnmountRequest,
 };
-use super::{Face, StopRequest, limit_routes, notify_routes, pin_routes, queue_routes, requests, workfile_routes};
+use super::{
+    Face, StopRequest, copy_routes, limit_routes, notify_routes, pin_routes, queue_routes, requests, site_routes,
+    workfile_routes,
+};
 use crate::engine::report::Status;
 use crate::model::RelPath;
 use crate::telemetry::tail::{self, Line};
@@ -56,8 +59,10 @@ pub(super) fn routes() -> Routes<Face> {
         .get("/v1/scans/{id}", "How far a scan is.", scan_state)
         .post("/v1/unmount", "Unmounts the drive and ends the daemon.", unmount)
         .merge(queue_routes::routes())
+        .merge(copy_routes::routes())
         .merge(pin_routes::routes())
         .merge(limit_routes::routes())
+        .merge(site_routes::routes())
         .merge(notify_routes::routes())
         .merge(workfile_routes::routes())
 }

@@ -13,7 +13,7 @@ pub struct Health {
     pub pid: u32,
     /// Its version.
     pub version: String,
-    /// It mounts the drive; otherwise it is there for a scan alone.
+    /// It mounts the drive; otherwise it is there for a scan, or keeps sites in step.
     pub mounted: bool,
     /// Where the API and the dashboard are on TCP.
     #[serde(default)]

@@ -288,7 +288,7 @@ async fn daemon_found(config: &Config, found: &mut Vec<Finding>) -> Daemon {
     let doing = if health.mounted {
         ""
     } else {
-        " (it scans; it has no mount)"
+        " (it has no mount: it scans, or keeps sites in step)"
     };
     found.push(good(
         "daemon",

@@ -48,11 +48,14 @@ mod path;
 mod paths;
 mod pin;
 mod programs;
+mod push;
 mod queue;
 mod recover;
 mod scan;
+mod site;
 mod status;
 mod support;
+mod sync;
 mod text;
 mod top;
 mod unmount;
@@ -113,12 +116,16 @@ enum Verb {
     Ls(ls::Args),
     Queue(queue::Args),
     Wait(wait::Args),
+    Push(push::PushArgs),
+    Pull(push::PullArgs),
     Pin(pin::Args),
     Unpin(unpin::Args),
     Hydrate(hydrate::Args),
     Evict(evict::Args),
     Cache(cache::Args),
     Limit(limit::Args),
+    Site(site::Args),
+    Sync(sync::Args),
     Notify(notify::Args),
     Workfile(workfile::Args),
     Path(path::Args),
@@ -160,11 +167,15 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Ls(args) => block_on(ls::run(args, &settings.load()?)),
         Verb::Queue(args) => block_on(queue::run(args, &settings.load()?)),
         Verb::Wait(args) => block_on(wait::run(args, &settings.load()?)),
+        Verb::Push(args) => block_on(push::push(args, &settings.load()?)),
+        Verb::Pull(args) => block_on(push::pull(args, &settings.load()?)),
         Verb::Pin(args) => block_on(pin::run(args, &settings.load()?)),
         Verb::Unpin(args) => block_on(unpin::run(args, &settings.load()?)),
         Verb::Hydrate(args) => block_on(hydrate::run(args, &settings.load()?)),
         Verb::Evict(args) => block_on(evict::run(args, &settings.load()?)),
         Verb::Limit(args) => block_on(limit::run(args, &settings.load()?)),
+        Verb::Site(args) => block_on(site::run(args, &settings.load()?)),
+        Verb::Sync(args) => block_on(sync::run(args, settings.load_for_work(Vec::new())?)),
         Verb::Notify(args) => block_on(notify::run(args, &settings.load()?)),
         Verb::Workfile(args) => block_on(workfile::run(args, &settings.load()?)),
         Verb::Path(args) => path::run(&args, &settings.load()?),

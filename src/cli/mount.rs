@@ -142,6 +142,7 @@ async fn start(
             config: config.clone(),
             providers: None,
             mount: true,
+            sync: None,
             shown: shown.clone(),
             mounting: mounting.clone(),
         };
@@ -179,6 +180,7 @@ pub(super) fn start_error(what: &str, e: &DaemonError) -> CliError {
         DaemonError::Open(OpenError::NoProject(_)) => error,
         DaemonError::Socket { .. } => error.hint("see that this user may write there, or set another drive.socket"),
         DaemonError::Tcp { .. } => error.hint("does something else listen there? choose another port in api.listen"),
+        DaemonError::Sync(_) => error,
         DaemonError::Access(_) => error.hint("correct that; a token file is for its owner alone (chmod 600)"),
         DaemonError::Notify(_) => error.hint(
             "correct that in [notify] or [receivers.NAME]; `backlot config check` looks at it and does nothing else",

@@ -54,6 +54,7 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
         config: loaded.config.clone(),
         providers: None,
         mount: false,
+        sync: None,
         shown: Vec::new(),
         mounting: Mounting::default(),
     };

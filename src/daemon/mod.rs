@@ -24,6 +24,7 @@ use crate::api::types::{Holder, SettingRow, StopOutcome};
 use crate::api::{self, Access, AccessError, StopRequest};
 use crate::engine::drive::{Drive, HostReport, OpenError};
 use crate::engine::report::PendingReport;
+use crate::engine::sync::SyncError;
 use crate::model::SiteName;
 use crate::notify::{Notifier, NotifyError, Running};
 use crate::providers::{self, Controls, Provider, ProviderError};
@@ -67,6 +68,9 @@ pub enum DaemonError {
     /// The API's tokens.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// The service that keeps sites in step.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
     /// Templates or addresses of those who are told.
     #[error("nobody can be told what becomes of jobs: {0}")]
     Notify(#[from] NotifyError),
@@ -101,6 +105,8 @@ pub struct Start {
     pub providers: Option<Providers>,
     /// Whether to mount the drive.
     pub mount: bool,
+    /// Without a mount: keeps sites in step, for the projects named, for all if none is.
+    pub sync: Option<Vec<String>>,
     /// The settings with their origins, to be shown.
     pub shown: Vec<SettingRow>,
     /// What this mount is to be besides what the settings say.
@@ -128,6 +134,7 @@ impl Daemon {
             mut config,
             providers,
             mount,
+            sync,
             shown,
             mounting,
         } = start;
@@ -141,7 +148,7 @@ impl Daemon {
             Some(providers) => Drive::open_with(&config, providers).await?,
             None => Drive::open(&config).await?,
         };
-        let faces = Self::start_faces(&config, &drive, notifier, mount.then_some(mounting), shown);
+        let faces = Self::start_faces(&config, &drive, notifier, (mount.then_some(mounting), sync), shown);
         match Box::pin(faces).await {
             Ok(daemon) => Ok(daemon),
             Err(e) => {
@@ -155,13 +162,17 @@ impl Daemon {
         config: &Config,
         drive: &Drive,
         notifier: Option<Notifier>,
-        mounting: Option<Mounting>,
+        (mounting, sync): (Option<Mounting>, Option<Vec<String>>),
         shown: Vec<SettingRow>,
     ) -> Result<Self, DaemonError> {
         let mount = mounting.is_some();
         let signals = EndSignals::new()?;
         // Before the mount: it is what fails most easily.
-        let tcp = if mount { listen_tcp(config).await? } else { None };
+        let tcp = if mount || sync.is_some() {
+            listen_tcp(config).await?
+        } else {
+            None
+        };
         let socket = config.drive.socket_path();
         let listener = api::bind(&socket).map_err(|source| DaemonError::Socket {
             path: socket.clone(),
@@ -174,6 +185,12 @@ impl Daemon {
                 return Err(e);
             }
         };
+        if let Some(projects) = sync
+            && let Err(e) = drive.start_sync(&projects)
+        {
+            drop(std::fs::remove_file(&socket));
+            return Err(e.into());
+        }
         let (stop, stop_requests) = api::stop_queue();
         let until = CancellationToken::new();
         let notifier = notifier.map(|notifier| notifier.start(drive.store()));

@@ -42,6 +42,9 @@ use super::scan::{ScanJob, Scans};
 use super::scrub::Scrub;
 use super::sequence::Sequences;
 use super::site::Site;
+use super::sites::Shape;
+use super::sites::doors::Doors;
+use super::sync::Syncing;
 use super::workfile::Workfiles;
 use super::writing::{Copies, Settling};
 use super::zones::Zones;
@@ -58,6 +61,8 @@ const CACHE_FLUSH: Duration = Duration::from_millis(500);
 
 /// How long uploads may take to come to a stop when the drive is closed.
 const TRANSFERS_GRACE: Duration = Duration::from_secs(5);
+/// The word for the machine itself in `active-site`.
+const LOCAL_SITE: &str = "local";
 /// Bytes written between two looks at the disk's free space: little beside what is kept free.
 const ROOM_STEP: i64 = 4 << 20;
 
@@ -125,6 +130,12 @@ pub struct Project {
     pub site: Arc<Site>,
     /// Where it is at that site.
     pub remote_path: RelPath,
+    /// The site that this machine plays for it; `None`: itself.
+    pub(super) active: Option<SiteName>,
+    /// Sites that are to have all of it too.
+    pub(super) always: Vec<Arc<Site>>,
+    /// Where it is at other sites, if not under its folder's name.
+    paths: BTreeMap<SiteName, RelPath>,
     /// How often to look at the whole of it.
     pub scan_interval: Duration,
     /// What happens to a file by where it is.
@@ -138,6 +149,14 @@ pub struct Project {
 }
 
 impl Project {
+    /// Returns where it is at a site, under the site's root.
+    pub(super) fn path_at(&self, site: &SiteName) -> RelPath {
+        if site == self.site.name() {
+            return self.remote_path.clone();
+        }
+        self.paths.get(site).cloned().unwrap_or_else(|| self.folder_path())
+    }
+
     /// Returns its folder as a path of the drive.
     pub(super) fn folder_path(&self) -> RelPath {
         RelPath::new(&self.folder).unwrap_or_default()
@@ -187,6 +206,8 @@ pub struct Inner {
     /// The transfers are about to look.
     wakes: Arc<AtomicBool>,
     pub(super) publish: backlot_config::Publish,
+    /// Jobs of one queue at once between the same two sites.
+    pub(super) jobs_per_pair: usize,
     /// Bytes that may be written before the disk is asked again whether there is room.
     budget: AtomicI64,
     pub(super) cache_dir: PathBuf,
@@ -197,6 +218,12 @@ pub struct Inner {
     pub(super) scrub: Scrub,
     pub(super) sites: BTreeMap<SiteName, Arc<Site>>,
     pub(super) projects: Vec<Arc<Project>>,
+    /// What the settings say of the sites, for people.
+    pub(super) shapes: BTreeMap<SiteName, Shape>,
+    /// Which sites are one storage.
+    pub(super) doors: Doors,
+    pub(super) sync: Syncing,
+    pub(super) sync_settings: backlot_config::Sync,
     pub(super) limits: Limits,
     /// Who files are shown as belonging to: the user that the daemon runs as.
     pub(super) owner: (u32, u32),
@@ -283,7 +310,8 @@ impl Drive {
                 source,
             }
         })?;
-        let site_id = super::site_id::of_machine(config.machine.site_id.as_deref(), &config.drive.data_dir)
+        let ayon = super::site_id::of_ayon();
+        let site_id = super::site_id::of_machine(config.machine.site_id.as_deref(), data_dir, ayon.as_deref())
             .map_err(OpenError::SiteId)?;
         let slots = config.hydration.parallel_fetches as usize;
         let sites: BTreeMap<_, _> = providers
@@ -315,6 +343,7 @@ impl Drive {
             transfers: OnceLock::new(),
             wakes: Arc::default(),
             publish: config.publish.clone(),
+            jobs_per_pair: config.copies.jobs_per_pair as usize,
             budget: AtomicI64::new(0),
             cache_dir: config.drive.cache_dir.clone(),
             pins: Pins::default(),
@@ -325,6 +354,19 @@ impl Drive {
             sites,
             bandwidth,
             projects,
+            shapes: config
+                .sites
+                .iter()
+                .map(|(name, site)| (SiteName(name.clone()), Shape::of(site)))
+                .collect(),
+            doors: Doors::new(
+                config
+                    .sites
+                    .iter()
+                    .map(|(name, site)| (name, site.limits.alternative_sites.as_slice())),
+            ),
+            sync: Syncing::default(),
+            sync_settings: config.sync.clone(),
             limits: Limits {
                 readahead_max: config.hydration.readahead_max.bytes(),
                 small_file: config.hydration.small_file.bytes(),
@@ -375,6 +417,13 @@ impl Drive {
 
     /// Begins what goes on by itself: looking whether sites answer, the first scan of new projects, periodic re-scans.
     pub fn start(&self) {
+        self.start_in_background(&self.projects);
+        self.0.start_pins();
+        tokio::spawn(super::scrub::keep_scrubbed(Arc::downgrade(&self.0), self.stop.clone()));
+    }
+
+    /// Begins what goes on by itself whether or not anything is mounted; `scanned` are looked at now and again.
+    pub(super) fn start_in_background(&self, scanned: &[Arc<Project>]) {
         for site in self.sites.values() {
             site.link().keep_known();
             tokio::spawn(super::pulse::ring_on_link(
@@ -385,10 +434,8 @@ impl Drive {
         }
         tokio::spawn(super::publish::start_transfers(Arc::clone(&self.0)));
         tokio::spawn(super::awake::watch(Arc::downgrade(&self.0)));
-        self.0.start_pins();
         tokio::spawn(super::bandwidth::keep_to_timetables(Arc::downgrade(&self.0)));
-        tokio::spawn(super::scrub::keep_scrubbed(Arc::downgrade(&self.0), self.stop.clone()));
-        for project in &self.projects {
+        for project in scanned {
             tokio::spawn(super::scan::keep_scanned(Arc::downgrade(&self.0), Arc::clone(project)));
         }
     }
@@ -428,6 +475,7 @@ impl Drive {
     /// Stops background work and makes durable what is to be kept.
     pub async fn close(self) {
         self.stop.cancel();
+        self.sync.ended().await;
         if let Some(transfers) = self.transfers()
             && tokio::time::timeout(TRANSFERS_GRACE, transfers.stopped())
                 .await
@@ -459,8 +507,13 @@ async fn open_projects(
     let mut handles = Vec::new();
     for (name, p) in &config.projects {
         let name = ProjectName(name.clone());
-        let remote = if p.remote_path == "." { "" } else { &p.remote_path };
-        let remote_path = RelPath::new(remote).map_err(|e| OpenError::Path(name.clone(), "remote-path", e))?;
+        let path = |text: &str| RelPath::new(if text == "." { "" } else { text });
+        let remote_path = path(&p.remote_path).map_err(|e| OpenError::Path(name.clone(), "remote-path", e))?;
+        let mut paths = BTreeMap::new();
+        for (site, text) in &p.paths {
+            let at = path(text).map_err(|e| OpenError::Path(name.clone(), "paths", e))?;
+            paths.insert(SiteName(site.clone()), at);
+        }
         let site_name = SiteName(p.remote_site.clone());
         let site = sites.get(&site_name).cloned();
         let Some(site) = site else {
@@ -475,19 +528,26 @@ async fn open_projects(
             remote_path: remote_path.clone(),
         });
         let zones = Zones::new(&p.zones).map_err(|e| OpenError::Zones(name.clone(), e))?;
-        handles.push((name, p, site, remote_path, zones));
+        handles.push((name, p, site, (remote_path, paths), zones));
     }
     let roots = store.write(move |txn| txn.set_projects(&wanted, now_ms())).await?;
     Ok(handles
         .into_iter()
         .zip(roots)
-        .map(|((name, p, site, remote_path, zones), root)| {
+        .map(|((name, p, site, (remote_path, paths), zones), root)| {
             Arc::new(Project {
                 name,
                 folder: p.folder.clone(),
                 root,
+                active: p.active_site.clone().filter(|site| site != LOCAL_SITE).map(SiteName),
+                always: p
+                    .always_accessible_on
+                    .iter()
+                    .filter_map(|name| sites.get(&SiteName(name.clone())).cloned())
+                    .collect(),
                 site,
                 remote_path,
+                paths,
                 scan_interval: p.scan_interval.into(),
                 zones,
                 remote_delete: p.remote_delete,
@@ -747,6 +807,7 @@ impl Inner {
         }
         if diff.changed.iter().any(|(_, content)| *content) || diff.added.len() + diff.removed.len() > 0 {
             self.pins.tree_changed();
+            self.sync.changed(diff.dir);
         }
         let Some(sink) = self.sink.get() else { return };
         if !self

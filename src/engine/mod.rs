@@ -5,6 +5,7 @@
 
 mod awake;
 pub mod bandwidth;
+pub mod between;
 pub mod cached;
 mod conflicts;
 mod doubt;
@@ -39,6 +40,8 @@ mod scrub;
 mod sequence;
 pub mod site;
 mod site_id;
+pub mod sites;
+pub mod sync;
 pub mod volumes;
 mod waiting;
 mod words;

@@ -79,7 +79,7 @@ struct PublishDesk(Weak<Inner>);
 
 /// A site's link, as the transfers see it.
 #[derive(Debug)]
-struct SiteLink(Arc<Link>);
+pub(super) struct SiteLink(pub(super) Arc<Link>);
 
 #[async_trait]
 impl LaneLink for SiteLink {
@@ -120,7 +120,8 @@ pub(super) async fn start_transfers(drive: Arc<Inner>) {
     };
     let desk = Arc::new(PublishDesk(Arc::downgrade(&drive)));
     let (store, stop) = (drive.store.clone(), drive.stop.clone());
-    match Transfers::start(store, desk, lanes.collect(), options, stop).await {
+    let copies = drive.copies();
+    match Transfers::start_with_copies(store, desk, lanes.collect(), copies, options, stop).await {
         Ok(transfers) => drive.set_transfers(transfers),
         Err(e) => error!(error = %e, "nothing is published until the drive is started again: its queue can't be read"),
     }
@@ -239,6 +240,14 @@ impl Inner {
         if self.handles.has_writer(ino) {
             return Ok(still_open);
         }
+        let refused = self.refused_at(&project, project.site.name(), (parent, name), &below);
+        if let Some(why) = refused.map_err(super::filesystem::state_error)? {
+            return Ok(Prepared::Failed {
+                kind: "name".to_owned(),
+                why,
+                blocked: true,
+            });
+        }
         let Some(node) = self.named(parent, name, ino)? else {
             return Ok(Prepared::Gone);
         };
@@ -310,6 +319,7 @@ impl Inner {
         Ok(Some(Frozen {
             path: project.remote_path.concat(below),
             bytes,
+            from: None,
             size: node.size,
             mtime_ns: node.mtime_ns,
             perm: node.perm,
@@ -387,10 +397,19 @@ impl Inner {
         };
         let (project, queue) = (self.project_at(root).cloned(), self.queueing());
         let (id, task, is_new) = (task.id, task.clone(), sent.base.is_none());
+        let size = sent.size;
+        let remote = project.as_ref().map(|project| project.site.name().clone());
+        let elsewhere = project
+            .as_ref()
+            .map(|project| self.wanted_elsewhere(project, (parent, &name), &below))
+            .unwrap_or_default();
         let landed = self
             .store
             .write_durable(move |txn| {
                 let landed = txn.landed(root, (parent, &name), &below, sent_file, &version)?;
+                if let Some(remote) = remote.filter(|_| landed != Landed::NameGone) {
+                    super::sites::published(txn, (root, &below), (&remote, &elsewhere), (&version, size), now_ms())?;
+                }
                 if let (Landed::NameGone, Some(project)) = (landed, &project)
                     && (is_new || project.remote_delete == RemoteDelete::Propagate)
                 {
@@ -408,6 +427,7 @@ impl Inner {
             })
             .await?;
         failpoint::hit("publish.recorded");
+        self.sync.changed(parent);
         self.sending.ended(ino, id);
         if let Landed::Mirror { object } = landed {
             self.pins.tree_changed();

@@ -12,7 +12,9 @@ use super::report::{Changed, QueueReport, Selection, TaskKind, TaskPage, TaskQue
 use super::words::Asker;
 use super::writing::PublishName;
 use crate::model::{EntryKind, Ino, Name, PathError, RelPath};
-use crate::state::{PRIORITY_NORMAL, ReadTxn, StateError, Task, TaskFilter, TaskId, TaskState, TaskWhat, WriteTxn};
+use crate::state::{
+    JobId, PRIORITY_NORMAL, ReadTxn, StateError, Task, TaskFilter, TaskId, TaskState, TaskWhat, WriteTxn,
+};
 use crate::transfer::Stats;
 
 /// Tasks of one answer at most.
@@ -29,6 +31,9 @@ pub enum QueueError {
     /// No task of that number.
     #[error("there is no task {0}, or no longer")]
     NoTask(u64),
+    /// No job of that number.
+    #[error("there is no job {0}")]
+    NoJob(u64),
     /// Nothing in the queue is about the path.
     #[error("{0}: nothing of it is in the queue")]
     NotQueued(RelPath),
@@ -65,6 +70,7 @@ pub enum QueueError {
 enum Chosen {
     All,
     Project(Ino),
+    Job(JobId),
     Some(Vec<TaskId>),
 }
 
@@ -74,6 +80,7 @@ enum Deed {
     Retry,
     Cancel,
     Hold(bool),
+    Exclude,
     Priority(u16),
 }
 
@@ -119,6 +126,10 @@ impl Drive {
                 root: Some(root),
                 ..TaskFilter::default()
             },
+            Chosen::Job(job) => TaskFilter {
+                job: Some(job),
+                ..TaskFilter::default()
+            },
             Chosen::Some(ids) => {
                 let tasks = self.each(ids, Deed::Retry).await?;
                 return Ok(Changed { tasks, queued });
@@ -146,6 +157,14 @@ impl Drive {
         self.change(selection, Deed::Hold(hold)).await
     }
 
+    /// Leaves copies out of what their jobs copy, until they are named again.
+    ///
+    /// # Errors
+    /// See [`QueueError`]; nothing was changed then.
+    pub async fn exclude(&self, selection: &Selection) -> Result<Changed, QueueError> {
+        self.change(selection, Deed::Exclude).await
+    }
+
     /// Gives tasks a priority within their queue; `None` is that of a task that nobody gave another.
     ///
     /// # Errors
@@ -157,8 +176,15 @@ impl Drive {
 
     async fn change(&self, selection: &Selection, deed: Deed) -> Result<Changed, QueueError> {
         let ids = match self.chosen(selection, false)? {
-            Chosen::All => self.all_tasks(None)?,
-            Chosen::Project(root) => self.all_tasks(Some(root))?,
+            Chosen::All => self.all_tasks(TaskFilter::default())?,
+            Chosen::Project(root) => self.all_tasks(TaskFilter {
+                root: Some(root),
+                ..TaskFilter::default()
+            })?,
+            Chosen::Job(job) => self.all_tasks(TaskFilter {
+                job: Some(job),
+                ..TaskFilter::default()
+            })?,
             Chosen::Some(ids) => ids,
         };
         let tasks = self.each(ids, deed).await?;
@@ -191,7 +217,8 @@ impl Drive {
 
     /// What was to be removed at the site stays there.
     async fn shown_again(&self, task: &Task) -> Result<(), StateError> {
-        let (Some(path), true) = (&task.path, task.what != TaskWhat::Send) else {
+        let is_removal = matches!(task.what, TaskWhat::DeleteFile | TaskWhat::DeleteFolder);
+        let (Some(path), true) = (&task.path, is_removal) else {
             return Ok(());
         };
         let place = self.store.read(|txn| txn.place(task.root, path))?;
@@ -246,7 +273,7 @@ impl Deed {
             Self::Cancel => {
                 let cancelled = txn.cancel_task(id)?.is_some();
                 if cancelled
-                    && task.what != TaskWhat::Send
+                    && matches!(task.what, TaskWhat::DeleteFile | TaskWhat::DeleteFolder)
                     && let Some(path) = &task.path
                 {
                     txn.unhide(task.root, path)?;
@@ -255,13 +282,14 @@ impl Deed {
             }
             Self::Hold(true) => task.state != TaskState::Held && !task.is_leftover() && txn.hold_task(id, true)?,
             Self::Hold(false) => txn.hold_task(id, false)?,
+            Self::Exclude => txn.exclude_copy(id)?,
             Self::Priority(priority) => txn.set_task_priority(id, priority)?,
         };
         Ok(changed.then_some(task))
     }
 }
 
-fn checked_priority(priority: u16) -> Result<u16, QueueError> {
+pub(super) fn checked_priority(priority: u16) -> Result<u16, QueueError> {
     if priority > 1000 {
         return Err(QueueError::BadPriority(priority));
     }
@@ -294,6 +322,10 @@ impl Inner {
         if let Some(name) = &selection.project {
             return Ok(Chosen::Project(self.project_named(name)?.root));
         }
+        if let Some(id) = selection.job {
+            let job = self.store.read(|txn| txn.job(JobId(id)))?;
+            return Ok(Chosen::Job(job.ok_or(QueueError::NoJob(id))?.id));
+        }
         if selection.tasks.is_empty() && selection.paths.is_empty() {
             return Err(QueueError::Nothing);
         }
@@ -315,11 +347,11 @@ impl Inner {
         Ok(Chosen::Some(ids))
     }
 
-    /// Returns all tasks but leftovers, of one project or all.
-    fn all_tasks(&self, root: Option<Ino>) -> Result<Vec<TaskId>, StateError> {
+    /// Returns all tasks of a kind but leftovers.
+    fn all_tasks(&self, filter: TaskFilter) -> Result<Vec<TaskId>, StateError> {
         let mut ids = Vec::new();
         self.store.read(|txn| {
-            each_task(txn, root, |task| {
+            each_task_of(txn, filter, |task| {
                 if !task.is_leftover() {
                     ids.push(task.id);
                 }
@@ -339,7 +371,8 @@ impl Inner {
                 let node = txn.lookup(parent, &name)?;
                 if node.is_none_or(|node| node.kind != EntryKind::Dir) {
                     let tasks = [txn.task_of(parent, &name)?, txn.delete_of(project.root, below)?];
-                    return Ok(tasks.into_iter().flatten().map(|task| task.id).collect());
+                    let copies = txn.copies_of(project.root, below)?;
+                    return Ok(tasks.into_iter().flatten().chain(copies).map(|task| task.id).collect());
                 }
             }
             let mut asker = Asker::new(self, txn)?;
@@ -419,6 +452,7 @@ impl Inner {
                     running: counts.running.into(),
                     blocked: counts.blocked.into(),
                     held: counts.held.into(),
+                    excluded: counts.excluded.into(),
                     retrying: counts.retrying.into(),
                     oldest_ms: oldest_ms(txn, Some(project.root))?,
                 })
@@ -441,6 +475,7 @@ impl Inner {
             root,
             state: query.state.map(row_state),
             id: None,
+            job: query.job.map(JobId),
         };
         let stats = self.transfer_stats();
         let page = self.store.read(|txn| {
@@ -471,12 +506,20 @@ impl Inner {
 pub(super) fn each_task(
     txn: &ReadTxn<'_>,
     root: Option<Ino>,
-    mut each: impl FnMut(Task) -> Result<(), StateError>,
+    each: impl FnMut(Task) -> Result<(), StateError>,
 ) -> Result<(), StateError> {
     let filter = TaskFilter {
         root,
         ..TaskFilter::default()
     };
+    each_task_of(txn, filter, each)
+}
+
+fn each_task_of(
+    txn: &ReadTxn<'_>,
+    filter: TaskFilter,
+    mut each: impl FnMut(Task) -> Result<(), StateError>,
+) -> Result<(), StateError> {
     let mut after = TaskId(0);
     loop {
         let page = txn.tasks(filter, after, PAGE_MAX)?;
@@ -496,9 +539,10 @@ pub(super) fn is_below(path: &RelPath, above: &RelPath) -> bool {
 fn row_state(word: TaskWord) -> TaskState {
     match word {
         TaskWord::Waiting | TaskWord::Retrying => TaskState::Waiting,
-        TaskWord::Uploading | TaskWord::Deleting => TaskState::Running,
+        TaskWord::Uploading | TaskWord::Deleting | TaskWord::Copying => TaskState::Running,
         TaskWord::Blocked => TaskState::Blocked,
         TaskWord::Held => TaskState::Held,
+        TaskWord::Excluded => TaskState::Excluded,
     }
 }
 
@@ -511,14 +555,23 @@ fn report(asker: &mut Asker<'_, '_>, task: Task, stats: &Stats) -> Result<Option
         TaskWhat::Send if task.is_leftover() => TaskKind::Clear,
         TaskWhat::Send => TaskKind::Publish,
         TaskWhat::DeleteFile | TaskWhat::DeleteFolder => TaskKind::Delete,
+        TaskWhat::Copy => TaskKind::Copy,
+        TaskWhat::CopyFolder => TaskKind::CopyFolder,
+        TaskWhat::CopyLeftover => TaskKind::Clear,
     };
     let state = match task.state {
         TaskState::Waiting if task.tries > 0 => TaskWord::Retrying,
         TaskState::Waiting => TaskWord::Waiting,
         TaskState::Running if what == TaskKind::Publish => TaskWord::Uploading,
+        TaskState::Running if matches!(what, TaskKind::Copy | TaskKind::CopyFolder) => TaskWord::Copying,
         TaskState::Running => TaskWord::Deleting,
         TaskState::Blocked => TaskWord::Blocked,
         TaskState::Held => TaskWord::Held,
+        TaskState::Excluded => TaskWord::Excluded,
+    };
+    let from = match &task.target {
+        Some(_) => asker.source_of(task.job)?,
+        None => None,
     };
     let under_way = stats.under_way.iter().find(|file| file.task == task.id);
     Ok(Some(TaskReport {
@@ -532,8 +585,12 @@ fn report(asker: &mut Asker<'_, '_>, task: Task, stats: &Stats) -> Result<Option
         tries: task.tries,
         kind: task.kind,
         error: task.error,
-        due_ms: (task.due_ms != i64::MAX && state != TaskWord::Held).then_some(task.due_ms),
+        due_ms: (task.due_ms != i64::MAX && !matches!(state, TaskWord::Held | TaskWord::Excluded))
+            .then_some(task.due_ms),
         priority: task.priority,
+        from: from.map(|site| site.0),
+        to: task.target.map(|site| site.0),
+        job: task.job.0,
     }))
 }
 

@@ -219,7 +219,8 @@ impl Inner {
         let is_asked = |path: &RelPath| all || folders.iter().any(|folder| is_below(path, folder));
         let paused: Vec<Ino> = paused(txn)?;
         each_task(txn, None, |task| {
-            if task.is_leftover() {
+            // What is copied between sites is waited for by who pushes it.
+            if task.is_leftover() || task.what.is_copy() {
                 return Ok(());
             }
             let found = asker.path_of_task(&task)?;
@@ -333,7 +334,7 @@ fn obstacle(task: &Task, is_paused: bool) -> Option<(ObstacleKind, String)> {
             "its queue is paused; `backlot queue resume` lets it go on".to_owned(),
         )),
         TaskState::Waiting if task.tries >= FAILED_TRIES => Some((ObstacleKind::Failed, error())),
-        TaskState::Waiting | TaskState::Running => None,
+        TaskState::Waiting | TaskState::Running | TaskState::Excluded => None,
     }
 }
 
@@ -364,6 +365,9 @@ mod tests {
             lease_ms: 0,
             done_bytes: 0,
             upload: None,
+            target: None,
+            replaces: crate::state::Replaces::Usual,
+            seen: None,
         }
     }
 

@@ -12,8 +12,8 @@ use tracing::debug;
 use super::drive::{Inner, LookupError, Project, content_version};
 use super::hydrate::Mismatch;
 use super::report::{LsEntry, PinFailure};
-use crate::model::{EntryKind, FileState, Ino, Name, RelPath, Residency, Sync};
-use crate::state::{Child, Conflict, Node, ReadTxn, StateError, Task, TaskState};
+use crate::model::{EntryKind, FileState, Ino, Name, RelPath, Residency, SiteName, Sync};
+use crate::state::{Child, Conflict, JobId, Node, ReadTxn, StateError, Task, TaskState};
 
 /// Folders whose places are remembered.
 const PLACES_MAX: usize = 10_000;
@@ -27,6 +27,7 @@ pub(super) struct Asker<'a, 'c> {
     pub(super) conflicts: Vec<Conflict>,
     in_conflict: HashSet<Ino>,
     places: HashMap<Ino, Option<(Arc<Project>, RelPath)>>,
+    sources: HashMap<JobId, Option<SiteName>>,
 }
 
 impl<'a, 'c> Asker<'a, 'c> {
@@ -38,6 +39,7 @@ impl<'a, 'c> Asker<'a, 'c> {
             in_conflict: conflicts.iter().map(|conflict| conflict.ino).collect(),
             conflicts,
             places: HashMap::new(),
+            sources: HashMap::new(),
         })
     }
 
@@ -82,6 +84,16 @@ impl<'a, 'c> Asker<'a, 'c> {
             _ => Some(project.folder_path()),
         };
         Ok(path.map(|path| (project, path)))
+    }
+
+    /// Returns the site that a job's files come from.
+    pub(super) fn source_of(&mut self, job: JobId) -> Result<Option<SiteName>, StateError> {
+        if let Some(known) = self.sources.get(&job) {
+            return Ok(known.clone());
+        }
+        let source = self.txn.job(job)?.map(|job| job.source);
+        self.sources.insert(job, source.clone());
+        Ok(source)
     }
 
     /// Says how a file stands with its site. Where the name is known under which somebody looks at it, that counts;
@@ -147,7 +159,7 @@ fn sync_of_task(task: &Task) -> Sync {
         TaskState::Running => Sync::Uploading,
         TaskState::Blocked => Sync::Failed,
         TaskState::Waiting if task.tries > 0 => Sync::Failed,
-        TaskState::Waiting | TaskState::Held => Sync::Queued,
+        TaskState::Waiting | TaskState::Held | TaskState::Excluded => Sync::Queued,
     }
 }
 
@@ -260,7 +272,7 @@ impl Inner {
         reports
     }
 
-    fn residency(&self, node: &Node) -> (Residency, u64) {
+    pub(super) fn residency(&self, node: &Node) -> (Residency, u64) {
         if node.own && node.origin.is_none() {
             return (Residency::Full, node.size);
         }

@@ -1,10 +1,13 @@
 //! The words of the drive as plain values: ids, paths, versions, states. Pure: no I/O, no async, nothing of ours but itself.
 
+pub mod frames;
+mod holdable;
 mod path;
 mod state;
 mod version;
 pub mod volumes;
 
+pub use holdable::NameRules;
 pub use path::{NAME_MAX, Name, PathError, RelPath};
 pub use state::{FileState, Residency, Sync};
 pub use version::Version;

@@ -74,8 +74,8 @@ const INVARIANTS: &[&str] = &[
      WHERE key IN ('files', 'folders', 'symlinks', 'bytes')
      HAVING sum(value = iif(key = 'files', files, iif(key = 'folders', folders,
                   iif(key = 'symlinks', symlinks, bytes)))) <> 4",
-    "SELECT 'a state at site ' || quote(site) || ' of ' || ino || ', which is not there or a folder'
-     FROM site_state AS s WHERE NOT EXISTS (SELECT 1 FROM inode AS i WHERE i.ino = s.ino AND i.kind <> 1)",
+    "SELECT 'a state ' || state || ' at site ' || quote(site) || ' in folder ' || folder || ', of which nothing is known'
+     FROM site_file WHERE state NOT BETWEEN -1 AND 4 OR folder NOT IN (SELECT id FROM site_folder)",
     "SELECT 'scan ' || epoch || ' of ' || root || ', which is no project'
      FROM scan WHERE root NOT IN (SELECT root FROM project)",
     "SELECT 'task ' || id || ' counts for job ' || job || ', which is not there'
@@ -85,7 +85,8 @@ const INVARIANTS: &[&str] = &[
      WHERE state = 0 AND NOT EXISTS (SELECT 1 FROM task AS t
        WHERE t.job = r.job AND t.state IN (0, 1) AND t.tries < 3 AND (t.what <> 0 OR t.parent IS NOT NULL))",
     "SELECT 'task ' || id || ' is about ' || what || ', in state ' || state || ', and lacks a part'
-     FROM task WHERE what NOT IN (0, 1, 2) OR state NOT IN (0, 1, 2, 3) OR (what <> 0 AND path IS NULL)
+     FROM task WHERE what NOT IN (0, 1, 2, 3, 4, 5) OR state NOT IN (0, 1, 2, 3, 4) OR (what <> 0 AND path IS NULL)
+       OR (what >= 3) <> (target IS NOT NULL) OR (state = 4 AND what < 3)
        OR (what = 0 AND ((parent IS NULL) <> (name IS NULL) OR (parent IS NULL) <> (ino IS NULL)
          OR (parent IS NULL AND upload IS NULL)))",
     // Each folder has one parent, so what can't be reached from the two roots runs in a circle.

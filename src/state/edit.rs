@@ -421,7 +421,6 @@ impl WriteTxn<'_> {
         };
         for sql in [
             "DELETE FROM inode WHERE ino = ?1",
-            "DELETE FROM site_state WHERE ino = ?1",
             "DELETE FROM xattr WHERE ino = ?1",
             "DELETE FROM conflict WHERE ino = ?1",
         ] {

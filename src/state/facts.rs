@@ -1,55 +1,11 @@
-//! Facts beside the tree: where files stand at sites, the change log, counters.
+//! Facts beside the tree: the change log, counters.
 
 use super::StateError;
 use super::error::Db;
-use super::node::{
-    Change, ChangeKind, Changes, Counts, SiteState, SiteStatus, as_i64, count_at, ino_at, name_at, version_at,
-};
+use super::node::{Change, ChangeKind, Changes, Counts, as_i64, count_at, ino_at, name_at};
 use super::read::ReadTxn;
-use super::write::WriteTxn;
-use crate::model::{EntryKind, Ino, SiteName};
 
 impl ReadTxn<'_> {
-    /// Returns where a file stands at the sites that are known to have it or to be getting it, by site.
-    ///
-    /// Its project's remote site is among them without a row of its own: what the listing shows is there.
-    pub fn site_states(&self, ino: Ino) -> Result<Vec<SiteState>, StateError> {
-        let sql = "SELECT site, state, version, done_bytes, retries, error, at_ms FROM site_state WHERE ino = ?1 \
-                   ORDER BY site";
-        let mut states = self.many(sql, [as_i64(ino.0)], |row| {
-            let code: i8 = row.get(1).db()?;
-            Ok(SiteState {
-                site: SiteName(row.get(0).db()?),
-                status: SiteStatus::from_code(code)
-                    .ok_or_else(|| StateError::damaged(format!("a file stands at {code} at a site")))?,
-                version: version_at(row, 2)?,
-                done_bytes: count_at(row, 3)?,
-                retries: row.get(4).db()?,
-                error: row.get(5).db()?,
-                at_ms: row.get(6).db()?,
-            })
-        })?;
-        let node = self
-            .node(ino)?
-            .filter(|node| node.kind != EntryKind::Dir && node.version.is_some());
-        if let Some(node) = node
-            && let Some((project, _)) = self.project_of(ino)?
-            && let Err(at) = states.binary_search_by(|state| state.site.cmp(&project.remote_site))
-        {
-            let state = SiteState {
-                site: project.remote_site,
-                status: SiteStatus::Synced,
-                version: node.version,
-                done_bytes: node.size,
-                retries: 0,
-                error: None,
-                at_ms: node.ctime_ns / 1_000_000,
-            };
-            states.insert(at, state);
-        }
-        Ok(states)
-    }
-
     /// Returns how much the store holds; costs the same however much that is.
     pub fn counts(&self) -> Result<Counts, StateError> {
         let mut counts = Counts::default();
@@ -107,40 +63,5 @@ impl ReadTxn<'_> {
             missed: first.is_some_and(|first| as_i64(seq) + 1 < first),
             rows,
         })
-    }
-}
-
-impl WriteTxn<'_> {
-    /// Writes down where a file stands at a site.
-    pub fn set_site_state(&self, ino: Ino, state: &SiteState) -> Result<(), StateError> {
-        let node = self.node(ino)?.ok_or(StateError::NoSuchNode(ino))?;
-        if node.kind == EntryKind::Dir {
-            return Err(StateError::Invalid(format!(
-                "the number {ino} is a folder's, and only files stand at sites"
-            )));
-        }
-        self.run(
-            "INSERT OR REPLACE INTO site_state (ino, site, state, version, done_bytes, retries, error, at_ms) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            (
-                as_i64(ino.0),
-                &state.site.0,
-                state.status.code(),
-                state.version.as_ref().map(|version| version.as_str()),
-                as_i64(state.done_bytes),
-                state.retries,
-                &state.error,
-                state.at_ms,
-            ),
-        )?;
-        Ok(())
-    }
-
-    /// Forgets where a file stands at a site; says whether anything was written down.
-    pub fn clear_site_state(&self, ino: Ino, site: &SiteName) -> Result<bool, StateError> {
-        Ok(self.run(
-            "DELETE FROM site_state WHERE ino = ?1 AND site = ?2",
-            (as_i64(ino.0), &site.0),
-        )? == 1)
     }
 }

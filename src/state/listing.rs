@@ -676,7 +676,6 @@ impl WriteTxn<'_> {
             self.run("UPDATE inode SET nlink = nlink - 1 WHERE ino = ?1", [as_i64(ino.0)])?;
         } else {
             self.run("DELETE FROM inode WHERE ino = ?1", [as_i64(ino.0)])?;
-            self.run("DELETE FROM site_state WHERE ino = ?1", [as_i64(ino.0)])?;
             self.run("DELETE FROM conflict WHERE ino = ?1", [as_i64(ino.0)])?;
             self.run("DELETE FROM xattr WHERE ino = ?1", [as_i64(ino.0)])?;
             self.count(Delta::of(kind, -1, -as_i64(size)));

@@ -9,9 +9,11 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod arrival;
 mod cache;
 mod check;
 mod content;
+mod copies;
 mod edit;
 mod error;
 mod facts;
@@ -27,6 +29,7 @@ mod publish;
 mod queue;
 mod read;
 mod schema;
+mod site_state;
 mod task;
 mod tree;
 mod write;
@@ -46,22 +49,25 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 use uuid::Uuid;
 
+pub use arrival::{Arrival, Copied};
 pub use check::Problem;
 pub use content::NewAttrs;
+pub use copies::{Asked, JobKey, NewCopy, OpenJob};
 pub use edit::{Left, NewEntry, Removed, RenameHow, Renamed};
 pub use error::{Refusal, StateError};
 pub use node::{
     Change, ChangeKind, Changes, Child, Counts, ListingDiff, Moment, NewProject, Node, Origin, Project, Remote,
-    ScanRecord, SiteState, SiteStatus,
+    ScanRecord,
 };
 pub use outbox::{FAILURES_TOLD, Handed, Message, MessageState, NewMessage, PATHS_KEPT, Round, RoundFailure};
 pub use own::OwnFile;
 pub use pins::{NewPin, Pin};
 pub use publish::{Conflict, Landed, OwnName, SentFile};
 pub use read::ReadTxn;
+pub use site_state::{SiteRow, SiteStatus};
 pub use task::{
-    Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,
-    TaskId, TaskState, TaskWhat,
+    Claim, Job, JobId, JobKind, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Replaces, Standing, Tally,
+    Task, TaskFilter, TaskId, TaskState, TaskWhat,
 };
 pub use tree::Tree;
 pub use write::WriteTxn;

@@ -206,43 +206,6 @@ pub struct Changes {
     pub rows: Vec<Change>,
 }
 
-/// Where a file stands at a site; the numbers are AYON's.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(i8)]
-pub enum SiteStatus {
-    /// Not there.
-    NotAvailable = -1,
-    /// On its way.
-    InProgress = 0,
-    /// Waiting for its turn.
-    Queued = 1,
-    /// Given up for now.
-    Failed = 2,
-    /// Held back.
-    Paused = 3,
-    /// There.
-    Synced = 4,
-}
-
-/// Where one file stands at one site.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SiteState {
-    /// The site.
-    pub site: SiteName,
-    /// Where the file stands.
-    pub status: SiteStatus,
-    /// The version there, or on its way there.
-    pub version: Option<Version>,
-    /// Bytes that have arrived.
-    pub done_bytes: u64,
-    /// Attempts that failed.
-    pub retries: u32,
-    /// Why the last one did.
-    pub error: Option<String>,
-    /// When the row was written, milliseconds since 1970.
-    pub at_ms: i64,
-}
-
 /// What was applied to a folder changed this.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListingDiff {
@@ -415,28 +378,5 @@ impl ChangeKind {
         .into_iter()
         .find(|kind| kind.code() == code)
         .ok_or_else(|| StateError::damaged(format!("a change of kind {code}")))
-    }
-}
-
-impl SiteStatus {
-    /// Returns AYON's number for it.
-    #[must_use]
-    pub fn code(self) -> i8 {
-        self as i8
-    }
-
-    /// Returns what AYON's number means.
-    #[must_use]
-    pub fn from_code(code: i8) -> Option<Self> {
-        [
-            Self::NotAvailable,
-            Self::InProgress,
-            Self::Queued,
-            Self::Failed,
-            Self::Paused,
-            Self::Synced,
-        ]
-        .into_iter()
-        .find(|status| status.code() == code)
     }
 }

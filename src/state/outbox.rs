@@ -25,7 +25,8 @@ const TRIES_TOLD: u32 = 3;
 
 /// Whether a job has something left to do; what only clears up after a file that is gone does not count.
 const LEFT_TO_DO: &str = "SELECT 1 FROM task INDEXED BY task_job \
-                          WHERE job = ?1 AND state IN (0, 1) AND tries < ?2 AND (what <> 0 OR parent IS NOT NULL) LIMIT 1";
+                          WHERE job = ?1 AND state IN (0, 1) AND tries < ?2 AND what <> 5 \
+                          AND (what <> 0 OR parent IS NOT NULL) LIMIT 1";
 
 /// What a job did.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -377,8 +378,10 @@ impl WriteTxn<'_> {
             |row| count_at(row, 0),
         )?;
         let removed = match task.what {
-            TaskWhat::Send => false,
+            TaskWhat::Send | TaskWhat::Copy => false,
             TaskWhat::DeleteFile | TaskWhat::DeleteFolder => true,
+            // What is in it counts.
+            TaskWhat::CopyFolder | TaskWhat::CopyLeftover => return Ok(()),
         };
         let wants_path = !removed && shown.unwrap_or_default() < PATHS_KEPT;
         let path = if wants_path { self.path_of_task(task)? } else { None };

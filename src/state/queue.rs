@@ -16,12 +16,13 @@ use std::cmp::Reverse;
 use rusqlite::Row;
 
 use super::StateError;
+use super::copies::JobKey;
 use super::error::Db;
 use super::node::{as_i64, count_at, ino_at};
 use super::read::ReadTxn;
 use super::task::{
-    Claim, Job, JobId, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter,
-    TaskId, TaskState, TaskWhat, job_at, job_columns, task_at, task_columns,
+    Claim, Job, JobId, JobKind, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task,
+    TaskFilter, TaskId, TaskState, TaskWhat, job_at, job_columns, task_at, task_columns,
 };
 use super::write::WriteTxn;
 use crate::model::{Ino, Name, RelPath, SiteName, Version};
@@ -39,26 +40,97 @@ macro_rules! same_work {
     };
 }
 
-/// The priority below `?3` that tasks of a state have.
-pub(super) const LEVEL: &str = "SELECT priority FROM task INDEXED BY task_next \
-                                WHERE root = ?1 AND state = ?2 AND priority < ?3 ORDER BY priority DESC LIMIT 1";
-/// When the first task of a priority is due.
-pub(super) const SOONEST: &str = "SELECT due_ms FROM task INDEXED BY task_next \
-                                  WHERE root = ?1 AND state = ?2 AND priority = ?3 ORDER BY due_ms LIMIT 1";
-/// When the first claim runs out.
-pub(super) const FIRST_LEASE: &str =
-    "SELECT min(lease_ms) FROM task INDEXED BY task_next WHERE root = ?1 AND state = 1";
-/// Claims that have run out.
-pub(super) const RUN_OUT: &str = "SELECT priority, due_ms, id, size FROM task INDEXED BY task_next \
-                                  WHERE root = ?1 AND state = 1 AND lease_ms <= ?2";
-/// Tasks of a priority that are due.
-pub(super) const DUE: &str = "SELECT priority, due_ms, id, size FROM task INDEXED BY task_next \
-                              WHERE root = ?1 AND state = ?2 AND priority = ?3 AND due_ms <= ?4 \
-                              ORDER BY due_ms, id LIMIT ?5";
-/// Tasks of a priority that are due later than can be, but for those that are never due.
-pub(super) const FAR: &str = "SELECT priority, due_ms, id, size FROM task INDEXED BY task_next \
-                              WHERE root = ?1 AND state = ?2 AND priority = ?3 AND due_ms > ?4 \
-                              AND due_ms < 9223372036854775807 ORDER BY due_ms, id LIMIT ?5";
+/// The questions about one line of tasks: of what a project publishes, or of the copies of a job.
+#[derive(Debug)]
+pub(super) struct LineSql {
+    /// The priority below `?3` that tasks of a state have.
+    pub(super) level: &'static str,
+    /// When the first task of a priority is due.
+    pub(super) soonest: &'static str,
+    /// When the first claim runs out.
+    pub(super) first_lease: &'static str,
+    /// Claims that have run out.
+    pub(super) run_out: &'static str,
+    /// Tasks of a priority that are due.
+    pub(super) due: &'static str,
+    /// Tasks of a priority that are due later than can be, but for those that are never due.
+    pub(super) far: &'static str,
+}
+
+macro_rules! line_sql {
+    ($index:literal, $whose:literal) => {
+        LineSql {
+            level: concat!(
+                "SELECT priority FROM task INDEXED BY ",
+                $index,
+                " WHERE ",
+                $whose,
+                " AND state = ?2 AND priority < ?3 ORDER BY priority DESC LIMIT 1"
+            ),
+            soonest: concat!(
+                "SELECT due_ms FROM task INDEXED BY ",
+                $index,
+                " WHERE ",
+                $whose,
+                " AND state = ?2 AND priority = ?3 ORDER BY due_ms LIMIT 1"
+            ),
+            first_lease: concat!(
+                "SELECT min(lease_ms) FROM task INDEXED BY ",
+                $index,
+                " WHERE ",
+                $whose,
+                " AND state = 1"
+            ),
+            run_out: concat!(
+                "SELECT priority, due_ms, id, size FROM task INDEXED BY ",
+                $index,
+                " WHERE ",
+                $whose,
+                " AND state = 1 AND lease_ms <= ?2"
+            ),
+            due: concat!(
+                "SELECT priority, due_ms, id, size FROM task INDEXED BY ",
+                $index,
+                " WHERE ",
+                $whose,
+                " AND state = ?2 AND priority = ?3 AND due_ms <= ?4 ORDER BY due_ms, id LIMIT ?5"
+            ),
+            far: concat!(
+                "SELECT priority, due_ms, id, size FROM task INDEXED BY ",
+                $index,
+                " WHERE ",
+                $whose,
+                " AND state = ?2 AND priority = ?3 AND due_ms > ?4 AND due_ms < 9223372036854775807 \
+                 ORDER BY due_ms, id LIMIT ?5"
+            ),
+        }
+    };
+}
+
+pub(super) const PUBLISHES: LineSql = line_sql!("task_next", "root = ?1 AND what < 3");
+pub(super) const COPIES: LineSql = line_sql!("task_copy_next", "job = ?1 AND what >= 3");
+
+/// A line of tasks, each claimed in the order of priority and time.
+#[derive(Clone, Copy)]
+struct Line {
+    sql: &'static LineSql,
+    whose: i64,
+}
+
+impl Line {
+    fn of(root: Ino, job: Option<JobId>) -> Self {
+        match job {
+            None => Self {
+                sql: &PUBLISHES,
+                whose: as_i64(root.0),
+            },
+            Some(job) => Self {
+                sql: &COPIES,
+                whose: as_i64(job.0),
+            },
+        }
+    }
+}
 
 /// The states of tasks that are begun when they are due.
 const STARTABLE: [TaskState; 2] = [TaskState::Waiting, TaskState::Blocked];
@@ -102,7 +174,7 @@ impl ReadTxn<'_> {
         const SQL: &str = concat!(
             "SELECT ",
             task_columns!(),
-            " FROM task INDEXED BY task_path WHERE root = ?1 AND path = ?2 AND what <> 0"
+            " FROM task INDEXED BY task_path WHERE root = ?1 AND path = ?2 AND what IN (1, 2)"
         );
         self.one(SQL, (as_i64(root.0), path.as_bytes()), task_at)
     }
@@ -110,7 +182,7 @@ impl ReadTxn<'_> {
     /// Says whether something below a path of a project has still to be removed at its site.
     pub fn has_deletes_below(&self, root: Ino, path: &RelPath) -> Result<bool, StateError> {
         const SQL: &str = "SELECT 1 FROM task INDEXED BY task_path \
-                           WHERE root = ?1 AND path > ?2 AND path < ?3 AND what <> 0 LIMIT 1";
+                           WHERE root = ?1 AND path > ?2 AND path < ?3 AND what IN (1, 2) LIMIT 1";
         // All that begins with `path/`: `0` follows `/`.
         let (from, to) = ([path.as_bytes(), b"/"].concat(), [path.as_bytes(), b"0"].concat());
         Ok(self.one(SQL, (as_i64(root.0), from, to), |_| Ok(()))?.is_some())
@@ -122,20 +194,20 @@ impl ReadTxn<'_> {
             "SELECT ",
             task_columns!(),
             " FROM task WHERE id > ?1 AND (?2 IS NULL OR id = ?2) AND (?3 IS NULL OR root = ?3)",
-            " AND (?4 IS NULL OR state = ?4) ORDER BY id LIMIT ?5"
+            " AND (?4 IS NULL OR state = ?4) AND (?6 IS NULL OR job = ?6) ORDER BY id LIMIT ?5"
         );
-        let TaskFilter { root, state, id } = filter;
+        let TaskFilter { root, state, id, job } = filter;
         let (id, root) = (id.map(|id| as_i64(id.0)), root.map(|root| as_i64(root.0)));
-        let state = state.map(TaskState::code);
-        self.many(SQL, (as_i64(after.0), id, root, state, sql_limit(limit)), task_at)
+        let (state, job) = (state.map(TaskState::code), job.map(|job| as_i64(job.0)));
+        self.many(SQL, (as_i64(after.0), id, root, state, sql_limit(limit), job), task_at)
     }
 
-    /// Returns the tasks of a project with a note of an upload. Reads the project's whole queue.
+    /// Returns the tasks of a project with a note of an upload, copies apart. Reads the project's whole queue.
     pub fn tasks_with_upload(&self, root: Ino) -> Result<Vec<Task>, StateError> {
         const SQL: &str = concat!(
             "SELECT ",
             task_columns!(),
-            " FROM task WHERE root = ?1 AND upload IS NOT NULL ORDER BY id"
+            " FROM task WHERE root = ?1 AND what < 3 AND upload IS NOT NULL ORDER BY id"
         );
         self.many(SQL, [as_i64(root.0)], task_at)
     }
@@ -173,6 +245,7 @@ impl ReadTxn<'_> {
                 TaskState::Running => &mut counts.running,
                 TaskState::Blocked => &mut counts.blocked,
                 TaskState::Held => &mut counts.held,
+                TaskState::Excluded => &mut counts.excluded,
             };
             of_state.add(tally);
             if tried && state == TaskState::Waiting {
@@ -183,9 +256,9 @@ impl ReadTxn<'_> {
     }
 
     /// Counts what is still to be sent and removed, by project, state and whether it is a send; leftovers are not among
-    /// it. Reads all queues.
+    /// it, nor what is copied between sites. Reads all queues.
     pub fn to_do(&self) -> Result<Vec<(Ino, TaskState, bool, Tally)>, StateError> {
-        let sql = "SELECT root, state, what = 0, count(*), sum(size) FROM task WHERE what <> 0 OR parent IS NOT NULL \
+        let sql = "SELECT root, state, what = 0, count(*), sum(size) FROM task WHERE what IN (1, 2) OR parent IS NOT NULL \
                    GROUP BY 1, 2, 3";
         self.many(sql, [], |row| {
             let (tasks, bytes) = (count_at(row, 3)?, count_at(row, 4)?);
@@ -221,10 +294,10 @@ impl ReadTxn<'_> {
     }
 
     /// Returns the priorities that tasks of a state have, highest first. Costs a look into the index each.
-    fn levels(&self, root: Ino, state: TaskState) -> Result<Vec<i64>, StateError> {
+    fn levels(&self, line: Line, state: TaskState) -> Result<Vec<i64>, StateError> {
         let mut levels = Vec::new();
         let mut below = i64::MAX;
-        while let Some(level) = self.one(LEVEL, (as_i64(root.0), state.code(), below), |row| row.get(0).db())? {
+        while let Some(level) = self.one(line.sql.level, (line.whose, state.code(), below), |row| row.get(0).db())? {
             levels.push(level);
             below = level;
         }
@@ -232,20 +305,39 @@ impl ReadTxn<'_> {
     }
 
     /// Returns when there is something to claim next, milliseconds since 1970: when the first task is due or the first
-    /// claim runs out. `None`: not by itself.
-    pub fn next_due(&self, root: Ino) -> Result<Option<i64>, StateError> {
+    /// claim runs out. `None`: not by itself. Of the copies of a job, or of what a project publishes.
+    pub fn next_due(&self, root: Ino, job: Option<JobId>) -> Result<Option<i64>, StateError> {
+        let line = Line::of(root, job);
         let mut soonest = self
-            .one(FIRST_LEASE, [as_i64(root.0)], |row| row.get(0).db())?
+            .one(line.sql.first_lease, [line.whose], |row| row.get(0).db())?
             .flatten();
         for state in STARTABLE {
-            for level in self.levels(root, state)? {
-                let due = self.one(SOONEST, (as_i64(root.0), state.code(), level), |row| {
+            for level in self.levels(line, state)? {
+                let due = self.one(line.sql.soonest, (line.whose, state.code(), level), |row| {
                     row.get::<_, i64>(0).db()
                 })?;
                 soonest = [soonest, due].into_iter().flatten().min();
             }
         }
         Ok(soonest.filter(|due| *due != NEVER))
+    }
+
+    /// Returns the highest priority of a job's copies that are due.
+    pub fn due_priority(&self, job: JobId, now_ms: i64) -> Result<Option<u16>, StateError> {
+        let line = Line::of(Ino::ROOT, Some(job));
+        let mut highest = None;
+        for state in STARTABLE {
+            for level in self.levels(line, state)? {
+                let due = self.one(line.sql.soonest, (line.whose, state.code(), level), |row| {
+                    row.get::<_, i64>(0).db()
+                })?;
+                if due.is_some_and(|due| due <= now_ms) {
+                    highest = highest.max(u16::try_from(level).ok());
+                    break;
+                }
+            }
+        }
+        Ok(highest)
     }
 
     /// Returns a job by its number.
@@ -267,17 +359,14 @@ impl ReadTxn<'_> {
 
 impl WriteTxn<'_> {
     fn job_of(&self, root: Ino, source: &SiteName, target: &SiteName, now_ms: i64) -> Result<JobId, StateError> {
-        let day = now_ms.div_euclid(DAY_MS);
-        let find = "SELECT id FROM job WHERE root = ?1 AND source = ?2 AND target = ?3 AND day = ?4";
-        let found = self.one(find, (as_i64(root.0), &source.0, &target.0, day), |row| {
-            count_at(row, 0).map(JobId)
-        })?;
-        if let Some(job) = found {
-            return Ok(job);
-        }
-        let insert = "INSERT INTO job (root, source, target, day, created_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
-        self.run(insert, (as_i64(root.0), &source.0, &target.0, day, now_ms))?;
-        Ok(JobId(self.conn.last_insert_rowid().unsigned_abs()))
+        let key = JobKey {
+            root,
+            source: source.clone(),
+            target: target.clone(),
+            kind: JobKind::Publish,
+            day: now_ms.div_euclid(DAY_MS),
+        };
+        self.ensure_job(&key, now_ms)
     }
 
     /// Puts a file into the queue. A task that its name has already is renewed: it starts over with what is new, stays
@@ -312,7 +401,7 @@ impl WriteTxn<'_> {
     pub fn queue_delete(&self, delete: &NewDelete, now_ms: i64) -> Result<TaskId, StateError> {
         const SQL: &str = "INSERT INTO task (root, job, what, path, version, gen, priority, state, due_ms) \
                            VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, 0, ?7) \
-                           ON CONFLICT (root, path) WHERE what <> 0 DO UPDATE SET job = excluded.job, \
+                           ON CONFLICT (root, path) WHERE what IN (1, 2) DO UPDATE SET job = excluded.job, \
                            what = excluded.what, version = excluded.version, gen = gen + 1, due_ms = excluded.due_ms, \
                            tries = 0, kind = NULL, error = NULL, state = iif(state IN (1, 3), state, 0) RETURNING id";
         let job = self.job_of(delete.root, &delete.source, &delete.target, now_ms)?;
@@ -354,7 +443,7 @@ impl WriteTxn<'_> {
 
     /// Takes the removal of a path back; says whether there was one. One under way may have been done all the same.
     pub fn cancel_delete(&self, root: Ino, path: &RelPath) -> Result<bool, StateError> {
-        let sql = "DELETE FROM task WHERE root = ?1 AND path = ?2 AND what <> 0 RETURNING job";
+        let sql = "DELETE FROM task WHERE root = ?1 AND path = ?2 AND what IN (1, 2) RETURNING job";
         let job = self.one(sql, (as_i64(root.0), path.as_bytes()), |row| {
             count_at(row, 0).map(JobId)
         })?;
@@ -415,8 +504,10 @@ impl WriteTxn<'_> {
         const LEFTOVER: &str = "UPDATE task SET parent = NULL, name = NULL, ino = NULL, gen = gen + 1, size = 0, \
                                 done_bytes = 0, tries = 0, kind = NULL, error = NULL, due_ms = 0, \
                                 state = iif(state = 1, 1, 0) WHERE id = ?1";
+        const COPY_LEFTOVER: &str = "UPDATE task SET what = 5, gen = gen + 1, size = 0, done_bytes = 0, tries = 0, \
+                                     kind = NULL, error = NULL, due_ms = 0, state = iif(state = 1, 1, 0) WHERE id = ?1";
         let sql = if task.upload.is_some() {
-            LEFTOVER
+            if task.what.is_copy() { COPY_LEFTOVER } else { LEFTOVER }
         } else {
             "DELETE FROM task WHERE id = ?1"
         };
@@ -434,14 +525,15 @@ impl WriteTxn<'_> {
         if claim.limit == 0 || self.is_paused(claim.root)? {
             return Ok(Vec::new());
         }
-        let mut places = self.run_out(claim)?;
+        let line = Line::of(claim.root, claim.job);
+        let mut places = self.run_out(claim, line)?;
         for state in STARTABLE {
             let mut found = 0;
-            for level in self.levels(claim.root, state)? {
+            for level in self.levels(line, state)? {
                 if found >= claim.limit {
                     break;
                 }
-                let due = self.due(claim, state, level)?;
+                let due = self.due(claim, line, state, level)?;
                 found += due.len();
                 places.extend(due);
             }
@@ -456,18 +548,18 @@ impl WriteTxn<'_> {
     }
 
     /// Returns running tasks whose claim ran out: as many as there are, since few run.
-    fn run_out(&self, claim: &Claim) -> Result<Vec<Place>, StateError> {
-        let found = self.many(RUN_OUT, (as_i64(claim.root.0), claim.now_ms), |row| claim.place(row))?;
+    fn run_out(&self, claim: &Claim, line: Line) -> Result<Vec<Place>, StateError> {
+        let found = self.many(line.sql.run_out, (line.whose, claim.now_ms), |row| claim.place(row))?;
         Ok(found.into_iter().flatten().collect())
     }
 
     /// Returns tasks of one priority that may be begun.
-    fn due(&self, claim: &Claim, state: TaskState, level: i64) -> Result<Vec<Place>, StateError> {
+    fn due(&self, claim: &Claim, line: Line, state: TaskState, level: i64) -> Result<Vec<Place>, StateError> {
         let look = claim.limit + claim.under_way.len() + claim.max_size.map_or(0, |_| LOOK_PAST);
         let horizon = claim.now_ms.saturating_add(claim.horizon_ms);
         let mut places = Vec::new();
-        for (sql, moment) in [(DUE, claim.now_ms), (FAR, horizon)] {
-            let params = (as_i64(claim.root.0), state.code(), level, moment, sql_limit(look));
+        for (sql, moment) in [(line.sql.due, claim.now_ms), (line.sql.far, horizon)] {
+            let params = (line.whose, state.code(), level, moment, sql_limit(look));
             let found = self.many(sql, params, |row| claim.place(row))?;
             places.extend(found.into_iter().flatten());
         }
@@ -507,7 +599,11 @@ impl WriteTxn<'_> {
     /// leftover is done with that, and goes.
     pub fn clear_upload(&self, id: TaskId) -> Result<(), StateError> {
         let id = as_i64(id.0);
-        if self.run("DELETE FROM task WHERE id = ?1 AND what = 0 AND parent IS NULL", [id])? == 0 {
+        if self.run(
+            "DELETE FROM task WHERE id = ?1 AND (what = 0 AND parent IS NULL OR what = 5)",
+            [id],
+        )? == 0
+        {
             self.run("UPDATE task SET upload = NULL, done_bytes = 0 WHERE id = ?1", [id])?;
         }
         Ok(())
@@ -519,7 +615,9 @@ impl WriteTxn<'_> {
         let sql = "UPDATE job SET done_tasks = done_tasks + 1, done_bytes = done_bytes + ?2 WHERE id = ?1";
         let ended = self.end_row(task)?;
         if ended {
-            self.run(sql, (as_i64(task.job.0), as_i64(task.size)))?;
+            if task.what != TaskWhat::CopyFolder {
+                self.run(sql, (as_i64(task.job.0), as_i64(task.size)))?;
+            }
             self.round_did_task(task)?;
             self.round_over(task.job)?;
         } else {
@@ -569,7 +667,7 @@ impl WriteTxn<'_> {
     /// that says.
     pub fn retry_task(&self, task: &Task, due_ms: i64, kind: &str, error: &str) -> Result<bool, StateError> {
         const SQL: &str = concat!(
-            "UPDATE task SET state = iif(state = 3, 3, 0), lease_ms = 0, tries = tries + 1, due_ms = ?6, kind = ?7, \
+            "UPDATE task SET state = iif(state >= 3, state, 0), lease_ms = 0, tries = tries + 1, due_ms = ?6, kind = ?7, \
              error = ?8 WHERE ",
             same_work!()
         );
@@ -580,7 +678,7 @@ impl WriteTxn<'_> {
     /// something to say. `false` if the row is other work by now, and waits as that says.
     pub fn postpone_task(&self, task: &Task, due_ms: i64, why: Option<(&str, &str)>) -> Result<bool, StateError> {
         const SQL: &str = concat!(
-            "UPDATE task SET state = iif(state = 3, 3, 0), lease_ms = 0, due_ms = ?6, kind = nullif(?7, ''), \
+            "UPDATE task SET state = iif(state >= 3, state, 0), lease_ms = 0, due_ms = ?6, kind = nullif(?7, ''), \
              error = nullif(?8, '') WHERE ",
             same_work!()
         );
@@ -592,7 +690,7 @@ impl WriteTxn<'_> {
     /// is other work by now, and waits.
     pub fn block_task(&self, task: &Task, again_ms: Option<i64>, kind: &str, error: &str) -> Result<bool, StateError> {
         const SQL: &str = concat!(
-            "UPDATE task SET state = iif(state = 3, 3, 2), lease_ms = 0, tries = tries + 1, due_ms = ?6, kind = ?7, \
+            "UPDATE task SET state = iif(state >= 3, state, 2), lease_ms = 0, tries = tries + 1, due_ms = ?6, kind = ?7, \
              error = ?8 WHERE ",
             same_work!()
         );
@@ -603,8 +701,15 @@ impl WriteTxn<'_> {
     /// have seen to it.
     pub fn release_leases(&self) -> Result<(), StateError> {
         const CLAIMED: &str = "UPDATE task SET state = 0, lease_ms = 0 \
-                               WHERE root IN (SELECT root FROM project) AND state = 1";
-        const BLOCKED: &str = "UPDATE task SET due_ms = 0 WHERE root IN (SELECT root FROM project) AND state = 2";
+                               WHERE root IN (SELECT root FROM project) AND what < 3 AND state = 1";
+        const BLOCKED: &str = "UPDATE task SET due_ms = 0 \
+                               WHERE root IN (SELECT root FROM project) AND what < 3 AND state = 2";
+        const COPIES_CLAIMED: &str = "UPDATE task SET state = 0, lease_ms = 0 \
+                                      WHERE job IN (SELECT id FROM job WHERE kind > 0) AND what >= 3 AND state = 1";
+        const COPIES_BLOCKED: &str = "UPDATE task SET due_ms = 0 \
+                                      WHERE job IN (SELECT id FROM job WHERE kind > 0) AND what >= 3 AND state = 2";
+        self.run(COPIES_CLAIMED, [])?;
+        self.run(COPIES_BLOCKED, [])?;
         self.run(CLAIMED, [])?;
         self.run(BLOCKED, [])?;
         Ok(())
@@ -642,7 +747,7 @@ impl WriteTxn<'_> {
     /// Holds a task back, or lets a held one go; says whether there was one. One under way stops soon.
     pub fn hold_task(&self, id: TaskId, hold: bool) -> Result<bool, StateError> {
         let sql = if hold {
-            "UPDATE task SET state = 3, lease_ms = 0 WHERE id = ?1"
+            "UPDATE task SET state = 3, lease_ms = 0 WHERE id = ?1 AND state <> 4"
         } else {
             "UPDATE task SET state = 0, due_ms = iif(due_ms = 9223372036854775807, 0, due_ms) \
              WHERE id = ?1 AND state = 3"
@@ -662,11 +767,12 @@ impl WriteTxn<'_> {
     pub fn retry_now(&self, filter: TaskFilter, now_ms: i64) -> Result<usize, StateError> {
         const SQL: &str = "UPDATE task SET state = 0, due_ms = ?4, tries = 0 \
                            WHERE (?1 IS NULL OR id = ?1) AND (?2 IS NULL OR root = ?2) AND (?3 IS NULL OR state = ?3) \
-                           AND (state = 2 OR state = 0 AND (tries > 0 OR ?1 IS NOT NULL))";
+                           AND (?5 IS NULL OR job = ?5) AND (state = 2 OR state = 0 AND (tries > 0 OR ?1 IS NOT NULL) OR state = 4 AND ?1 IS NOT NULL)";
         self.rounds_go_on(filter)?;
-        let TaskFilter { root, state, id } = filter;
+        let TaskFilter { root, state, id, job } = filter;
         let (id, root) = (id.map(|id| as_i64(id.0)), root.map(|root| as_i64(root.0)));
-        self.run(SQL, (id, root, state.map(TaskState::code), now_ms))
+        let job = job.map(|job| as_i64(job.0));
+        self.run(SQL, (id, root, state.map(TaskState::code), now_ms, job))
     }
 }
 

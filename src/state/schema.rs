@@ -24,6 +24,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/002_writing.sql"),
     include_str!("migrations/003_pins.sql"),
     include_str!("migrations/004_notify.sql"),
+    include_str!("migrations/005_between.sql"),
+    include_str!("migrations/006_sites.sql"),
 ];
 
 /// Page cache of the writing connection, in KiB.

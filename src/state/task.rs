@@ -27,6 +27,12 @@ pub enum TaskWhat {
     DeleteFile,
     /// Removing an empty folder at the site.
     DeleteFolder,
+    /// Copying a file from one site to another.
+    Copy,
+    /// Copying what is in a folder: becomes a task for each entry.
+    CopyFolder,
+    /// Clearing away what a copy that was taken out of the queue left at its target.
+    CopyLeftover,
 }
 
 /// How a task stands.
@@ -40,6 +46,22 @@ pub enum TaskState {
     Blocked,
     /// A person holds it back.
     Held,
+    /// A person took this one file out of what is copied. The row stays, so that the folder's next look leaves it out too.
+    Excluded,
+}
+
+/// What a copy may take the place of at its target.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Replaces {
+    /// What a copy put there before and nobody changed since, and what is older than the source's file.
+    #[default]
+    Usual,
+    /// Nothing: nothing may be there.
+    Nothing,
+    /// This version alone.
+    Only(Version),
+    /// Whatever is there: somebody asked for that.
+    Whatever,
 }
 
 /// One file's transfer, or one removal at the site.
@@ -59,9 +81,9 @@ pub struct Task {
     pub name: Option<Name>,
     /// Sends: the file.
     pub ino: Option<Ino>,
-    /// Removals: the path under the project's remote path.
+    /// Removals: the path under the project's remote path. Copies: the path below the project's folder, at every site.
     pub path: Option<RelPath>,
-    /// Removals: what may be removed.
+    /// Removals: what may be removed. Copies: the source's version when it was last looked at, if it was.
     pub version: Option<Version>,
     /// Sends: the generation that was closed last. Removals: counts how often it was asked for.
     pub generation: u64,
@@ -85,13 +107,19 @@ pub struct Task {
     pub done_bytes: u64,
     /// The worker's note about an upload under way.
     pub upload: Option<String>,
+    /// Copies: the site they go to.
+    pub target: Option<SiteName>,
+    /// Copies: what they may take the place of.
+    pub replaces: Replaces,
+    /// Copies: the worker's note of what a listing of the folder showed.
+    pub seen: Option<String>,
 }
 
 impl Task {
     /// Says whether only an upload has still to be cleared away: the name that it was for is gone.
     #[must_use]
     pub fn is_leftover(&self) -> bool {
-        self.what == TaskWhat::Send && self.parent.is_none()
+        self.what == TaskWhat::CopyLeftover || self.what == TaskWhat::Send && self.parent.is_none()
     }
 }
 
@@ -142,6 +170,8 @@ pub struct NewDelete {
 pub struct Claim {
     /// The project's root folder.
     pub root: Ino,
+    /// Copies of this job; `None`: what the project publishes.
+    pub job: Option<JobId>,
     /// The moment, milliseconds since 1970.
     pub now_ms: i64,
     /// Until when the claim holds, milliseconds since 1970.
@@ -177,6 +207,8 @@ pub struct TaskFilter {
     pub state: Option<TaskState>,
     /// This one.
     pub id: Option<TaskId>,
+    /// Of this job.
+    pub job: Option<JobId>,
 }
 
 /// What was set for a queue.
@@ -190,6 +222,19 @@ pub struct QueueRow {
     pub paused: bool,
 }
 
+/// Why a job was made.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum JobKind {
+    /// Files that were written here go to the project's site.
+    Publish,
+    /// Somebody pushed files to a site.
+    Push,
+    /// Somebody pulled files from a site.
+    Pull,
+    /// Sites are kept alike.
+    Sync,
+}
+
 /// What was asked for between two sites of a project on one day.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Job {
@@ -201,7 +246,9 @@ pub struct Job {
     pub source: SiteName,
     /// Where they go.
     pub target: SiteName,
-    /// Days since 1970, UTC.
+    /// Why.
+    pub kind: JobKind,
+    /// Days since 1970: of UTC for publishes, else of whoever asked.
     pub day: i64,
     /// When it was made, milliseconds since 1970.
     pub created_ms: i64,
@@ -209,6 +256,10 @@ pub struct Job {
     pub done_tasks: u64,
     /// Bytes in them.
     pub done_bytes: u64,
+    /// Copies: files that were at the target already.
+    pub same_tasks: u64,
+    /// Copies: entries that were left out because they are neither files nor folders.
+    pub left_out: u64,
 }
 
 /// A number of tasks and the bytes of their files.
@@ -231,6 +282,8 @@ pub struct QueueCounts {
     pub blocked: Tally,
     /// Held back by one.
     pub held: Tally,
+    /// Left out by one.
+    pub excluded: Tally,
     /// Those of `waiting` that failed before.
     pub retrying: Tally,
 }
@@ -239,7 +292,7 @@ pub struct QueueCounts {
 macro_rules! task_columns {
     () => {
         "id, root, job, what, parent, name, ino, path, version, gen, size, priority, state, due_ms, tries, kind, error, \
-         lease_ms, done_bytes, upload"
+         lease_ms, done_bytes, upload, target, replaces, replaced, seen"
     };
 }
 
@@ -248,7 +301,7 @@ pub(super) use task_columns;
 /// The columns of [`job_at`].
 macro_rules! job_columns {
     () => {
-        "id, root, source, target, day, created_ms, done_tasks, done_bytes"
+        "id, root, source, target, kind, day, created_ms, done_tasks, done_bytes, same_tasks, left_out"
     };
 }
 pub(super) use job_columns;
@@ -281,6 +334,9 @@ pub(super) fn task_at(row: &Row<'_>) -> Result<Task, StateError> {
         lease_ms: row.get(17).db()?,
         done_bytes: count_at(row, 18)?,
         upload: row.get(19).db()?,
+        target: row.get::<_, Option<String>>(20).db()?.map(SiteName),
+        replaces: Replaces::from_columns(row.get(21).db()?, version_at(row, 22)?)?,
+        seen: row.get(23).db()?,
     })
 }
 
@@ -290,27 +346,46 @@ pub(super) fn job_at(row: &Row<'_>) -> Result<Job, StateError> {
         root: ino_at(row, 1)?,
         source: SiteName(row.get(2).db()?),
         target: SiteName(row.get(3).db()?),
-        day: row.get(4).db()?,
-        created_ms: row.get(5).db()?,
-        done_tasks: count_at(row, 6)?,
-        done_bytes: count_at(row, 7)?,
+        kind: JobKind::from_code(row.get(4).db()?)?,
+        day: row.get(5).db()?,
+        created_ms: row.get(6).db()?,
+        done_tasks: count_at(row, 7)?,
+        done_bytes: count_at(row, 8)?,
+        same_tasks: count_at(row, 9)?,
+        left_out: count_at(row, 10)?,
     })
 }
 
 impl TaskWhat {
+    /// Says whether it is a copy from one site to another.
+    #[must_use]
+    pub fn is_copy(self) -> bool {
+        matches!(self, Self::Copy | Self::CopyFolder | Self::CopyLeftover)
+    }
+
     pub(super) fn code(self) -> i64 {
         match self {
             Self::Send => 0,
             Self::DeleteFile => 1,
             Self::DeleteFolder => 2,
+            Self::Copy => 3,
+            Self::CopyFolder => 4,
+            Self::CopyLeftover => 5,
         }
     }
 
     pub(super) fn from_code(code: i64) -> Result<Self, StateError> {
-        [Self::Send, Self::DeleteFile, Self::DeleteFolder]
-            .into_iter()
-            .find(|what| what.code() == code)
-            .ok_or_else(|| StateError::damaged(format!("a task about {code}")))
+        [
+            Self::Send,
+            Self::DeleteFile,
+            Self::DeleteFolder,
+            Self::Copy,
+            Self::CopyFolder,
+            Self::CopyLeftover,
+        ]
+        .into_iter()
+        .find(|what| what.code() == code)
+        .ok_or_else(|| StateError::damaged(format!("a task about {code}")))
     }
 }
 
@@ -321,14 +396,54 @@ impl TaskState {
             Self::Running => 1,
             Self::Blocked => 2,
             Self::Held => 3,
+            Self::Excluded => 4,
         }
     }
 
     pub(super) fn from_code(code: i64) -> Result<Self, StateError> {
-        [Self::Waiting, Self::Running, Self::Blocked, Self::Held]
+        [Self::Waiting, Self::Running, Self::Blocked, Self::Held, Self::Excluded]
             .into_iter()
             .find(|state| state.code() == code)
             .ok_or_else(|| StateError::damaged(format!("a task in state {code}")))
+    }
+}
+
+impl JobKind {
+    pub(super) fn code(self) -> i64 {
+        match self {
+            Self::Publish => 0,
+            Self::Push => 1,
+            Self::Pull => 2,
+            Self::Sync => 3,
+        }
+    }
+
+    pub(super) fn from_code(code: i64) -> Result<Self, StateError> {
+        [Self::Publish, Self::Push, Self::Pull, Self::Sync]
+            .into_iter()
+            .find(|kind| kind.code() == code)
+            .ok_or_else(|| StateError::damaged(format!("a job of kind {code}")))
+    }
+}
+
+impl Replaces {
+    pub(super) fn columns(&self) -> (i64, Option<&str>) {
+        match self {
+            Self::Usual => (0, None),
+            Self::Nothing => (1, None),
+            Self::Only(version) => (2, Some(version.as_str())),
+            Self::Whatever => (3, None),
+        }
+    }
+
+    pub(super) fn from_columns(code: i64, version: Option<Version>) -> Result<Self, StateError> {
+        match (code, version) {
+            (0, _) => Ok(Self::Usual),
+            (1, _) => Ok(Self::Nothing),
+            (2, Some(version)) => Ok(Self::Only(version)),
+            (3, _) => Ok(Self::Whatever),
+            _ => Err(StateError::damaged(format!("a copy that replaces {code}"))),
+        }
     }
 }
 

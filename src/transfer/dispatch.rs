@@ -7,6 +7,11 @@
 //! Lanes are served by priority; those with the same one take turns, slot by slot. A file of several parts never gets a
 //! site's last slot (where there are two or more): large files can take what they like of the time, and a small one that
 //! comes in behind them starts at once.
+//!
+//! A job of copies is a lane of its own, and takes a slot at each of its two sites. Between the same two sites a queue works
+//! on one job at a time, unless it is told otherwise; one of a higher priority makes those before it stop between two parts.
+
+mod jobs;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -15,12 +20,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, select_all};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::between::{Copies, Copying, MEMORY, permits};
 use super::paths::Paths;
 use super::schedule::Backoff;
 use super::stats::{Gauge, Stats};
@@ -28,7 +34,7 @@ use super::worker::{self, Reception, Shared};
 use super::{Desk, Lane, Options, as_ms, now_ms};
 use crate::model::SiteName;
 use crate::providers::ErrorKind;
-use crate::state::{Claim, QueueRow, StateError, StateStore, Task, TaskId};
+use crate::state::{Claim, JobId, PRIORITY_NORMAL, QueueRow, StateError, StateStore, Task, TaskId};
 
 /// The longest sleep: a clock that was set is noticed after this.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
@@ -67,6 +73,18 @@ impl Transfers {
         options: Options,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, StateError> {
+        Self::start_with_copies(store, desk, lanes, Copies::default(), options, stop).await
+    }
+
+    /// As [`start`](Self::start), and copies between sites as well.
+    pub async fn start_with_copies(
+        store: StateStore,
+        desk: Arc<dyn Desk>,
+        lanes: Vec<Lane>,
+        copies: Copies,
+        options: Options,
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>, StateError> {
         store.write(|txn| txn.release_leases()).await?;
         let shared = Arc::new(Shared {
             store,
@@ -77,6 +95,7 @@ impl Transfers {
             gauge: Gauge::new(),
             stop,
             pulse: watch::Sender::new(()),
+            memory: Arc::new(Semaphore::new(permits(MEMORY) as usize)),
             stumbles: Mutex::default(),
         });
         let bell = Arc::new(Bell::default());
@@ -84,7 +103,10 @@ impl Transfers {
         let dispatcher = Dispatcher {
             shared: Arc::clone(&shared),
             bell: Arc::clone(&bell),
-            lanes: lanes.into_iter().map(LaneState::new).collect(),
+            lanes: lanes.into_iter().map(|lane| LaneState::new(lane, None)).collect(),
+            copies,
+            stale: true,
+            rests: HashMap::new(),
             workers: JoinSet::new(),
             under_way: HashMap::new(),
             turn: 0,
@@ -140,6 +162,10 @@ struct Dispatcher {
     shared: Arc<Shared>,
     bell: Arc<Bell>,
     lanes: Vec<LaneState>,
+    copies: Copies,
+    /// There may be jobs that have no lane yet.
+    stale: bool,
+    rests: HashMap<SiteName, Rest>,
     workers: JoinSet<Reception>,
     under_way: HashMap<Id, Worked>,
     /// Counts what was handed out, so that lanes of one priority take turns.
@@ -152,14 +178,19 @@ struct Worked {
     lane: usize,
     task: Task,
     large: bool,
+    /// Makes it stop between two parts.
+    yields: CancellationToken,
 }
 
 #[derive(Debug)]
 struct LaneState {
     lane: Arc<Lane>,
+    /// Of a job of copies.
+    copies: Option<Arc<Copying>>,
     /// Nothing is to be had before this.
     idle_until: Option<Instant>,
-    rest: Rest,
+    /// Copies: the highest priority of what is due.
+    head: Option<u16>,
     /// When it last had its turn.
     served: u64,
 }
@@ -189,8 +220,8 @@ impl Rest {
             Reception::Served => *self = Self::default(),
             Reception::Nothing => {}
             // Those who were refused together strike once.
-            Reception::Refused(_) if self.left().is_some() => {}
-            Reception::Refused(kind) => {
+            Reception::Refused(_) | Reception::RefusedBySource(_) if self.left().is_some() => {}
+            Reception::Refused(kind) | Reception::RefusedBySource(kind) => {
                 self.strikes = self.strikes.saturating_add(1);
                 let wait = if kind == ErrorKind::Full {
                     backoff.wait(self.strikes)
@@ -208,13 +239,37 @@ impl LaneState {
         self.idle_until = Some(Instant::now() + time.min(SLEEP_MAX));
     }
 
-    fn new(lane: Lane) -> Self {
+    fn new(lane: Lane, copies: Option<Arc<Copying>>) -> Self {
         Self {
             lane: Arc::new(lane),
+            copies,
             idle_until: None,
-            rest: Rest::default(),
+            head: None,
             served: 0,
         }
+    }
+
+    fn job(&self) -> Option<JobId> {
+        self.copies.as_ref().map(|copies| copies.job)
+    }
+
+    /// Returns the sites at which its workers have slots.
+    fn sites(&self) -> impl Iterator<Item = &SiteName> {
+        let source = self.copies.as_ref().map(|copies| &copies.source.site);
+        std::iter::once(&self.lane.site).chain(source)
+    }
+
+    fn is_down(&self) -> bool {
+        self.lane.link.is_down() || self.copies.as_ref().is_some_and(|copies| copies.source.link.is_down())
+    }
+
+    /// Says whether it copies between the same sites as another, for the same queue.
+    fn is_of_same_pair(&self, other: &Self) -> bool {
+        let source = |state: &Self| state.copies.as_ref().map(|copies| copies.source.site.clone());
+        self.copies.is_some()
+            && self.lane.root == other.lane.root
+            && self.lane.site == other.lane.site
+            && source(self) == source(other)
     }
 }
 
@@ -222,7 +277,8 @@ impl LaneState {
 #[derive(Clone, Copy, Debug)]
 struct Opening {
     at: usize,
-    priority: u16,
+    /// Of the queue, then of the task.
+    priority: (u16, u16),
     free: usize,
     /// Slots that files of several parts may have.
     free_for_large: usize,
@@ -255,31 +311,32 @@ impl Dispatcher {
     fn listen(&mut self) {
         let reconsider = self.bell.reconsider.swap(false, SeqCst);
         let woken = self.bell.woken.swap(false, SeqCst);
-        for lane in &mut self.lanes {
-            if woken || reconsider {
+        if woken || reconsider {
+            self.stale = true;
+            for lane in &mut self.lanes {
                 lane.idle_until = None;
             }
-            if reconsider {
-                lane.rest = Rest::default();
-            }
+        }
+        if reconsider {
+            self.rests.clear();
         }
     }
 
     /// Hands out tasks while there are slots; returns how long there will be nothing to do, by itself.
     async fn fill(&mut self) -> Result<Duration, StateError> {
         let rows = self.shared.store.read(|txn| txn.queue_rows())?;
+        self.find_jobs()?;
+        self.look_at_jobs()?;
         while let Some((opening, rivals)) = self.next_opening(&rows) {
             self.offer(opening, rivals).await?;
         }
+        self.make_way(&rows);
         // A lane that is neither idle nor resting is paused or has no slot: there will be a call.
         let waits = self
             .lanes
             .iter()
-            .filter(|state| !state.lane.link.is_down())
-            .filter_map(|state| {
-                let (idle, rest) = (time_until(state.idle_until), state.rest.left());
-                idle.max(rest)
-            });
+            .filter(|state| !state.is_down())
+            .filter_map(|state| time_until(state.idle_until).max(self.rest_of(state)));
         let sleep = waits.min().unwrap_or(SLEEP_MAX).min(SLEEP_MAX);
         Ok(sleep)
     }
@@ -290,35 +347,66 @@ impl Dispatcher {
         let openings: Vec<_> = (0..self.lanes.len()).filter_map(|at| self.opening(at, rows)).collect();
         let order = |opening: &&Opening| (Reverse(opening.priority), self.lanes[opening.at].served);
         let first = *openings.iter().min_by_key(order)?;
-        let site = |opening: &Opening| &self.lanes[opening.at].lane.site;
-        let is_rival =
-            |other: &&Opening| other.at != first.at && other.priority == first.priority && site(other) == site(&first);
+        let is_rival = |other: &&Opening| {
+            other.at != first.at && other.priority == first.priority && self.share_a_site(other.at, first.at)
+        };
         Some((first, openings.iter().any(|other| is_rival(&other))))
     }
 
-    fn opening(&self, at: usize, rows: &[QueueRow]) -> Option<Opening> {
+    fn share_a_site(&self, one: usize, other: usize) -> bool {
+        self.lanes[one]
+            .sites()
+            .any(|site| self.lanes[other].sites().any(|of_other| of_other == site))
+    }
+
+    /// Returns how long a lane's sites are left in peace.
+    fn rest_of(&self, state: &LaneState) -> Option<Duration> {
+        let left = state.sites().filter_map(|site| self.rests.get(site)?.left());
+        left.max()
+    }
+
+    /// Returns the priority of what a lane has to do, of the queue and of the task, if it may do it now, slots apart.
+    fn urgency(&self, at: usize, rows: &[QueueRow]) -> Option<(u16, u16)> {
         let state = &self.lanes[at];
         let row = rows.iter().find(|row| row.root == state.lane.root);
-        let is_idle = time_until(state.idle_until).is_some();
-        if is_idle || row.is_some_and(|row| row.paused) || state.rest.left().is_some() || state.lane.link.is_down() {
+        if row.is_some_and(|row| row.paused) || self.rest_of(state).is_some() || state.is_down() {
             return None;
         }
-        let (running, large) = self.load(&state.lane.site);
+        let of_task = match state.copies {
+            Some(_) => state.head?,
+            None => PRIORITY_NORMAL,
+        };
+        Some((row.and_then(|row| row.priority).unwrap_or(state.lane.priority), of_task))
+    }
+
+    fn opening(&self, at: usize, rows: &[QueueRow]) -> Option<Opening> {
+        if time_until(self.lanes[at].idle_until).is_some() {
+            return None;
+        }
+        let priority = self.urgency(at, rows)?;
+        if !self.before(at)?.is_empty() {
+            return None;
+        }
         let parallel = self.shared.options.parallel.max(1);
         // A third is for small files, however many large ones wait.
         let large_max = (parallel - parallel / 3).min(parallel.saturating_sub(1)).max(1);
-        let free = parallel.saturating_sub(running);
-        (free > 0).then(|| Opening {
+        let (mut free, mut free_for_large) = (parallel, large_max);
+        for site in self.lanes[at].sites() {
+            let (running, large) = self.load(site);
+            free = free.min(parallel.saturating_sub(running));
+            free_for_large = free_for_large.min(large_max.saturating_sub(large));
+        }
+        (free > 0).then_some(Opening {
             at,
-            priority: row.and_then(|row| row.priority).unwrap_or(state.lane.priority),
+            priority,
             free,
-            free_for_large: large_max.saturating_sub(large),
+            free_for_large,
         })
     }
 
     /// Returns how many workers a site has, and how many of them for files of several parts.
     fn load(&self, site: &SiteName) -> (usize, usize) {
-        let at_site = |worked: &&Worked| self.lanes[worked.lane].lane.site == *site;
+        let at_site = |worked: &&Worked| self.lanes[worked.lane].sites().any(|other| other == site);
         let running = self.under_way.values().filter(at_site);
         running.fold((0, 0), |(all, large), worked| {
             (all + 1, large + usize::from(worked.large))
@@ -334,9 +422,9 @@ impl Dispatcher {
 
     /// Claims for a lane what it may have now, and starts workers.
     async fn offer(&mut self, opening: Opening, has_rivals: bool) -> Result<(), StateError> {
-        let root = self.lanes[opening.at].lane.root;
+        let (root, job) = (self.lanes[opening.at].lane.root, self.lanes[opening.at].job());
         let now = now_ms();
-        let due = self.shared.store.read(|txn| txn.next_due(root))?;
+        let due = self.shared.store.read(|txn| txn.next_due(root, job))?;
         match due {
             // What is due beyond the horizon is claimed now.
             Some(due) if due <= now || due > now.saturating_add(self.horizon_ms()) => {}
@@ -356,6 +444,7 @@ impl Dispatcher {
         };
         let claim = Claim {
             root,
+            job,
             now_ms: now,
             lease_ms: now.saturating_add(as_ms(self.shared.options.lease)),
             limit,
@@ -379,18 +468,20 @@ impl Dispatcher {
         for task in tasks {
             self.spawn(opening.at, task);
         }
-        Ok(())
+        self.look_at_job(opening.at)
     }
 
     fn spawn(&mut self, at: usize, task: Task) {
         let lane = Arc::clone(&self.lanes[at].lane);
         let large = task.size > self.shared.options.part_size;
+        let (copies, yields) = (self.lanes[at].copies.clone(), CancellationToken::new());
         let worked = Worked {
             lane: at,
             task: task.clone(),
             large,
+            yields: yields.clone(),
         };
-        let worker = worker::run(Arc::clone(&self.shared), lane, task);
+        let worker = worker::run(Arc::clone(&self.shared), lane, copies, task, yields);
         let handle = self.workers.spawn(worker);
         self.under_way.insert(handle.id(), worked);
     }
@@ -404,11 +495,25 @@ impl Dispatcher {
         let Some(worked) = self.under_way.remove(&id) else {
             return;
         };
-        let site = self.lanes[worked.lane].lane.site.clone();
-        for state in self.lanes.iter_mut().filter(|state| state.lane.site == site) {
-            state.rest.note(reception, &self.shared.backoff);
+        let state = &self.lanes[worked.lane];
+        let target = state.lane.site.clone();
+        let sites: Vec<SiteName> = state.sites().cloned().collect();
+        for site in &sites {
+            let meant = match reception {
+                Reception::Served | Reception::Nothing => true,
+                Reception::Refused(_) => *site == target,
+                Reception::RefusedBySource(_) => *site != target,
+            };
+            if meant {
+                let rest = self.rests.entry(site.clone()).or_default();
+                rest.note(reception, &self.shared.backoff);
+            }
+        }
+        for state in &mut self.lanes {
             // The slot may be one that a file of several parts can have, and the task may wait again.
-            state.idle_until = None;
+            if state.sites().any(|site| sites.contains(site)) {
+                state.idle_until = None;
+            }
         }
     }
 
@@ -433,8 +538,12 @@ impl Dispatcher {
         let mut up: Vec<BoxFuture<'_, ()>> = self
             .lanes
             .iter()
-            .filter(|state| state.lane.link.is_down())
-            .map(|state| state.lane.link.up())
+            .flat_map(|state| {
+                let source = state.copies.as_ref().map(|copies| &copies.source.link);
+                std::iter::once(&state.lane.link).chain(source)
+            })
+            .filter(|link| link.is_down())
+            .map(|link| link.up())
             .collect();
         // select_all wants one at least.
         up.push(std::future::pending().boxed());

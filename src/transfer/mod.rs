@@ -1,4 +1,5 @@
-//! Every byte that moves for a reason other than a read: what the queue holds is sent to sites, or removed there.
+//! Every byte that moves for a reason other than a read: what the queue holds is sent to sites, removed there, or copied from
+//! one to another (`between`).
 //!
 //! Owns: the order of sending, uploads from the first note to the last, when to try again. Refuses to know: the drive, its
 //! cache, where a file's bytes lie; whoever owns them is asked through [`Desk`]. Invariants:
@@ -13,6 +14,7 @@
 //!
 //! A power cut (not a crash) may undo the note of a file of one part: then a hidden temporary file stays at the site.
 
+mod between;
 mod dispatch;
 mod paths;
 mod plan;
@@ -32,6 +34,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+pub use between::{Copies, CopyListener, CopyProject, End, Origin, Planned, Preview, PreviewError, preview};
 pub use dispatch::Transfers;
 pub use stats::{Stats, UnderWay};
 
@@ -87,6 +90,15 @@ pub enum Prepared {
     NotYet(Duration),
     /// Nothing, any more: the task goes.
     Gone,
+    /// Nothing: whoever was asked has ended the task.
+    Ended,
+    /// A site failed.
+    SiteFailed {
+        /// How.
+        error: ProviderError,
+        /// The site that a copy comes from; otherwise the one it goes to.
+        source: bool,
+    },
     /// It can't be done now.
     Failed {
         /// The kind, for programs.
@@ -103,8 +115,10 @@ pub enum Prepared {
 pub struct Frozen {
     /// Where it goes, under the site's root.
     pub path: RelPath,
-    /// Its bytes; `None`: empty.
+    /// Its bytes; `None`: empty, or those of `from`.
     pub bytes: Option<Arc<File>>,
+    /// Copies: where the bytes are.
+    pub from: Option<Arc<Origin>>,
     /// Their number.
     pub size: u64,
     /// Modification time, nanoseconds since 1970.

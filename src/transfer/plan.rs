@@ -36,6 +36,9 @@ pub(super) struct Note {
     pub(super) generation: u64,
     /// Of the object's file, when it was frozen.
     pub(super) object_mtime_ns: i64,
+    /// Copies: the source's version. Then nothing else tells the bytes apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<Version>,
     /// What it is to replace.
     pub(super) base: Option<Version>,
     /// The provider's own note; `None` until the upload is known to have begun. Nothing is sent before.
@@ -59,6 +62,7 @@ impl Note {
             },
             generation: frozen.generation,
             object_mtime_ns: frozen.object_mtime_ns,
+            source: frozen.from.as_ref().map(|origin| origin.version.clone()),
             base,
             state: None,
             parts: Vec::new(),
@@ -90,7 +94,10 @@ impl Note {
             ..
         } = &self.plan;
         (path, *size, *mtime_ns, *perm) == (&frozen.path, frozen.size, frozen.mtime_ns, frozen.perm)
-            && (self.generation, self.object_mtime_ns) == (frozen.generation, frozen.object_mtime_ns)
+            && match &frozen.from {
+                Some(origin) => self.source.as_ref() == Some(&origin.version),
+                None => (self.generation, self.object_mtime_ns) == (frozen.generation, frozen.object_mtime_ns),
+            }
     }
 
     /// Says whether an entry at the site, at the plan's path, is what this upload would leave there. What it was to
@@ -173,6 +180,7 @@ mod tests {
         Frozen {
             path: RelPath::new(b"a/\xff").unwrap(),
             bytes: None,
+            from: None,
             size,
             mtime_ns: 1_500_000_000,
             perm: Some(0o644),

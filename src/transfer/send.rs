@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Frozen;
+use super::between::permits;
 use super::plan::{Note, parts_at_once};
 use super::stats::{Entry as Shown, UnderWay};
 use super::worker::{Halt, Run};
@@ -52,7 +53,7 @@ impl Run {
         failpoint::hit("upload.committed");
         shown.committed();
         self.lane.link.answered();
-        self.shared.desk.committed(&self.task, frozen, version.clone()).await?;
+        self.desk().committed(&self.task, frozen, version.clone()).await?;
         self.note = None;
         failpoint::hit("upload.recorded");
         let took = began.elapsed();
@@ -180,7 +181,11 @@ impl Run {
         let this = &*self;
         let mut latest = None;
         let outcome = async {
-            let sending = stream::iter(missing).map(|index| this.send_part(token, index, frozen));
+            // Whoever is more urgent takes over between parts.
+            let goes_on = |_: &u32| std::future::ready(!this.yields.is_cancelled());
+            let sending = stream::iter(missing)
+                .take_while(goes_on)
+                .map(|index| this.send_part(token, index, frozen));
             let at_once = if this.lane.provider.capabilities().parts_in_order {
                 1
             } else {
@@ -206,15 +211,30 @@ impl Run {
         if latest.is_some() {
             self.note = latest;
         }
-        outcome
+        outcome?;
+        if note.missing().is_empty() {
+            Ok(())
+        } else {
+            self.renote(note.clone(), false).await?;
+            Err(Halt::Stopped)
+        }
     }
 
     /// Reads one part and sends it. A part that was read while the file changed is not sent.
     async fn send_part(&self, token: &UploadToken, index: u32, frozen: &Frozen) -> Result<PartDone, Halt> {
         let plan = &token.plan;
-        let (Some(range), Some(file)) = (plan.part_range(index), frozen.bytes.clone()) else {
-            return Err(Halt::Local(format!("the file has no part {index}")));
-        };
+        let none = || Halt::Local(format!("the file has no part {index}"));
+        let range = plan.part_range(index).ok_or_else(none)?;
+        if let Some(origin) = frozen.from.clone() {
+            let units = permits(range.end - range.start);
+            let memory = Arc::clone(&self.shared.memory);
+            // Given back when the part has arrived.
+            let held = self.unless_halted(None, memory.acquire_many_owned(units)).await?;
+            let _held = held.map_err(|_closed| Halt::Stopped)?;
+            let read = self.unless_halted(None, origin.read(range)).await?;
+            return self.send_bytes(token, index, read.map_err(Halt::Source)?, frozen).await;
+        }
+        let file = frozen.bytes.clone().ok_or_else(none)?;
         let read = tokio::task::spawn_blocking(move || {
             let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
             if failpoint::fails("upload.read") {
@@ -232,6 +252,16 @@ impl Run {
             Ok(Err(e)) => return Err(Halt::Local(format!("can't read the file's bytes: {e}"))),
             Err(e) => return Err(Halt::Local(format!("reading the file's bytes was broken off: {e}"))),
         };
+        self.send_bytes(token, index, bytes, frozen).await
+    }
+
+    async fn send_bytes(
+        &self,
+        token: &UploadToken,
+        index: u32,
+        bytes: Bytes,
+        frozen: &Frozen,
+    ) -> Result<PartDone, Halt> {
         let sending = self.lane.provider.upload_part(token, index, bytes);
         match self.unless_halted(Some(&frozen.changed), sending).await? {
             Ok(part) => Ok(part),
@@ -305,7 +335,7 @@ impl Run {
     }
 
     async fn tell_ours(&self, note: &Note, version: Version) -> Result<(), Halt> {
-        let (desk, path) = (&self.shared.desk, &note.plan.path);
+        let (desk, path) = (self.desk(), &note.plan.path);
         desk.ours_is_there(&self.task, path, version, note.generation, note.base.as_ref())
             .await?;
         Ok(())
@@ -321,7 +351,7 @@ impl Run {
         for task in noted.into_iter().filter(|task| task.id != self.task.id) {
             let note = task.upload.as_deref().and_then(Note::parse);
             if let Some(note) = note.filter(|note| note.plan.path == *path && self.left(note, entry)) {
-                let (desk, version) = (&self.shared.desk, entry.version.clone());
+                let (desk, version) = (self.desk(), entry.version.clone());
                 desk.ours_is_there(&task, path, version, note.generation, note.base.as_ref())
                     .await?;
                 return Ok(true);
@@ -336,7 +366,7 @@ impl Run {
         self.clear_upload().await?;
         self.in_doubt = false;
         failpoint::hit("upload.conflict");
-        self.shared.desk.conflict(&self.task, frozen, Some(theirs)).await?;
+        self.desk().conflict(&self.task, frozen, Some(theirs)).await?;
         self.write(|txn, task| {
             let row = txn.task(task.id)?;
             if row.is_some_and(|row| row.state == TaskState::Running && row.name == task.name) {

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::between::{Copying, End};
 use super::paths::Paths;
 use super::plan::Note;
 use super::schedule::{Backoff, LINK_WAIT_MAX, Verdict, verdict};
@@ -21,7 +22,7 @@ use super::{DeleteOutcome, Desk, Lane, Options, Prepared, as_ms, now_ms};
 use crate::failpoint;
 use crate::model::{EntryKind, RelPath};
 use crate::providers::{ErrorKind, ProviderError};
-use crate::state::{Standing, StateError, StateStore, Task, TaskId, TaskWhat, WriteTxn};
+use crate::state::{JobKind, Standing, StateError, StateStore, Task, TaskId, TaskWhat, WriteTxn};
 
 /// What all workers share.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     /// Wakes workers that should look at their rows now.
     pub(super) pulse: watch::Sender<()>,
+    /// What copies may hold in memory, in units: see [`permits`](super::between::permits).
+    pub(super) memory: Arc<Semaphore>,
     /// How often in a row a task met a failed link. Forgotten at the end of the process, and when it grows too large.
     pub(super) stumbles: Mutex<HashMap<TaskId, u32>>,
 }
@@ -53,6 +56,8 @@ pub(super) enum Reception {
     Nothing,
     /// It refuses all of us: there is no room, or the login failed.
     Refused(ErrorKind),
+    /// The site that a copy comes from does.
+    RefusedBySource(ErrorKind),
 }
 
 /// Why a worker leaves its task without having ended it.
@@ -62,6 +67,8 @@ pub(super) enum Halt {
     Site(ProviderError),
     /// The site failed, and this upload leads nowhere.
     Spoilt(ProviderError),
+    /// The site that a copy comes from failed.
+    Source(ProviderError),
     /// The file's bytes can't be read.
     Local(String),
     /// The file has changed, or the row is other work by now.
@@ -98,6 +105,10 @@ struct Watch {
 pub(super) struct Run {
     pub(super) shared: Arc<Shared>,
     pub(super) lane: Arc<Lane>,
+    /// What a copy has besides.
+    copies: Option<Arc<Copying>>,
+    /// Fires when somebody more urgent waits: what is under way stops at the end of a part.
+    pub(super) yields: CancellationToken,
     pub(super) task: Task,
     /// The upload that the row has a note of.
     pub(super) note: Option<Note>,
@@ -107,7 +118,13 @@ pub(super) struct Run {
 }
 
 /// Works on a claimed task until it has ended or waits again.
-pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, task: Task) -> Reception {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    lane: Arc<Lane>,
+    copies: Option<Arc<Copying>>,
+    task: Task,
+    yields: CancellationToken,
+) -> Reception {
     let note = task.upload.as_deref().and_then(|text| {
         let note = Note::parse(text);
         if note.is_none() {
@@ -127,6 +144,8 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, task: Task) -> Rec
     let mut run = Run {
         shared,
         lane,
+        copies,
+        yields,
         task,
         in_doubt: note.is_some(),
         note,
@@ -164,6 +183,14 @@ async fn keep_claim(shared: Arc<Shared>, mut task: Task, watch: Arc<Watch>) {
 }
 
 impl Run {
+    /// Whoever owns the files.
+    pub(super) fn desk(&self) -> Arc<dyn Desk> {
+        match &self.copies {
+            Some(copies) => Arc::clone(&copies.desk) as Arc<dyn Desk>,
+            None => Arc::clone(&self.shared.desk),
+        }
+    }
+
     async fn work_and_settle(&mut self) -> Reception {
         match self.work().await {
             Ok(reception) => {
@@ -200,7 +227,7 @@ impl Run {
             return Ok(Reception::Nothing);
         }
         loop {
-            let desk = Arc::clone(&self.shared.desk);
+            let desk = self.desk();
             let prepared = self.unless_halted(None, desk.prepare(&self.task)).await?;
             let frozen = match prepared {
                 Prepared::Send(frozen) => frozen,
@@ -215,6 +242,9 @@ impl Run {
                     self.write(|txn, task| txn.drop_task(task)).await?;
                     return Ok(Reception::Nothing);
                 }
+                Prepared::Ended => return Ok(Reception::Served),
+                Prepared::SiteFailed { error, source: true } => return Err(Halt::Source(error)),
+                Prepared::SiteFailed { error, source: false } => return Err(Halt::Site(error)),
                 Prepared::Failed { kind, why, blocked } => {
                     let due = now_ms().saturating_add(as_ms(self.shared.backoff.wait(self.task.tries + 1)));
                     self.write(move |txn, task| {
@@ -281,7 +311,7 @@ impl Run {
         let ours = |entry: &crate::providers::Entry| match self.task.what {
             TaskWhat::DeleteFile => entry.kind != EntryKind::Dir && self.task.version.as_ref() == Some(&entry.version),
             TaskWhat::DeleteFolder => entry.kind == EntryKind::Dir,
-            TaskWhat::Send => false,
+            TaskWhat::Send | TaskWhat::Copy | TaskWhat::CopyFolder | TaskWhat::CopyLeftover => false,
         };
         let outcome = match found {
             None => DeleteOutcome::NothingThere,
@@ -302,7 +332,7 @@ impl Run {
         if outcome == DeleteOutcome::NotEmpty && self.is_being_emptied(path)? {
             return self.wait_until_empty().await;
         }
-        self.shared.desk.deleted(&self.task, outcome).await?;
+        self.desk().deleted(&self.task, outcome).await?;
         failpoint::hit("delete.recorded");
         Ok(Reception::Served)
     }
@@ -375,7 +405,8 @@ impl Run {
                 let retried = self.retry(Some(&error), error.kind.word(), &error.to_string()).await;
                 (retried, Reception::Nothing)
             }
-            Halt::Site(error) => self.settle_failure(&error).await,
+            Halt::Site(error) => self.settle_failure(&error, None).await,
+            Halt::Source(error) => self.settle_source(&error).await,
         };
         if let Err(error) = settled {
             warn!(task = self.task.id.0, %error, "a task's row can't be written; its claim runs out");
@@ -383,9 +414,55 @@ impl Run {
         reception
     }
 
-    async fn settle_failure(&mut self, error: &ProviderError) -> (Result<bool, StateError>, Reception) {
-        let (kind, text) = (error.kind.word(), error.to_string());
-        self.lane.link.failed(error);
+    /// Leaves a copy's row as a failure of its source demands.
+    async fn settle_source(&mut self, error: &ProviderError) -> (Result<bool, StateError>, Reception) {
+        let Some(copies) = self.copies.clone() else {
+            return self.settle_failure(error, None).await;
+        };
+        let text = format!("{}: {error}", copies.source.site);
+        match error.kind {
+            ErrorKind::NotFound => {
+                copies.source.link.failed(error);
+                self.forget_stumbles();
+                self.drop_upload().await;
+                let ended = if copies.kind == JobKind::Sync {
+                    self.write(|txn, task| txn.drop_task(task)).await
+                } else {
+                    self.write(move |txn, task| txn.block_task(task, None, "source-gone", &text))
+                        .await
+                };
+                (ended, Reception::Nothing)
+            }
+            ErrorKind::VersionMismatch => {
+                copies.source.link.failed(error);
+                self.forget_stumbles();
+                self.drop_upload().await;
+                (
+                    self.retry(Some(error), "source-changed", &text).await,
+                    Reception::Nothing,
+                )
+            }
+            _ => self.settle_failure(error, Some(&copies.source)).await,
+        }
+    }
+
+    /// Leaves the row as a site's failure demands: of the one that a copy comes from, if that is given.
+    async fn settle_failure(
+        &mut self,
+        error: &ProviderError,
+        source: Option<&End>,
+    ) -> (Result<bool, StateError>, Reception) {
+        let kind = error.kind.word();
+        // A copy has two sites, and one of them is meant.
+        let text = match (source, &self.copies) {
+            (Some(end), _) => format!("{}: {error}", end.site),
+            (None, Some(_)) => format!("{}: {error}", self.lane.site),
+            (None, None) => error.to_string(),
+        };
+        match source {
+            Some(end) => end.link.failed(error),
+            None => self.lane.link.failed(error),
+        }
         match verdict(error) {
             Verdict::Link => {
                 let wait = self.shared.backoff.wait(self.stumble()).min(LINK_WAIT_MAX);
@@ -406,7 +483,10 @@ impl Run {
                     .write(move |txn, task| txn.block_task(task, again, kind, &text))
                     .await;
                 let reception = match error.kind {
-                    kind @ (ErrorKind::Auth | ErrorKind::Full | ErrorKind::Config) => Reception::Refused(kind),
+                    kind @ (ErrorKind::Auth | ErrorKind::Full | ErrorKind::Config) if source.is_none() => {
+                        Reception::Refused(kind)
+                    }
+                    kind @ (ErrorKind::Auth | ErrorKind::Config) => Reception::RefusedBySource(kind),
                     _ => Reception::Nothing,
                 };
                 (blocked, reception)

@@ -107,7 +107,7 @@ export function overview(main, state) {
 
 // --------------------------------------------------------------- transfers
 
-const STATES = ["waiting", "uploading", "deleting", "retrying", "blocked", "held"];
+const STATES = ["waiting", "uploading", "deleting", "retrying", "blocked", "held", "copying", "excluded"];
 const TASKS_SHOWN = 500;
 
 export function transfers(main, state) {
@@ -141,7 +141,7 @@ export function transfers(main, state) {
   const taskRow = (task) => h("tr", {},
     h("td", { class: "path" }, h("div", {}, task.path),
       task.error && h("div", { class: task.state === "blocked" ? "bad" : "dim" }, task.error),
-      task.state === "uploading" && h("progress", { class: "thin", max: Math.max(1, task.size), value: task.done_bytes, "aria-label": `${task.path}: sent` })),
+      (task.state === "uploading" || task.state === "copying") && h("progress", { class: "thin", max: Math.max(1, task.size), value: task.done_bytes, "aria-label": `${task.path}: sent` })),
     h("td", {}, h("span", { class: `state ${task.state}` }, task.state)),
     h("td", {}, task.what),
     h("td", { class: "num" }, task.what === "publish" ? bytes(task.size) : ""),

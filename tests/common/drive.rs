@@ -306,8 +306,32 @@ impl Builder {
         Self::new().site("provider", provider)
     }
 
+    /// A drive without a site: each that is wanted is given by its name.
+    pub fn bare() -> Self {
+        Self::new()
+    }
+
     /// A drive whose site is an SFTP server.
     pub fn sftp(settings: &SftpSite) -> Self {
+        Self::new().sftp_site(SITE, settings)
+    }
+
+    /// A drive whose site is a bucket.
+    pub fn s3(settings: &S3Site) -> Self {
+        Self::new().s3_site(SITE, settings)
+    }
+
+    /// A drive whose site is a folder of a WebDAV server.
+    pub fn webdav(settings: &WebdavSite) -> Self {
+        Self::new().webdav_site(SITE, settings)
+    }
+
+    fn of_site(self, site: &str, key: &str, value: impl Into<Value>) -> Self {
+        self.set(&format!("sites.{site}.{key}"), value)
+    }
+
+    /// Adds a site that is an SFTP server.
+    pub fn sftp_site(self, name: &str, settings: &SftpSite) -> Self {
         let shown = |path: &Path| path.to_str().expect("UTF-8").to_owned();
         let auth = match settings.auth {
             SftpAuth::Agent => "agent",
@@ -318,54 +342,56 @@ impl Builder {
             HostKey::Strict => "strict",
             HostKey::AcceptNew => "accept-new",
         };
-        let mut built = Self::new()
-            .site("provider", "sftp")
-            .site("host", settings.host.as_str())
-            .site("port", settings.port)
-            .site("user", settings.user.as_str())
-            .site("root", settings.root.as_str())
-            .site("auth", auth)
-            .site("known-hosts", shown(&settings.known_hosts))
-            .site("host-key", host_key)
-            .site("connections", settings.connections)
-            .site("connect-timeout", settings.connect_timeout.to_string());
-        if let Some(key) = &settings.key_file {
-            built = built.site("key-file", shown(key));
+        let built = self
+            .of_site(name, "provider", "sftp")
+            .of_site(name, "host", settings.host.as_str())
+            .of_site(name, "port", settings.port)
+            .of_site(name, "user", settings.user.as_str())
+            .of_site(name, "root", settings.root.as_str())
+            .of_site(name, "auth", auth)
+            .of_site(name, "known-hosts", shown(&settings.known_hosts))
+            .of_site(name, "host-key", host_key)
+            .of_site(name, "connections", settings.connections)
+            .of_site(name, "connect-timeout", settings.connect_timeout.to_string());
+        match &settings.key_file {
+            Some(key) => built.of_site(name, "key-file", shown(key)),
+            None => built,
         }
-        built
     }
 
-    /// A drive whose site is a bucket.
-    pub fn s3(settings: &S3Site) -> Self {
-        let mut built = Self::new()
-            .site("provider", "s3")
-            .site("bucket", settings.bucket.as_str())
-            .site("endpoint", settings.endpoint.as_str())
-            .site("address-style", "path");
+    /// Adds a site that is a bucket.
+    pub fn s3_site(self, name: &str, settings: &S3Site) -> Self {
+        let mut built = self
+            .of_site(name, "provider", "s3")
+            .of_site(name, "bucket", settings.bucket.as_str())
+            .of_site(name, "endpoint", settings.endpoint.as_str())
+            .of_site(name, "address-style", "path");
         for (key, secret) in [
             ("access-key", &settings.access_key),
             ("secret-key", &settings.secret_key),
         ] {
             if let Some(secret) = secret {
-                built = built.site(key, secret.to_string());
+                built = built.of_site(name, key, secret.to_string());
             }
         }
         if let Some(file) = &settings.ca_file {
-            built = built.site("ca-file", file.to_str().expect("UTF-8"));
+            built = built.of_site(name, "ca-file", file.to_str().expect("UTF-8"));
         }
         built
     }
 
-    /// A drive whose site is a folder of a WebDAV server.
-    pub fn webdav(settings: &WebdavSite) -> Self {
-        let mut built = Self::new()
-            .site("provider", "webdav")
-            .site("url", settings.url.as_str());
+    /// Adds a site that is a folder of a WebDAV server.
+    pub fn webdav_site(self, name: &str, settings: &WebdavSite) -> Self {
+        let mut built = self
+            .of_site(name, "provider", "webdav")
+            .of_site(name, "url", settings.url.as_str());
         if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
-            built = built.site("user", user.as_str()).site("password", password.to_string());
+            built = built
+                .of_site(name, "user", user.as_str())
+                .of_site(name, "password", password.to_string());
         }
         if let Some(file) = &settings.ca_file {
-            built = built.site("ca-file", file.to_str().expect("UTF-8"));
+            built = built.of_site(name, "ca-file", file.to_str().expect("UTF-8"));
         }
         built
     }
@@ -578,7 +604,19 @@ impl Drive {
 
     /// Mounts and waits until files can be opened.
     pub fn try_mount(&mut self) -> Result<(), Refused> {
-        assert!(self.daemon.is_none(), "the test has it mounted already");
+        self.try_start(&["mount"])
+    }
+
+    /// Starts the service that keeps sites in step, in place of a mount.
+    pub fn sync(&mut self) {
+        if let Err(refused) = self.try_start(&["sync"]) {
+            panic!("the service did not start: {refused:?}");
+        }
+    }
+
+    /// Starts a verb that goes on until it is ended, and waits until it says that it is ready.
+    pub fn try_start(&mut self, verb: &[&str]) -> Result<(), Refused> {
+        assert!(self.daemon.is_none(), "the test has one running already");
         let log_before = fs::metadata(self.log_file()).map_or(0, |m| m.len());
         let log = OpenOptions::new()
             .create(true)
@@ -587,7 +625,7 @@ impl Drive {
             .expect("opened");
         let mut command = self.command();
         let mut child = command
-            .arg("mount")
+            .args(verb)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -141,7 +141,7 @@ pub fn found(data_dir: &Path, site: &Path) -> BTreeSet<Found> {
 fn of_task(task: &Task, now: i64, site: &Path) -> Found {
     match task.state {
         TaskState::Blocked => return Found::Blocked,
-        TaskState::Held => return Found::Held,
+        TaskState::Held | TaskState::Excluded => return Found::Held,
         _ if task.what != TaskWhat::Send => return Found::Delete,
         _ if task.is_leftover() => return Found::Leftover,
         TaskState::Waiting if task.tries > 0 => return Found::Retrying,

@@ -179,6 +179,7 @@ impl Place {
             config: self.config.clone(),
             providers: Some(providers),
             mount: true,
+            sync: None,
             shown: Vec::new(),
             mounting: daemon::Mounting::default(),
         };

@@ -11,7 +11,8 @@ use super::error::{CliError, Exit};
 use super::{paths, text};
 use crate::api::types::{PauseRequest, QueuePriorityRequest, TaskPriorityRequest};
 use crate::engine::report::{
-    Changed, QueueReport, Selection, TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord,
+    Changed, JobQuery, JobReport, QueueReport, Selection, TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport,
+    TaskWord,
 };
 
 /// Shows what goes up to sites, and steers it.
@@ -55,6 +56,10 @@ enum State {
     Blocked,
     /// Held back by one.
     Held,
+    /// Bytes go from one site to another.
+    Copying,
+    /// Left out of what is copied.
+    Excluded,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -77,6 +82,22 @@ enum Verb {
     Hold(Named),
     /// Lets tasks go that were held back.
     Release(Named),
+    /// Leaves files out of what is copied between sites.
+    ///
+    /// They stay out when their folder is pushed again on the same day; named again, they are copied.
+    Exclude(Named),
+    /// Lists the jobs of copies between sites.
+    Jobs {
+        /// Those of this project alone.
+        #[arg(long)]
+        project: Option<String>,
+        /// Those that are done too.
+        #[arg(long)]
+        all: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Gives a queue, or a task within its queue, a priority.
     Set {
         /// A project, or the number of a task.
@@ -111,6 +132,9 @@ struct Named {
     /// All tasks.
     #[arg(long)]
     all: bool,
+    /// All tasks of a job of copies.
+    #[arg(long, value_name = "ID")]
+    job: Option<u64>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -165,6 +189,20 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
                 outln!("{} let go", text::counted_u64(done.tasks, "task"));
             }
         }
+        Some(Verb::Exclude(named)) => {
+            if let Some(done) = named.change(&client, "exclude", loaded).await? {
+                outln!("{} left out", text::counted_u64(done.tasks, "task"));
+            }
+        }
+        Some(Verb::Jobs { project, all, json }) => {
+            let jobs: Vec<JobReport> = client.get("jobs", &JobQuery { project, all }).await?;
+            if json {
+                text::json(&jobs)?;
+            } else if jobs.is_empty() {
+                outln!("no jobs");
+            }
+            jobs.iter().filter(|_| !json).for_each(show_job);
+        }
         Some(Verb::Set { what, priority, json }) => set(&client, what, priority, json, loaded).await?,
     }
     Ok(Exit::Ok)
@@ -184,6 +222,7 @@ impl Named {
     fn selection(&self, loaded: &Loaded) -> Result<Selection, CliError> {
         let mut selection = Selection {
             all: self.all,
+            job: self.job,
             ..Selection::default()
         };
         for what in &self.what {
@@ -255,6 +294,9 @@ async fn list(client: &Client, what: &List) -> Result<(), CliError> {
     let wanted = |queue: &&QueueReport| what.project.as_ref().is_none_or(|project| *project == queue.project);
     if !what.json {
         queues.iter().filter(wanted).for_each(show_queue);
+        let project = what.project.clone();
+        let jobs: Vec<JobReport> = client.get("jobs", &JobQuery { project, all: false }).await?;
+        jobs.iter().for_each(show_job);
     }
     let mut query = TaskQuery {
         project: what.project.clone(),
@@ -291,6 +333,8 @@ fn word(state: State) -> TaskWord {
         State::Retrying => TaskWord::Retrying,
         State::Blocked => TaskWord::Blocked,
         State::Held => TaskWord::Held,
+        State::Copying => TaskWord::Copying,
+        State::Excluded => TaskWord::Excluded,
     }
 }
 
@@ -326,17 +370,59 @@ pub(super) fn show_queue(queue: &QueueReport) {
     );
 }
 
+/// Shows a job of copies and how far it is.
+pub(super) fn show_job(job: &JobReport) {
+    let shown = |tally: TallyReport, word: &str| {
+        (tally.tasks > 0).then(|| format!("{} {word} ({})", text::count(tally.tasks), text::bytes(tally.bytes)))
+    };
+    let mut parts: Vec<String> = [
+        shown(job.done, "copied"),
+        (job.same > 0).then(|| format!("{} there already", text::count(job.same))),
+        shown(job.running, "under way"),
+        shown(job.waiting, "waiting"),
+        shown(job.blocked, "blocked"),
+        shown(job.held, "held"),
+        shown(job.excluded, "left out"),
+        (job.left_out > 0).then(|| format!("{} neither files nor folders", text::count(job.left_out))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if job.folders > 0 {
+        parts.push(format!(
+            "{} still to be listed",
+            text::counted_u64(job.folders, "folder")
+        ));
+    }
+    if parts.is_empty() {
+        parts.push("nothing to copy".to_owned());
+    }
+    outln!(
+        "job {} {}: {}, {}",
+        job.id,
+        text::printable(&job.name),
+        job.state,
+        parts.join(", ")
+    );
+}
+
 fn show_task(task: &TaskReport) {
     let share = match (task.what, task.done_bytes, task.size) {
-        (TaskKind::Publish, done, size) if done > 0 && size > 0 => format!("{}%", done.saturating_mul(100) / size),
+        (TaskKind::Publish | TaskKind::Copy, done, size) if done > 0 && size > 0 => {
+            format!("{}%", done.saturating_mul(100) / size)
+        }
         _ => String::new(),
     };
     let size = match task.what {
-        TaskKind::Publish => text::bytes(task.size),
+        TaskKind::Publish | TaskKind::Copy => text::bytes(task.size),
+        TaskKind::CopyFolder => "folder".to_owned(),
         TaskKind::Delete => "delete".to_owned(),
         TaskKind::Clear => "clear".to_owned(),
     };
-    let path = text::printable(&task.path);
+    let path = match (&task.from, &task.to) {
+        (Some(from), Some(to)) => std::borrow::Cow::Owned(format!("{} ({from} > {to})", text::printable(&task.path))),
+        _ => text::printable(&task.path),
+    };
     outln!("{:>8}  {:<9} {share:>5} {size:>10}  {path}", task.id, task.state);
     if let Some(error) = &task.error {
         let again = match (task.state, task.due_ms) {

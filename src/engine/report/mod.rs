@@ -2,10 +2,12 @@
 //!
 //! Owns: shapes and words. Refuses to know: where the facts come from.
 
+mod copies;
 mod limits;
 mod pins;
 mod programs;
 mod queues;
+mod sites;
 mod workfiles;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use super::site::Site;
 use crate::model::{EntryKind, FileState};
 use crate::state::ScanRecord;
 
+pub use copies::{CopyDirection, CopyPath, CopyReport, CopyRequest, JobQuery, JobReport, JobWord, PlannedCopy};
 pub use limits::{LimitReport, LimitRequest, SiteLimitReport};
 pub use pins::{
     CacheStat, CacheTop, EvictReport, HydrationProgress, Kept, KeptWhy, PinFailure, PinReport, PinRequest, PinTotals,
@@ -34,6 +37,11 @@ pub use queues::{
     QueueReport, Selection, TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
 };
 
+pub(in crate::engine) use sites::word as site_word;
+pub use sites::{
+    SiteCheckReport, SiteCheckRequest, SiteCheckStep, SiteCounts, SiteRoleReport, SiteRowReport, SiteStateQuery,
+    SiteStateReport, SiteStatesReport, SyncReport,
+};
 pub use workfiles::{FetchLastProgress, FetchLastRequest, FetchLastState, FetchedWorkfile, LeftResource};
 
 /// Everything `backlot status` shows.

@@ -48,6 +48,9 @@ pub struct QueueReport {
     pub blocked: TallyReport,
     /// Held back by one.
     pub held: TallyReport,
+    /// Copies that were left out by one.
+    #[serde(default)]
+    pub excluded: TallyReport,
     /// Those of `waiting` that failed before.
     pub retrying: TallyReport,
     /// When the file that has waited longest was changed last, milliseconds since 1970.
@@ -75,6 +78,10 @@ pub enum TaskKind {
     Delete,
     /// What an upload left at the site that is not wanted any more is cleared away.
     Clear,
+    /// A file goes from one site to another.
+    Copy,
+    /// A folder goes from one site to another: a task is made for each of its entries.
+    CopyFolder,
 }
 
 /// The word for how a task stands.
@@ -93,6 +100,10 @@ pub enum TaskWord {
     Blocked,
     /// A person holds it back.
     Held,
+    /// Bytes go from one site to another, or a folder is listed for that.
+    Copying,
+    /// A copy that a person left out.
+    Excluded,
 }
 
 impl fmt::Display for TaskWord {
@@ -104,6 +115,8 @@ impl fmt::Display for TaskWord {
             Self::Retrying => "retrying",
             Self::Blocked => "blocked",
             Self::Held => "held",
+            Self::Copying => "copying",
+            Self::Excluded => "excluded",
         })
     }
 }
@@ -135,6 +148,15 @@ pub struct TaskReport {
     pub due_ms: Option<i64>,
     /// 0 to 1000; higher goes first.
     pub priority: u16,
+    /// Copies: the site they come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Copies: the site they go to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// The job it belongs to.
+    #[serde(default)]
+    pub job: u64,
 }
 
 /// Which tasks are asked for.
@@ -145,6 +167,8 @@ pub struct TaskQuery {
     pub project: Option<String>,
     /// That stand so.
     pub state: Option<TaskWord>,
+    /// Of this job.
+    pub job: Option<u64>,
     /// Those that follow on this: `next` of the page before.
     #[serde(default)]
     pub cursor: u64,
@@ -173,6 +197,8 @@ pub struct Selection {
     pub tasks: Vec<u64>,
     /// Those of these paths of the drive; a folder's are those of all below it.
     pub paths: Vec<String>,
+    /// Those of this job of copies.
+    pub job: Option<u64>,
 }
 
 /// What became of what was asked for.

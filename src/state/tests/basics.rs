@@ -1,7 +1,7 @@
 //! What callers rely on, one promise each.
 
 use super::*;
-use crate::state::{ChangeKind, SiteState, SiteStatus, Tree};
+use crate::state::{ChangeKind, Tree};
 
 fn names(t: &Fixture, dir: Ino) -> Vec<String> {
     let children = t.store.read(|txn| txn.children(dir, 0, usize::MAX)).unwrap();
@@ -126,8 +126,6 @@ fn a_folder_that_is_gone_takes_all_below_with_it() {
         .collect();
     let sub = t.list(top, &many).subfolders[0].1;
     let deep = t.list(sub, &[file("deep", 9)]).added[0].1;
-    let state = site_state("other", SiteStatus::Queued);
-    write(&t.store, move |txn| txn.set_site_state(deep, &state)).unwrap();
     let tree = Tree::new(t.store.clone());
     assert!(tree.lookup(sub, b"deep").unwrap().is_some());
 
@@ -397,59 +395,6 @@ fn the_change_log_tells_what_happened_in_order() {
     assert!(!since(all.rows[0].seq, 1).missed);
 }
 
-fn site_state(site: &str, status: SiteStatus) -> SiteState {
-    SiteState {
-        site: SiteName(site.to_owned()),
-        status,
-        version: None,
-        done_bytes: 0,
-        retries: 0,
-        error: None,
-        at_ms: NOW,
-    }
-}
-
-#[test]
-fn a_file_stands_at_its_remote_site_without_a_row_until_one_says_otherwise() {
-    let t = Fixture::new();
-    let diff = t.list(t.root, &[file("a", 5), dir("b")]);
-    let (a, b) = (diff.added[0].1, diff.added[1].1);
-    let states = || t.store.read(|txn| txn.site_states(a)).unwrap();
-    let derived = states();
-    assert_eq!(derived.len(), 1);
-    assert_eq!(
-        (derived[0].site.0.as_str(), derived[0].status, derived[0].done_bytes),
-        ("studio", SiteStatus::Synced, 5)
-    );
-
-    let failed = SiteState {
-        retries: 3,
-        error: Some("no route".to_owned()),
-        ..site_state("cloud", SiteStatus::Failed)
-    };
-    let queued = site_state("studio", SiteStatus::Queued);
-    let set = [failed.clone(), queued.clone()];
-    write(&t.store, move |txn| {
-        set.iter().try_for_each(|state| txn.set_site_state(a, state))
-    })
-    .unwrap();
-    assert_eq!(states(), [failed, queued]);
-    let studio = SiteName("studio".to_owned());
-    assert!(write(&t.store, move |txn| txn.clear_site_state(a, &studio)).unwrap());
-    assert_eq!(states()[1], derived[0]);
-    assert_eq!(t.store.read(|txn| txn.site_states(b)).unwrap(), []);
-    let refused = write(&t.store, move |txn| {
-        txn.set_site_state(b, &site_state("x", SiteStatus::Synced))
-    });
-    assert!(matches!(refused, Err(StateError::Invalid(_))));
-    for code in -1..=4 {
-        assert_eq!(SiteStatus::from_code(code).map(SiteStatus::code), Some(code));
-    }
-    t.list(t.root, &[]);
-    assert_eq!(states(), []);
-    t.check();
-}
-
 #[test]
 fn the_check_finds_what_is_broken() {
     let broken = [
@@ -464,7 +409,7 @@ fn the_check_finds_what_is_broken() {
         "UPDATE meta SET value = value + 1 WHERE key = 'bytes'",
         "UPDATE project SET folder = x'7a'",
         "INSERT INTO scan (root, started_ms) VALUES (999, 0)",
-        "INSERT INTO site_state (ino, site, state, at_ms) VALUES (999, 'x', 4, 0)",
+        "INSERT INTO site_file (folder, name, site, state, at_ms) VALUES (999, x'61', 'x', 4, 0)",
         "INSERT INTO dirent VALUES ((SELECT ino FROM inode WHERE kind = 0), 999, x'7a', (SELECT ino FROM inode WHERE kind = 0))",
     ];
     for sql in broken {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier};
 use futures::future::join_all;
 
 use super::*;
-use crate::state::{SiteState, SiteStatus, Tree};
+use crate::state::{SiteRow, SiteStatus, Tree};
 
 /// Holds the writer up with one write while `queue` hands over others, then lets all run.
 fn together<T: Send + 'static>(t: &Fixture, queue: Vec<Job<T>>) -> (Vec<Result<T, StateError>>, u64) {
@@ -262,20 +262,17 @@ fn a_store_dropped_by_its_own_write_ends_quietly() {
 #[test]
 fn states_of_one_file_are_replaced_and_told_in_order() {
     let t = Fixture::new();
-    let a = t.list(t.root, &[file("a", 5)]).added[0].1;
-    let set = |done: u64| -> Job<()> {
-        let state = SiteState {
-            site: SiteName("cloud".to_owned()),
+    let root = t.root;
+    let set = |size: u64| -> Job<()> {
+        let row = SiteRow {
             status: SiteStatus::InProgress,
-            version: Some(Version::new("v")),
-            done_bytes: done,
-            retries: 0,
-            error: None,
-            at_ms: NOW,
+            size,
+            ..SiteRow::new(SiteName("cloud".to_owned()), NOW)
         };
-        Box::new(move |txn| txn.set_site_state(a, &state))
+        Box::new(move |txn| txn.set_site_row(root, &path("a"), &row))
     };
     let (out, _) = together(&t, (1..=50).map(set).collect());
     assert!(out.iter().all(Result::is_ok));
-    assert_eq!(t.store.read(|txn| txn.site_states(a)).unwrap()[0].done_bytes, 50);
+    let rows = t.store.read(|txn| txn.site_rows(root, &path("a"))).unwrap();
+    assert_eq!((rows.len(), rows[0].size), (1, 50));
 }

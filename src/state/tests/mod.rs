@@ -1,6 +1,7 @@
 //! The store from outside, against real files.
 
 mod basics;
+mod copies;
 mod crash;
 mod edit;
 mod group;
@@ -9,6 +10,7 @@ mod opening;
 mod outbox;
 mod pins;
 mod queue;
+mod sites;
 mod stress;
 mod waiting;
 
@@ -127,4 +129,24 @@ fn write<T: Send + 'static>(
     f: impl FnOnce(&WriteTxn<'_>) -> Result<T, StateError> + Send + 'static,
 ) -> Result<T, StateError> {
     block_on(store.write(f).boxed())
+}
+
+/// Makes the database of a version before this one, and returns a connection to it.
+fn old_store(home: &TempDir, version: usize) -> rusqlite::Connection {
+    let scripts = [
+        include_str!("../migrations/001_init.sql"),
+        include_str!("../migrations/002_writing.sql"),
+        include_str!("../migrations/003_pins.sql"),
+    ];
+    let old = rusqlite::Connection::open(home.path().join("state.sqlite")).unwrap();
+    old.pragma_update(None, "application_id", 0x426b_4c74).unwrap();
+    old.pragma_update(None, "journal_mode", "wal").unwrap();
+    for script in &scripts[..version] {
+        old.execute_batch(script).unwrap();
+    }
+    let uuid = "INSERT INTO meta VALUES ('uuid', '6f9c1f0e-6a57-4f6b-9d8e-0a4f5f1f3a55')";
+    old.execute_batch(uuid).unwrap();
+    old.pragma_update(None, "user_version", i64::try_from(version).unwrap())
+        .unwrap();
+    old
 }

@@ -107,12 +107,12 @@ fn a_newer_database_is_refused_with_both_versions_named() {
         .unwrap();
     let error = refused(&home, &database);
     assert!(
-        matches!(error, StateError::TooNew { found: 7, known: 3, .. }),
+        matches!(error, StateError::TooNew { found: 7, known: 4, .. }),
         "{error:?}"
     );
     let text = error.to_string();
     assert!(
-        text.contains("version 7") && text.contains("up to 3") && text.contains("state.sqlite"),
+        text.contains("version 7") && text.contains("up to 4") && text.contains("state.sqlite"),
         "{text}"
     );
 }

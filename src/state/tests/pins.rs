@@ -52,10 +52,7 @@ fn a_rule_keeps_its_number_and_gets_a_new_note() {
 #[test]
 fn a_store_of_the_version_before_gets_them() {
     let home = TempDir::new().unwrap();
-    StateStore::open(home.path()).unwrap().close();
-    let old = rusqlite::Connection::open(home.path().join("state.sqlite")).unwrap();
-    old.execute_batch("DROP TABLE pin; DROP TABLE round; DROP TABLE round_path; DROP TABLE outbox; DROP INDEX task_job; PRAGMA user_version = 2").unwrap();
-    drop(old);
+    drop(old_store(&home, 2));
     let store = StateStore::open(home.path()).unwrap();
     assert_eq!(store.read(|txn| txn.pins()).unwrap(), []);
     write(&store, |txn| txn.add_pin(&pin("plates"), NOW)).unwrap();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::state::queue::{DUE, FAR, FIRST_LEASE, LEVEL, RUN_OUT, SOONEST};
+use crate::state::queue::{COPIES, PUBLISHES};
 use crate::state::{
     Claim, JobId, NewDelete, NewSend, QueueCounts, QueueRow, Standing, Tally, Task, TaskFilter, TaskId, TaskState,
 };
@@ -56,6 +56,7 @@ impl Fixture {
     fn asking(&self, limit: usize) -> Claim {
         Claim {
             root: self.root,
+            job: None,
             now_ms: NOW,
             lease_ms: NOW + LEASE,
             limit,
@@ -210,7 +211,7 @@ fn the_most_urgent_goes_first_and_claims_run_out() {
     assert!(!t.run(|txn| txn.set_task_priority(TaskId(4711), 900)));
     assert_eq!(ids(&t.claim(3)), [c, early, b]);
     assert_eq!(t.claim(3), []);
-    let due = |t: &Fixture| t.store.read(|txn| txn.next_due(t.root)).unwrap();
+    let due = |t: &Fixture| t.store.read(|txn| txn.next_due(t.root, None)).unwrap();
     assert_eq!(due(&t), Some(NOW + 1));
     let later = Claim {
         now_ms: NOW + LEASE,
@@ -321,7 +322,7 @@ fn what_is_blocked_waits_for_a_person_or_for_its_time() {
         txn.block_task(&second, Some(NOW + 50), "full", "no room")
     });
     assert_eq!(t.claim(9), []);
-    assert_eq!(t.store.read(|txn| txn.next_due(t.root)).unwrap(), Some(NOW + 50));
+    assert_eq!(t.store.read(|txn| txn.next_due(t.root, None)).unwrap(), Some(NOW + 50));
     let later = Claim {
         now_ms: NOW + 50,
         ..t.asking(9)
@@ -330,7 +331,7 @@ fn what_is_blocked_waits_for_a_person_or_for_its_time() {
     let blocked = TaskFilter {
         state: Some(TaskState::Blocked),
         root: Some(t.root),
-        id: None,
+        ..all()
     };
     assert_eq!(ids(&t.store.read(|txn| txn.tasks(blocked, TaskId(0), 9)).unwrap()), [a]);
     assert_eq!(t.run(move |txn| txn.retry_now(blocked, NOW)), 1);
@@ -518,6 +519,7 @@ fn tasks_come_in_pages_and_are_counted() {
         blocked: tally(1),
         held: tally(1),
         retrying: tally(1),
+        excluded: Tally::default(),
     };
     assert_eq!(t.counts(), counts);
 }
@@ -549,7 +551,7 @@ fn a_long_queue_costs_a_claim_nothing() {
     assert_eq!(t.claim(16).len(), 16);
     quick("a claim", begun);
     let begun = Instant::now();
-    assert_eq!(t.store.read(|txn| txn.next_due(t.root)).unwrap(), Some(NOW));
+    assert_eq!(t.store.read(|txn| txn.next_due(t.root, None)).unwrap(), Some(NOW));
     quick("when is next", begun);
     assert_eq!(t.claim(9999).len(), 200 - 16);
     let begun = Instant::now();
@@ -575,26 +577,30 @@ fn a_long_queue_costs_a_claim_nothing() {
 #[test]
 fn claims_search_the_index_and_sort_nothing() {
     let t = Fixture::new();
-    let plans = [
-        (LEVEL, 3, "(root=? AND state=? AND priority<?)"),
-        (SOONEST, 3, "(root=? AND state=? AND priority=?)"),
-        (FIRST_LEASE, 1, "(root=? AND state=?)"),
-        (RUN_OUT, 2, "(root=? AND state=?)"),
-        (DUE, 5, "(root=? AND state=? AND priority=? AND due_ms<?)"),
-        (FAR, 5, "(root=? AND state=? AND priority=? AND due_ms>? AND due_ms<?)"),
-    ];
-    for (sql, params, terms) in plans {
-        let plan = t.run(move |txn| {
-            let params = rusqlite::params_from_iter(std::iter::repeat_n(1, params));
-            txn.many(&format!("EXPLAIN QUERY PLAN {sql}"), params, |row| {
-                use crate::state::error::Db;
-                row.get::<_, String>(3).db()
-            })
-        });
-        let [only] = &plan[..] else { panic!("{sql}: {plan:?}") };
-        assert!(
-            only.contains("SEARCH") && only.contains("INDEX task_next") && only.ends_with(terms),
-            "{sql}: {only}"
-        );
+    for (line, whose, index) in [(&PUBLISHES, "root", "task_next"), (&COPIES, "job", "task_copy_next")] {
+        for (sql, params, terms) in [
+            (line.level, 3, "=? AND state=? AND priority<?)"),
+            (line.soonest, 3, "=? AND state=? AND priority=?)"),
+            (line.first_lease, 1, "=? AND state=?)"),
+            (line.run_out, 2, "=? AND state=?)"),
+            (line.due, 5, "=? AND state=? AND priority=? AND due_ms<?)"),
+            (line.far, 5, "=? AND state=? AND priority=? AND due_ms>? AND due_ms<?)"),
+        ] {
+            let terms = format!("INDEX {index} ({whose}{terms}");
+            let plan = plan(&t, sql, params);
+            let [only] = &plan[..] else { panic!("{sql}: {plan:?}") };
+            assert!(only.contains("SEARCH") && only.ends_with(&terms), "{sql}: {only}");
+        }
     }
+}
+
+/// How a question is answered.
+pub(super) fn plan(t: &Fixture, sql: &'static str, params: usize) -> Vec<String> {
+    t.run(move |txn| {
+        let params = rusqlite::params_from_iter(std::iter::repeat_n(1, params));
+        txn.many(&format!("EXPLAIN QUERY PLAN {sql}"), params, |row| {
+            use crate::state::error::Db;
+            row.get::<_, String>(3).db()
+        })
+    })
 }

@@ -1,5 +1,6 @@
 //! Transfers against sites in memory and on disk, with a desk over a temporary folder and a process that can die anywhere.
 
+mod copies;
 mod crash;
 mod faults;
 mod plain;
@@ -229,6 +230,7 @@ impl Desk for Studio {
         let path = at_site(&of);
         Prepared::Send(Frozen {
             bytes: (kept.size > 0).then(|| Arc::new(file)),
+            from: None,
             size: kept.size,
             mtime_ns: kept.mtime_ns,
             perm: Some(0o640),

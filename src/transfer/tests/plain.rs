@@ -143,7 +143,8 @@ async fn a_held_task_and_a_paused_queue_stop_and_go_on_where_they_were() {
         };
         t.studio.run(set(true)).await;
         transfers.reconsider();
-        t.until("it stopped", || transfers.stats().under_way.is_empty()).await;
+        let has_stopped = || transfers.stats().under_way.is_empty() && t.tasks()[0].state != TaskState::Running;
+        t.until("it stopped", has_stopped).await;
         let stopped = t.tasks().remove(0);
         let state = if pause { TaskState::Waiting } else { TaskState::Held };
         assert_eq!(stopped.state, state);
