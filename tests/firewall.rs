@@ -8,7 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::drive::{Builder, Drive, SOON, drive_test, eventually, run_within};
+use common::drive::{Builder, Drive, SOON, drive_test, eventually, run_within, say};
+use common::relay::Relay;
+use common::sshd::{Mode, Sshd};
 use common::tree;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -386,6 +388,40 @@ fn every_byte_is_on_the_account_of_who_caused_it() {
         assert_eq!(number(&told, "write_bytes"), 3 * MIB, "{told}");
         let wire = adds_up(&drive);
         assert_eq!(wire, 12 * MIB + 60 * 300_000 + 2 * MIB + 3 * MIB);
+    });
+}
+
+#[test]
+fn the_accounts_tell_what_crossed_the_wire() {
+    drive_test(|| {
+        let Some(sshd) = Sshd::start_or_skip(Mode::Internal) else {
+            return;
+        };
+        let files: Vec<String> = (0..48).map(|n| format!("play/take_{n:03}.mov")).collect();
+        for name in &files {
+            let path = sshd.root().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            tree::write(&path, seed(name), 2 * MIB);
+        }
+        let relay = Relay::start(([127, 0, 0, 1], sshd.port()).into()).unwrap();
+        sshd.trust_by(relay.port());
+        let site = sshd.settings_by(relay.port());
+        let drive = Builder::sftp(&site).set("scan.recheck-after", "24h").build().mounted();
+        // Names are on nobody's account.
+        fs::read(drive.path(&files[0])).unwrap();
+        let before = (adds_up(&drive), relay.passed().1);
+        let rig = Rig::new(&[]);
+        for (n, name) in files.iter().enumerate().skip(1) {
+            let program = rig.program("cat", ["player", "copier", "checker"][n % 3]);
+            right(name, &run(&program, &[], &drive.path(name)), 2 * MIB);
+        }
+        let (charged, crossed) = (adds_up(&drive) - before.0, relay.passed().1 - before.1);
+        say(&format!("{charged} bytes on accounts, {crossed} bytes over the wire"));
+        assert_eq!(charged, 47 * 2 * MIB);
+        assert!(
+            charged <= crossed && (crossed - charged) * 100 <= crossed,
+            "{charged} of {crossed}"
+        );
     });
 }
 

@@ -45,9 +45,7 @@ impl Far {
     fn with(names: &[String]) -> Option<Self> {
         let sshd = Sshd::start_or_skip(Mode::Internal)?;
         let relay = Relay::start(([127, 0, 0, 1], sshd.port()).into()).unwrap();
-        let key = fs::read_to_string(sshd.file("host_key.pub")).unwrap();
-        let host = format!("[127.0.0.1]:{} {key}", relay.port());
-        fs::write(sshd.file("relay_hosts"), host).unwrap();
+        sshd.trust_by(relay.port());
         for name in names {
             tree::write(&sshd.root().join(name), seed(name), FRAME);
         }
@@ -55,9 +53,7 @@ impl Far {
     }
 
     fn drive(&self, sequences: bool) -> Drive {
-        let mut settings = self.sshd.settings(&self.sshd.root());
-        settings.port = self.relay.port();
-        settings.known_hosts = self.sshd.file("relay_hosts");
+        let mut settings = self.sshd.settings_by(self.relay.port());
         settings.connections = 4;
         let drive = Builder::sftp(&settings)
             .set("hydration.sequences", sequences)

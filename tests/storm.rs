@@ -177,11 +177,8 @@ fn a_storm_of_thumbnailers_indexers_scanners_and_backups_costs_next_to_nothing_a
         let scratch = tempfile::tempdir().unwrap();
         plant(&sshd.root(), scratch.path(), files);
         let relay = Relay::start(([127, 0, 0, 1], sshd.port()).into()).unwrap();
-        let mut site = sshd.settings(&sshd.root());
-        let hosts = sshd.file("relay_hosts");
-        let key = fs::read_to_string(sshd.file("host_key.pub")).unwrap();
-        fs::write(&hosts, format!("[127.0.0.1]:{} {key}", relay.port())).unwrap();
-        (site.port, site.known_hosts) = (relay.port(), hosts);
+        sshd.trust_by(relay.port());
+        let site = sshd.settings_by(relay.port());
         let drive = Builder::sftp(&site)
             .set("hydration.read-deadline", "20s")
             .set("firewall.budget", format!("{}MiB", BUDGET / MIB))

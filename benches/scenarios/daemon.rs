@@ -26,6 +26,7 @@ pub(crate) struct DriveSetup {
     program: PathBuf,
     dir: PathBuf,
     settings: PathBuf,
+    socket: PathBuf,
     mount_point: MountPoint,
 }
 
@@ -58,12 +59,18 @@ impl DriveSetup {
             program: bench.program.clone(),
             dir: dir.to_owned(),
             settings: path,
+            socket,
             mount_point,
         })
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
+    }
+
+    /// Where its daemon's API listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// The project's folder in the mount.

@@ -20,12 +20,17 @@ use fuser::{
 use crate::Bench;
 use crate::figures::{Report, Row, Samples, Target, Unit};
 use crate::process::interrupted;
+use crate::resident::sequential;
 use crate::writing::{SMALL as NEW_FILE, small_name};
 
 /// As in `metadata`.
 const FILES: usize = 1_000;
 const FILE: usize = 8 << 10;
 const WRITE: usize = 1 << 20;
+/// A file that is read from start to end.
+const BIG: &str = "big";
+/// As much as the kernel asks for at once.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 const TTL: Duration = Duration::from_secs(3600);
 
 /// One folder; names are remembered, bytes are not.
@@ -103,21 +108,24 @@ impl Filesystem for Nothing {
     }
 
     fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        // As Backlot's resident files are opened to be read.
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
     }
 
     fn read(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
-        _offset: u64,
+        offset: u64,
         size: u32,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        reply.data(&[0; FILE][..FILE.min(size as usize)]);
+        let left = self.attr(ino).size.saturating_sub(offset);
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        reply.data(&ZEROS[..left.min(size as usize).min(ZEROS.len())]);
     }
 
     fn create(
@@ -164,9 +172,10 @@ impl Filesystem for Nothing {
     }
 }
 
-struct Times([f64; 3]);
+struct Times([f64; 4]);
 
-/// Opens, reads and closes; makes small files; writes a large one. As `metadata` and `write` do.
+/// Opens, reads and closes; makes small files; writes a large one; reads one that the kernel has in its pages. As `metadata`,
+/// `write` and `resident` do.
 fn take(bench: &Bench, dir: &Path, round: usize) -> Result<Times> {
     ensure!(!interrupted(), "interrupted");
     let begin = Instant::now();
@@ -188,7 +197,19 @@ fn take(bench: &Bench, dir: &Path, round: usize) -> Result<Times> {
         file.write_all(&bytes)?;
     }
     drop(file);
-    Ok(Times([opened, made, begin.elapsed().as_secs_f64()]))
+    let written = begin.elapsed().as_secs_f64();
+    // In the kernel's pages from here on.
+    sequential(&dir.join(BIG), bench.scale.big_bytes)?;
+    let again = sequential(&dir.join(BIG), bench.scale.big_bytes)?;
+    Ok(Times([opened, made, written, again]))
+}
+
+fn write_zeros(path: &Path, len: u64) -> Result<()> {
+    let mut file = File::create(path)?;
+    for _ in 0..len / ZEROS.len() as u64 {
+        file.write_all(&ZEROS)?;
+    }
+    Ok(())
 }
 
 fn known(number: usize) -> String {
@@ -205,11 +226,13 @@ pub(crate) fn floor(bench: &Bench, report: &mut Report) -> Result<()> {
         nothing.add(OsStr::new(&known(number)), FILE as u64);
         std::fs::write(disk.join(known(number)), [0; FILE])?;
     }
+    nothing.add(OsStr::new(BIG), bench.scale.big_bytes);
+    write_zeros(&disk.join(BIG), bench.scale.big_bytes)?;
     let mut config = Config::default();
     config.n_threads = Some(2);
     config.acl = SessionACL::Owner;
     let session = fuser::spawn_mount(nothing, &mount_point, &config).context("mount")?;
-    let [mut empty, mut plain]: [[Samples; 3]; 2] = Default::default();
+    let [mut empty, mut plain]: [[Samples; 4]; 2] = Default::default();
     for round in 0..bench.scale.rounds {
         for turn in [round, round + 1] {
             let (dir, samples) = if turn % 2 == 0 {
@@ -234,6 +257,13 @@ pub(crate) fn floor(bench: &Bench, report: &mut Report) -> Result<()> {
             format!("{} MiB written, and thrown away", bench.scale.big_bytes >> 20),
             Unit::Seconds,
         ),
+        (
+            format!(
+                "{} MiB read again, out of the kernel's pages",
+                bench.scale.big_bytes >> 20
+            ),
+            Unit::MegabytesPerSecond,
+        ),
     ];
     for ((what, unit), (ours, disk)) in rows.into_iter().zip(empty.into_iter().zip(plain)) {
         report.add(Row {
@@ -245,5 +275,5 @@ pub(crate) fn floor(bench: &Bench, report: &mut Report) -> Result<()> {
             target: Target::None,
         });
     }
-    Ok(())
+    crate::hollow::walks(bench, report)
 }

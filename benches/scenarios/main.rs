@@ -14,6 +14,7 @@ mod between;
 mod daemon;
 mod figures;
 mod floor;
+mod hollow;
 mod juicefs;
 mod link;
 mod machine;
@@ -25,6 +26,7 @@ mod server;
 mod sftp;
 mod store;
 mod tree;
+mod watching;
 mod writing;
 
 use std::path::PathBuf;
@@ -45,7 +47,7 @@ use machine::Quiet;
 #[command(name = "cargo bench --bench scenarios --")]
 struct Args {
     /// Which to run: ready, memory, growth, find, stream, first-byte, random, link, small, playback, upload, walk,
-    /// floor, resident, metadata, write, between. Default: all.
+    /// floor, resident, metadata, write, between, states, scraped. Default: all.
     scenarios: Vec<String>,
     /// Small data and few rounds: to see that everything works, not to quote.
     #[arg(long)]
@@ -109,7 +111,7 @@ pub(crate) struct Bench {
 
 type Scenario = fn(&Bench, &mut Report) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 17] = [
+const SCENARIOS: [(&str, Scenario); 19] = [
     ("ready", store::ready),
     ("memory", store::memory),
     ("growth", store::growth),
@@ -127,6 +129,8 @@ const SCENARIOS: [(&str, Scenario); 17] = [
     ("metadata", resident::metadata),
     ("write", writing::write),
     ("between", between::between),
+    ("states", watching::states),
+    ("scraped", watching::scraped),
 ];
 
 fn main() -> ExitCode {

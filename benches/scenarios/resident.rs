@@ -51,7 +51,7 @@ struct Rates {
     mapped: f64,
 }
 
-fn sequential(path: &Path, len: u64) -> Result<f64> {
+pub(crate) fn sequential(path: &Path, len: u64) -> Result<f64> {
     let (file, mut buffer) = (File::open(path)?, vec![0; READ]);
     let begin = Instant::now();
     for piece in 0..len / READ as u64 {

@@ -135,10 +135,10 @@ fn after_reading(setup: &DriveSetup, expected: usize) -> Result<Samples> {
 
 /// Cold, again, and names only.
 #[derive(Debug, Default)]
-struct Walks([Samples; 3]);
+pub(crate) struct Walks(pub(crate) [Samples; 3]);
 
 impl Walks {
-    fn take(&mut self, quiet: &Quiet, take: impl FnMut() -> Result<[f64; 3]>) -> Result<()> {
+    pub(crate) fn take(&mut self, quiet: &Quiet, take: impl FnMut() -> Result<[f64; 3]>) -> Result<()> {
         let (values, round) = quiet.round(take)?;
         for (samples, value) in self.0.iter_mut().zip(values) {
             samples.push(value, round);
@@ -148,7 +148,7 @@ impl Walks {
 }
 
 /// Returns how long it takes to list all names.
-fn names(dir: &Path) -> Result<f64> {
+pub(crate) fn names(dir: &Path) -> Result<f64> {
     let begin = Instant::now();
     output(Command::new("sh").args(["-c", "find \"$0\" -name none"]).arg(dir))?;
     Ok(begin.elapsed().as_secs_f64())

@@ -24,7 +24,7 @@ mod units;
 mod validate;
 
 pub use copies::Copies;
-pub use error::{ConfigError, ConfigErrors};
+pub use error::{ConfigError, ConfigErrors, did_you_mean};
 pub use layers::{Loaded, Loader};
 pub use origin::{Layer, Origin, Origins, Place, Position, Row, render_origin};
 pub use schema::{
@@ -44,3 +44,25 @@ pub use validate::{compile_glob, compile_globs};
 pub fn sample() -> &'static str {
     include_str!("sample.toml")
 }
+
+/// Returns the same file for a drive of the whole machine: state in /var/lib, the cache in /var/cache, open to all users.
+#[must_use]
+pub fn system_sample() -> String {
+    SYSTEM.iter().fold(sample().to_owned(), |text, (of_user, of_system)| {
+        text.replacen(of_user, of_system, 1)
+    })
+}
+
+/// Lines of the sample, and what they are for a whole machine.
+const SYSTEM: [(&str, &str); 4] = [
+    ("\nmount-point = \"~/backlot\"", "\nmount-point = \"/mnt/projects\""),
+    ("\n#allow-other = false", "\nallow-other = true"),
+    (
+        "\n#data-dir = \"~/.local/share/backlot\"",
+        "\ndata-dir = \"/var/lib/backlot\"",
+    ),
+    (
+        "\n#cache-dir = \"~/.cache/backlot\"",
+        "\ncache-dir = \"/var/cache/backlot\"",
+    ),
+];

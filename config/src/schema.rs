@@ -827,7 +827,7 @@ impl Default for Publish {
     fn default() -> Self {
         Self {
             settle: Period::from_secs(2),
-            parallel: 16,
+            parallel: 24,
             part_size: ByteSize::mib(16),
             retry_max: Period::from_secs(5 * 60),
             min_free: ByteSize::mib(256),

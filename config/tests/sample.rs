@@ -137,3 +137,12 @@ fn no_setting_is_left_out() {
         .collect();
     assert_eq!(missing, Vec::<String>::new());
 }
+
+#[test]
+fn the_one_for_a_whole_machine_keeps_nothing_in_a_home() {
+    let drive = config_of(&backlot_config::system_sample()).drive;
+    assert_eq!(drive.mount_point, std::path::Path::new("/mnt/projects"));
+    assert_eq!(drive.data_dir, std::path::Path::new("/var/lib/backlot"));
+    assert_eq!(drive.cache_dir, std::path::Path::new("/var/cache/backlot"));
+    assert!(drive.allow_other);
+}

@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 
 use crate::error::{FsError, FsErrorKind};
 use crate::spam::Spam;
+use crate::tally::{Operation, Tally};
 
 /// Which request is answered, for the log.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +46,7 @@ pub struct Bridge {
     rt: Handle,
     panics: AtomicU64,
     expired: AtomicU64,
+    tally: Tally,
     spam: Spam,
 }
 
@@ -56,6 +58,7 @@ impl Bridge {
             rt,
             panics: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            tally: Tally::default(),
             spam: Spam::default(),
         })
     }
@@ -69,6 +72,12 @@ impl Bridge {
         }
     }
 
+    /// Returns how the requests went that were answered so far.
+    #[must_use]
+    pub fn operations(&self) -> Vec<Operation> {
+        self.tally.now()
+    }
+
     /// Polls `fut` once on this thread and replies; a future that is not ready is spawned and replied to from there, and
     /// given up after `deadline`: the kernel waits for an answer unkillably, so there must be one. Never panics and never
     /// blocks for longer than that one poll.
@@ -79,13 +88,14 @@ impl Bridge {
         fut: impl Future<Output = Result<T, FsError>> + Send + 'static,
         reply: impl FnOnce(Result<T, FsError>) + Send + 'static,
     ) {
+        let begun = Instant::now();
         let _rt = self.rt.enter();
         let mut fut = Box::pin(fut);
         match guarded_poll(fut.as_mut(), &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(out) => {
                 // Destructors of a half-run future are code of the engine too.
                 self.run(asked, move || drop(fut));
-                self.finish(asked, out, reply);
+                self.finish(asked, begun, out, reply);
             }
             Poll::Pending => {
                 let bridge = Arc::clone(self);
@@ -102,7 +112,7 @@ impl Bridge {
                         }
                     };
                     bridge.run(asked, move || drop(fut));
-                    bridge.finish(asked, out, reply);
+                    bridge.finish(asked, begun, out, reply);
                 });
             }
         }
@@ -114,11 +124,12 @@ impl Bridge {
         asked: Asked,
         call: impl FnOnce() -> Option<Result<T, FsError>>,
     ) -> Option<Result<T, FsError>> {
+        let begun = Instant::now();
         let _rt = self.rt.enter();
         match catch_unwind(AssertUnwindSafe(call)) {
             Ok(None) => None,
-            Ok(Some(out)) => Some(self.told(asked, Ok(out))),
-            Err(panic) => Some(self.told(asked, Err(panic))),
+            Ok(Some(out)) => Some(self.told(asked, begun, Ok(out))),
+            Err(panic) => Some(self.told(asked, begun, Err(panic))),
         }
     }
 
@@ -132,19 +143,27 @@ impl Bridge {
     fn finish<T>(
         &self,
         asked: Asked,
+        begun: Instant,
         out: Result<Result<T, FsError>, Box<dyn Any + Send>>,
         reply: impl FnOnce(Result<T, FsError>),
     ) {
-        let out = self.told(asked, out);
+        let out = self.told(asked, begun, out);
         self.run(asked, move || reply(out));
     }
 
-    /// Counts and logs what went wrong, and returns what is answered.
-    fn told<T>(&self, asked: Asked, out: Result<Result<T, FsError>, Box<dyn Any + Send>>) -> Result<T, FsError> {
+    /// Counts how it went, logs what went wrong, and returns what is answered.
+    fn told<T>(
+        &self,
+        asked: Asked,
+        begun: Instant,
+        out: Result<Result<T, FsError>, Box<dyn Any + Send>>,
+    ) -> Result<T, FsError> {
         let out = out.unwrap_or_else(|panic| {
             self.panicked(asked, &*panic);
             Err(FsErrorKind::Io.into())
         });
+        let failed = out.as_ref().err().map(|error| error.kind);
+        self.tally.note(asked.op, begun.elapsed(), failed);
         if let Err(error) = &out {
             self.log_failure(asked, error);
         }

@@ -70,6 +70,75 @@ pub enum FsErrorKind {
 }
 
 impl FsErrorKind {
+    /// All kinds, in their order.
+    pub const ALL: [Self; 29] = [
+        Self::NotFound,
+        Self::Exists,
+        Self::NotDir,
+        Self::IsDir,
+        Self::NotEmpty,
+        Self::Denied,
+        Self::NotPermitted,
+        Self::ReadOnly,
+        Self::CacheFull,
+        Self::NoSpace,
+        Self::FileTooLarge,
+        Self::TooManyLinks,
+        Self::RemoteQuota,
+        Self::RemoteChanged,
+        Self::Left,
+        Self::Busy,
+        Self::Offline,
+        Self::TimedOut,
+        Self::Interrupted,
+        Self::NameTooLong,
+        Self::Invalid,
+        Self::NoAttr,
+        Self::Range,
+        Self::Unsupported,
+        Self::BadHandle,
+        Self::CrossDevice,
+        Self::PastEnd,
+        Self::HeldBack,
+        Self::Io,
+    ];
+
+    /// Returns a fixed word for programs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NotFound => "not-found",
+            Self::Exists => "exists",
+            Self::NotDir => "not-dir",
+            Self::IsDir => "is-dir",
+            Self::NotEmpty => "not-empty",
+            Self::Denied => "denied",
+            Self::NotPermitted => "not-permitted",
+            Self::ReadOnly => "read-only",
+            Self::CacheFull => "cache-full",
+            Self::NoSpace => "no-space",
+            Self::FileTooLarge => "file-too-large",
+            Self::TooManyLinks => "too-many-links",
+            Self::RemoteQuota => "remote-quota",
+            Self::RemoteChanged => "remote-changed",
+            Self::Left => "left",
+            Self::Busy => "busy",
+            Self::Offline => "offline",
+            Self::TimedOut => "timed-out",
+            Self::Interrupted => "interrupted",
+            Self::NameTooLong => "name-too-long",
+            Self::Invalid => "invalid",
+            Self::NoAttr => "no-attr",
+            Self::Range => "range",
+            Self::Unsupported => "unsupported",
+            Self::BadHandle => "bad-handle",
+            Self::CrossDevice => "cross-device",
+            Self::PastEnd => "past-end",
+            Self::HeldBack => "held-back",
+            Self::Io => "io",
+        }
+    }
+
     /// Returns the errno that Linux programs see.
     #[must_use]
     pub fn errno(self) -> i32 {

@@ -8,7 +8,9 @@ pub mod bridge;
 pub mod error;
 #[cfg(target_os = "linux")]
 pub mod fuse;
+pub mod histogram;
 pub mod memory;
 mod spam;
+pub mod tally;
 pub mod types;
 pub mod vfs;

@@ -19,10 +19,11 @@ use axum::response::{IntoResponse, Response};
 use backlot_config::{Api, SecretError, SecretRef};
 use secrecy::ExposeSecret;
 
+use super::asked::{Asked, body};
+use super::openapi::Routes;
 use super::pages;
 use super::problem::Problem;
-use super::queue_routes::{Asked, body};
-use super::types::Login;
+use super::types::{LoggedOut, Login, SessionReport};
 
 /// The least length of a token in bytes: 16 random letters can't be guessed at the rate that is allowed.
 const TOKEN_MIN: usize = 16;
@@ -36,6 +37,9 @@ const SESSION: Duration = Duration::from_secs(12 * 3600);
 const SESSIONS: usize = 64;
 /// The header that a page of ours sends with every change. Another page can't without asking first, and is told no.
 pub(super) const CHANGE: &str = "x-backlot";
+
+const LOGIN: &str = "/v1/login";
+const LOGOUT: &str = "/v1/logout";
 
 /// What somebody may do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -72,6 +76,21 @@ pub enum AccessError {
 /// Who was let in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Admitted(pub(super) Role);
+
+/// Returns who may at least; `None`: anybody. The document says the same of each route.
+pub(super) fn needed(method: &Method, path: &str) -> Option<Role> {
+    let is_look = is_look(method);
+    if is_look && pages::is_page(path) || method == Method::POST && path == LOGIN {
+        return None;
+    }
+    // A viewer may go as he came.
+    let may_all = is_look || method == Method::POST && path == LOGOUT;
+    Some(if may_all { Role::Viewer } else { Role::Admin })
+}
+
+fn is_look(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
 
 /// The doorkeeper of one listener.
 #[derive(Debug)]
@@ -141,20 +160,15 @@ impl Access {
         self.check_host(request)?;
         self.check_origin(request.headers())?;
         let (method, path) = (request.method(), request.uri().path());
-        let is_look = method == Method::GET || method == Method::HEAD;
-        if is_look && pages::is_page(path) || method == Method::POST && path == "/v1/login" {
+        let Some(needed) = needed(method, path) else {
             return Ok(None);
-        }
+        };
         let (role, by_cookie) = self.identify(request.headers())?;
-        if !is_look {
-            if by_cookie {
-                check_change(request.headers())?;
-            }
-            if role < Role::Admin && path != "/v1/logout" {
-                return Err(
-                    refused("role", "a viewer's token may look, and change nothing").hint("use the admin's token")
-                );
-            }
+        if by_cookie && !is_look(method) {
+            check_change(request.headers())?;
+        }
+        if role < needed {
+            return Err(refused("role", "a viewer's token may look, and change nothing").hint("use the admin's token"));
         }
         Ok(Some(Admitted(role)))
     }
@@ -190,7 +204,8 @@ impl Access {
         if headers.get_all(header::ORIGIN).iter().all(is_ours) && (!cross || navigates) {
             return Ok(());
         }
-        Err(refused("origin", "another web page may not use this daemon"))
+        Err(refused("origin", "another web page may not use this daemon")
+            .hint("use the daemon's own page, or add the name of a proxy to api.hosts"))
     }
 
     /// Returns the role, and whether a cookie told it.
@@ -349,20 +364,29 @@ pub(super) async fn guard(State(access): State<Arc<Access>>, mut request: Reques
     response
 }
 
-pub(super) async fn login(
+/// The routes that only TCP has.
+pub(super) fn routes() -> Routes<Arc<Access>> {
+    Routes::new()
+        .post(LOGIN, "On TCP: gives a browser a cookie for its token.", login)
+        .post(LOGOUT, "On TCP: ends the session of a browser's cookie.", logout)
+}
+
+type WithCookie<T> = ([(header::HeaderName, String); 1], Json<T>);
+
+async fn login(
     State(access): State<Arc<Access>>,
     headers: HeaderMap,
     asked: Asked<Login>,
-) -> Result<Response, Problem> {
+) -> Result<WithCookie<SessionReport>, Problem> {
     check_change(&headers)?;
     let role = access.try_token(body(asked)?.token.trim())?;
     let cookie = access.set_cookie(&access.begin_session(role), SESSION.as_secs(), &headers);
-    Ok((cookie, Json(serde_json::json!({ "role": role.to_string() }))).into_response())
+    Ok((cookie, Json(SessionReport { role: role.to_string() })))
 }
 
-pub(super) async fn logout(State(access): State<Arc<Access>>, headers: HeaderMap) -> Response {
+async fn logout(State(access): State<Arc<Access>>, headers: HeaderMap) -> Result<WithCookie<LoggedOut>, Problem> {
     if let Some(id) = access.cookie_of(&headers) {
         access.book().sessions.remove(&blake3::hash(id.as_bytes()));
     }
-    (access.set_cookie("", 0, &headers), Json(serde_json::json!({}))).into_response()
+    Ok((access.set_cookie("", 0, &headers), Json(LoggedOut {})))
 }

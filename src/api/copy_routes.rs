@@ -1,29 +1,27 @@
 //! The routes about copies between sites and their jobs.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::Json;
+use axum::extract::State;
 
 use super::Face;
-use super::queue_routes::{Answer, Asked, body};
-use super::routes::{aside, bad_request};
+use super::asked::{Answer, Asked, Path, Query, body};
+use super::openapi::Routes;
+use super::routes::aside;
 use crate::engine::report::{Changed, CopyReport, CopyRequest, JobQuery, JobReport, Selection};
 
-pub(super) fn routes() -> Router<Face> {
-    Router::new()
-        .route("/v1/copies", post(copy))
-        .route("/v1/jobs", get(jobs))
-        .route("/v1/jobs/{id}", get(job))
-        .route("/v1/tasks/exclude", post(exclude))
+pub(super) fn routes() -> Routes<Face> {
+    Routes::new()
+        .post("/v1/copies", "Copies files from one site to another.", copy)
+        .get("/v1/jobs", "The jobs of copies.", jobs)
+        .get("/v1/jobs/{id}", "A job of copies.", job)
+        .post("/v1/tasks/exclude", "Leaves copies out of their jobs.", exclude)
 }
 
 async fn copy(State(api): State<Face>, asked: Asked<CopyRequest>) -> Answer<CopyReport> {
     Ok(Json(api.drive.copy(&body(asked)?).await?))
 }
 
-async fn jobs(State(api): State<Face>, query: Result<Query<JobQuery>, QueryRejection>) -> Answer<Vec<JobReport>> {
-    let Query(query) = query.map_err(|e| bad_request(&e))?;
+async fn jobs(State(api): State<Face>, Query(query): Query<JobQuery>) -> Answer<Vec<JobReport>> {
     Ok(Json(aside(move || api.drive.jobs(&query)).await??))
 }
 

@@ -4,8 +4,8 @@
 //! - `status`: the answer of `GET /v1/status`, at first, soon after changes, and now and then.
 //! - `log`: a line of the log, `info` and graver.
 //!
-//! Owns: the pace. Refuses to know: what the counters mean. Invariants: a change is told within 100 ms of when it happened;
-//! the status is made at most four times a second, for all who listen to the same state together; who does not listen fast
+//! Owns: the pace. Refuses to know: what the counters mean. Invariants: a change is told within 100 ms of when it happened:
+//! at once where the engine rings its bell for it, with the next look otherwise; the status is made at most four times a second, for all who listen to the same state together; who does not listen fast
 //! enough misses lines of the log, and nothing of the state; nothing is looked at while nobody listens.
 
 use std::collections::VecDeque;
@@ -18,7 +18,7 @@ use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::StreamExt as _;
 use futures::stream::{self, Stream};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -28,8 +28,10 @@ use super::routes::aside;
 use crate::engine::pulse::Pulse;
 use crate::telemetry::tail::{self, Line};
 
-/// Between two looks at the counters: well below the 100 ms that a change may take to be told.
+/// Between two looks at the counters for what no bell rings for: well below the 100 ms that a change may take to be told.
 const LOOK: Duration = Duration::from_millis(40);
+/// The shortest time between two looks that the bell asks for: while much changes, it is told in pieces of this length.
+const REST: Duration = Duration::from_millis(10);
 /// The shortest time between two statuses.
 const STATUS_MIN: Duration = Duration::from_millis(250);
 /// The longest: rates and times in it change by themselves.
@@ -88,6 +90,8 @@ struct Listener {
     api: Face,
     log: broadcast::Receiver<Line>,
     looks: Interval,
+    bell: watch::Receiver<()>,
+    rested: tokio::time::Instant,
     seen: Pulse,
     is_due: bool,
     told: Option<Instant>,
@@ -110,6 +114,9 @@ pub(super) async fn events(
     let listener = Listener {
         log: tail::listen(),
         looks,
+        // Before the first look: what rings between the two is looked at again.
+        bell: api.drive.hears_changes(),
+        rested: tokio::time::Instant::now(),
         seen: api.drive.pulse(),
         is_due: true,
         told: None,
@@ -134,6 +141,10 @@ impl Listener {
             }
             tokio::select! {
                 _ = self.looks.tick() => self.look(),
+                () = rung(&mut self.bell, self.rested) => {
+                    self.rested = tokio::time::Instant::now() + REST;
+                    self.look();
+                }
                 Ok(line) = self.log.recv() => self.tell("log", serde_json::to_string(&line).ok()),
                 status = made(&mut self.making) => {
                     self.making = None;
@@ -169,6 +180,15 @@ impl Listener {
         if let Some(json) = json {
             self.out.push_back(Event::default().event(kind).data(json));
         }
+    }
+}
+
+/// Waits until the bell has rung, and not before `rested`. Given up half way it has heard nothing.
+async fn rung(bell: &mut watch::Receiver<()>, rested: tokio::time::Instant) {
+    tokio::time::sleep_until(rested).await;
+    if bell.changed().await.is_err() {
+        // The drive is gone, and with it what could change.
+        std::future::pending::<()>().await;
     }
 }
 

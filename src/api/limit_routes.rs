@@ -1,15 +1,17 @@
 //! The routes about how fast bytes may move.
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 
 use super::Face;
-use super::queue_routes::{Answer, Asked, body};
+use super::asked::{Answer, Asked, body};
+use super::openapi::Routes;
 use crate::engine::report::{LimitRequest, SiteLimitReport};
 
-pub(super) fn routes() -> Router<Face> {
-    Router::new().route("/v1/limits", get(limits).post(change))
+pub(super) fn routes() -> Routes<Face> {
+    Routes::new()
+        .get("/v1/limits", "How fast bytes may move, of each site.", limits)
+        .post("/v1/limits", "Sets a site's limits until the daemon ends.", change)
 }
 
 async fn limits(State(api): State<Face>) -> Answer<Vec<SiteLimitReport>> {

@@ -5,29 +5,48 @@
 //! (projects, sites, fixed words), never paths. The format is a few lines, so it is written here by hand; an outside parser
 //! checks it in `tests/faces`.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use axum::extract::State;
 use axum::http::header;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 
 use super::Face;
+use super::openapi::{Answers, Told};
 use super::problem::Problem;
+use super::requests::Requests;
 use super::routes::aside;
-use crate::engine::histogram::{BOUNDS_MS, Distribution};
+use crate::engine::histogram::{BOUNDS_US, Distribution};
 use crate::engine::pulse::Counters;
 use crate::engine::report::{CacheStat, QueueReport, Status};
 
 const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-pub(super) async fn metrics(State(api): State<Face>) -> Result<impl IntoResponse, Problem> {
+/// The page as an answer.
+pub(super) struct Figures(String);
+
+impl IntoResponse for Figures {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, KIND)], self.0).into_response()
+    }
+}
+
+impl Answers for Figures {
+    fn tell(told: &mut Told) {
+        told.answers_text("text/plain");
+    }
+}
+
+pub(super) async fn metrics(State(api): State<Face>) -> Result<Figures, Problem> {
     let text = aside(move || {
         let status = api.drive.status()?;
         let now_ms = jiff::Timestamp::now().as_millisecond();
-        Ok::<_, Problem>(page(&status, &api.drive.cache_stat(), &api.drive.counters(), now_ms))
+        let (cache, counters) = (api.drive.cache_stat(), api.drive.counters());
+        Ok::<_, Problem>(page(&status, &cache, &counters, &api.requests, now_ms))
     })
     .await??;
-    Ok(([(header::CONTENT_TYPE, KIND)], text))
+    Ok(Figures(text))
 }
 
 /// The text, family by family.
@@ -77,15 +96,15 @@ impl Family<'_> {
         self.page.line(format_args!("{name}{suffix}{labels} {value}"));
     }
 
-    fn histogram(&mut self, times: &Distribution) {
-        let bounds = BOUNDS_MS.iter().map(|ms| seconds(ms * 1000));
+    fn histogram(&mut self, labels: &[(&str, &str)], times: &Distribution) {
+        let bounds = BOUNDS_US.iter().map(|micros| seconds(*micros));
         let mut sum = 0;
         for (count, bound) in times.counts.iter().zip(bounds.chain(["+Inf".to_owned()])) {
             sum += count;
-            self.suffixed("_bucket", &[("le", &bound)], sum);
+            self.suffixed("_bucket", &[labels, &[("le", &bound)]].concat(), sum);
         }
-        self.suffixed("_sum", &[], seconds(times.micros));
-        self.suffixed("_count", &[], sum);
+        self.suffixed("_sum", labels, seconds(times.micros));
+        self.suffixed("_count", labels, sum);
     }
 }
 
@@ -104,7 +123,7 @@ fn age(since_ms: Option<i64>, now_ms: i64) -> String {
     seconds(u64::try_from(millis).unwrap_or(0).saturating_mul(1000))
 }
 
-fn page(status: &Status, cache: &CacheStat, counters: &Counters, now_ms: i64) -> String {
+fn page(status: &Status, cache: &CacheStat, counters: &Counters, requests: &Requests, now_ms: i64) -> String {
     let mut page = Page::default();
     page.family(
         "backlot_build_info",
@@ -122,9 +141,11 @@ fn page(status: &Status, cache: &CacheStat, counters: &Counters, now_ms: i64) ->
     cached(&mut page, cache);
     hydration(&mut page, status, counters);
     publishing(&mut page, status, now_ms);
-    queues(&mut page, &status.publishing.queues);
+    queues(&mut page, &status.publishing.queues, now_ms);
     pins(&mut page, status);
     native(&mut page, status);
+    operations(&mut page, counters);
+    asked(&mut page, requests);
     page.0
 }
 
@@ -219,6 +240,21 @@ fn hydration(page: &mut Page, status: &Status, counters: &Counters) {
     let mut ended = page.family("backlot_fetches_unfinished_total", "counter", help);
     ended.sample(&[("result", "failed")], hydration.failed);
     ended.sample(&[("result", "cancelled")], hydration.cancelled);
+    let help = "Requests for bytes at sites that failed, by kind of error.";
+    let mut failures = page.family("backlot_hydration_errors_total", "counter", help);
+    for (kind, count) in &counters.failures {
+        failures.sample(&[("kind", kind)], count);
+    }
+    let help = "Opens and reads that were refused to a program since it would have fetched much, by program.";
+    let mut blocked = page.family("backlot_blocked_hydrations_total", "counter", help);
+    // Several programs may have one name.
+    let mut refusals: BTreeMap<&str, u64> = BTreeMap::new();
+    for program in status.programs.programs.iter().filter(|program| program.refusals > 0) {
+        *refusals.entry(&program.name).or_default() += program.refusals;
+    }
+    for (program, count) in refusals {
+        blocked.sample(&[("program", program)], count);
+    }
     let help = "Bytes that were served past the cache, which could not hold them.";
     page.counter("backlot_uncached_bytes_total", help, hydration.uncached_bytes);
     let help = "Reads that the daemon answered, by where the bytes were: hit (in the cache), miss (at the site). The hit \
@@ -228,7 +264,7 @@ fn hydration(page: &mut Page, status: &Status, counters: &Counters) {
     reads.sample(&[("result", "miss")], counters.reads_waited);
     let help = "How long reads waited for bytes of a site.";
     page.family("backlot_hydration_wait_seconds", "histogram", help)
-        .histogram(&counters.waits);
+        .histogram(&[], &counters.waits);
     page.gauge("backlot_open_files", "Files that are open.", hydration.open_handles);
     let help = "Frames fetched ahead, by whether they were whole when they were opened (hit) or not (late).";
     let mut frames = page.family("backlot_sequence_frames_total", "counter", help);
@@ -274,7 +310,7 @@ fn publishing(page: &mut Page, status: &Status, now_ms: i64) {
     page.gauge("backlot_own_bytes", "Their bytes.", publishing.own_bytes);
 }
 
-fn queues(page: &mut Page, queues: &[QueueReport]) {
+fn queues(page: &mut Page, queues: &[QueueReport], now_ms: i64) {
     let states = |queue: &QueueReport| {
         [
             ("waiting", queue.waiting),
@@ -296,6 +332,11 @@ fn queues(page: &mut Page, queues: &[QueueReport]) {
         for (state, tally) in states(queue) {
             bytes.sample(&[("project", &queue.project), ("state", state)], tally.bytes);
         }
+    }
+    let help = "Age of the oldest change in a project's queue; 0 if there is none.";
+    let mut oldest = page.family("backlot_queue_oldest_seconds", "gauge", help);
+    for queue in queues {
+        oldest.sample(&[("project", &queue.project)], age(queue.oldest_ms, now_ms));
     }
     let mut paused = page.family("backlot_queue_paused", "gauge", "1: nothing of the queue is begun.");
     for queue in queues {
@@ -337,9 +378,56 @@ fn native(page: &mut Page, status: &Status) {
     fuse.sample(&[("operation", "write")], native.daemon_writes);
 }
 
+fn operations(page: &mut Page, counters: &Counters) {
+    let help = "How long file operations took that came to the daemon, the failed ones too.";
+    let mut took = page.family("backlot_fuse_operation_seconds", "histogram", help);
+    for operation in &counters.operations {
+        took.histogram(&[("operation", operation.name)], &operation.took);
+    }
+    let help = "File operations that came to the daemon and failed, by kind of error.";
+    let mut failed = page.family("backlot_fuse_errors_total", "counter", help);
+    for operation in &counters.operations {
+        for (kind, count) in &operation.failed {
+            failed.sample(&[("operation", operation.name), ("kind", kind)], count);
+        }
+    }
+}
+
+fn asked(page: &mut Page, requests: &Requests) {
+    let help = "Requests to the API that were let in, by class of their answer's status.";
+    let mut answered = page.family("backlot_api_requests_total", "counter", help);
+    for (class, count) in requests.answered() {
+        answered.sample(&[("status", class)], count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_reads_figures_asks_for_those_that_there_are() {
+        let names = include_str!("metrics.rs");
+        let mut met = 0;
+        for text in [
+            include_str!("../../docs/grafana/backlot.json"),
+            include_str!("../../docs/dashboard.md"),
+        ] {
+            for rest in text.split("backlot_").skip(1) {
+                let end = rest
+                    .find(|c: char| c != '_' && !c.is_ascii_lowercase())
+                    .unwrap_or(rest.len());
+                let name = format!("backlot_{}", &rest[..end]);
+                let family = ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .find_map(|suffix| name.strip_suffix(suffix));
+                let family = family.unwrap_or(&name);
+                assert!(names.contains(&format!("\"{family}\"")), "nobody counts {name}");
+                met += 1;
+            }
+        }
+        assert!(met > 25, "{met}");
+    }
 
     #[test]
     fn a_label_can_say_anything() {
@@ -361,14 +449,15 @@ mod tests {
         times.note(std::time::Duration::from_micros(1_500));
         times.note(std::time::Duration::from_secs(30));
         let mut page = Page::default();
-        page.family("t", "histogram", "Of t.").histogram(&times.now());
+        page.family("t", "histogram", "Of t.")
+            .histogram(&[("a", "b")], &times.now());
         for line in [
-            "t_bucket{le=\"0.001000\"} 0",
-            "t_bucket{le=\"0.002000\"} 1",
-            "t_bucket{le=\"20.000000\"} 1",
-            "t_bucket{le=\"+Inf\"} 2",
-            "t_sum 30.001500",
-            "t_count 2",
+            "t_bucket{a=\"b\",le=\"0.001000\"} 0",
+            "t_bucket{a=\"b\",le=\"0.002500\"} 1",
+            "t_bucket{a=\"b\",le=\"20.000000\"} 1",
+            "t_bucket{a=\"b\",le=\"+Inf\"} 2",
+            "t_sum{a=\"b\"} 30.001500",
+            "t_count{a=\"b\"} 2",
         ] {
             assert!(page.0.lines().any(|l| l == line), "{line} is not in\n{}", page.0);
         }

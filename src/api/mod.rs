@@ -6,14 +6,18 @@
 //! answer holds a secret.
 
 mod access;
+mod asked;
 mod copy_routes;
 mod events;
 mod limit_routes;
 mod metrics;
+mod openapi;
 mod pages;
 mod pin_routes;
 mod problem;
+mod program;
 mod queue_routes;
+mod requests;
 mod routes;
 mod tcp;
 pub mod types;
@@ -34,6 +38,8 @@ use types::{SettingRow, StopOutcome};
 pub use access::{Access, AccessError};
 pub use events::Watch;
 pub use problem::Problem;
+pub use program::is_replaced;
+pub use requests::Requests;
 pub use tcp::serve_tcp;
 
 /// Requests to stop that may wait at once; one is enough, a second one is told to wait for it.
@@ -65,6 +71,8 @@ pub struct Face {
     pub settings: Arc<[SettingRow]>,
     /// Who looks on.
     pub watch: Arc<Watch>,
+    /// What was asked.
+    pub requests: Arc<Requests>,
 }
 
 /// Binds the API's socket, replacing one that a dead daemon left. The caller holds the data folder's lock, so no other
@@ -93,7 +101,7 @@ pub fn stop_queue() -> (mpsc::Sender<StopRequest>, mpsc::Receiver<StopRequest>) 
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: UnixListener, face: Face, until: CancellationToken) -> io::Result<()> {
-    let app = routes::router(face);
+    let app = routes::finished(routes::routes().with_state(face.clone()), &face);
     axum::serve(listener, app)
         .with_graceful_shutdown(until.cancelled_owned())
         .await

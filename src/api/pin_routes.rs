@@ -1,15 +1,14 @@
 //! The routes about pins, hydrations and the cache, each a few lines over the engine's facade.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::Json;
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 
 use super::Face;
+use super::asked::{Answer, Asked, Path, Query, body};
+use super::openapi::Routes;
 use super::problem::Problem;
-use super::queue_routes::{Answer, Asked, body};
-use super::routes::{aside, bad_request};
+use super::routes::aside;
 use super::types::{HydrateRequest, HydrationState, PathsRequest, TopQuery, UnpinRequest};
 use crate::engine::hydrations::Wanted;
 use crate::engine::report::{
@@ -19,18 +18,48 @@ use crate::engine::report::{
 /// Rows of `cache top` if nobody says how many.
 const TOP: usize = 20;
 
-pub(super) fn routes() -> Router<Face> {
-    Router::new()
-        .route("/v1/pins", get(pins).post(pin))
-        .route("/v1/pins/remove", post(unpin))
-        .route("/v1/hydrations", post(hydrate))
-        .route("/v1/hydrations/{id}", get(hydration))
-        .route("/v1/cache", get(cache))
-        .route("/v1/cache/top", get(top))
-        .route("/v1/cache/programs", get(programs))
-        .route("/v1/cache/evict", post(evict))
-        .route("/v1/cache/verify", get(verification).post(verify))
-        .route("/v1/cache/clear", post(clear))
+pub(super) fn routes() -> Routes<Face> {
+    Routes::new()
+        .get("/v1/pins", "What is kept here, and how far each rule is.", pins)
+        .post(
+            "/v1/pins",
+            "Keeps what paths and patterns cover here, from now on.",
+            pin,
+        )
+        .post(
+            "/v1/pins/remove",
+            "Lets go of pins; what is here stays until the room is needed.",
+            unpin,
+        )
+        .post(
+            "/v1/hydrations",
+            "Brings what paths and patterns cover here, once; answers at once.",
+            hydrate,
+        )
+        .get("/v1/hydrations/{id}", "How far a hydration is.", hydration)
+        .get("/v1/cache", "What the cache holds.", cache)
+        .get("/v1/cache/top", "The folders that hold most of the cache.", top)
+        .get(
+            "/v1/cache/programs",
+            "What was fetched for which program, and what was refused to it.",
+            programs,
+        )
+        .post("/v1/cache/evict", "Drops bytes that are safe elsewhere.", evict)
+        .get(
+            "/v1/cache/verify",
+            "How far the look through the cache is that was asked for.",
+            verification,
+        )
+        .post(
+            "/v1/cache/verify",
+            "Looks through the cache for bytes that have rotted.",
+            verify,
+        )
+        .post(
+            "/v1/cache/clear",
+            "Drops all bytes that are safe elsewhere, not pinned and not in use.",
+            clear,
+        )
 }
 
 async fn pins(State(api): State<Face>) -> Answer<PinsReport> {
@@ -59,11 +88,9 @@ async fn hydrate(State(api): State<Face>, asked: Asked<HydrateRequest>) -> Answe
 async fn hydration(State(api): State<Face>, Path(id): Path<u64>) -> Answer<HydrationState> {
     let job = api.drive.hydration(id);
     let none = || {
-        Problem::new(
-            StatusCode::NOT_FOUND,
-            "not-found",
-            format!("there is no hydration {id}"),
-        )
+        let title = format!("there is no hydration {id}, or not any more");
+        Problem::new(StatusCode::NOT_FOUND, "not-found", title)
+            .hint("POST /v1/hydrations begins one, and says its number")
     };
     Ok(Json(HydrationState {
         id,
@@ -75,8 +102,7 @@ async fn cache(State(api): State<Face>) -> Answer<CacheStat> {
     Ok(Json(aside(move || api.drive.cache_stat()).await?))
 }
 
-async fn top(State(api): State<Face>, query: Result<Query<TopQuery>, QueryRejection>) -> Answer<CacheTop> {
-    let Query(query) = query.map_err(|e| bad_request(&e))?;
+async fn top(State(api): State<Face>, Query(query): Query<TopQuery>) -> Answer<CacheTop> {
     let limit = query.limit.unwrap_or(TOP);
     Ok(Json(aside(move || api.drive.cache_top(query.depth, limit)).await??))
 }

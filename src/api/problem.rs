@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::bandwidth::LimitError;
@@ -13,8 +14,11 @@ use crate::engine::queues::QueueError;
 use crate::model::PathError;
 use crate::state::StateError;
 
+/// The media type of a problem.
+pub(super) const KIND: &str = "application/problem+json";
+
 /// What went wrong with a request.
-#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[error("{title}")]
 pub struct Problem {
     /// The HTTP status.
@@ -48,7 +52,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self)).into_response();
-        let kind = header::HeaderValue::from_static("application/problem+json");
+        let kind = header::HeaderValue::from_static(KIND);
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         response
     }
@@ -72,7 +76,8 @@ impl From<LookupError> for Problem {
         match e {
             LookupError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not-found", e.to_string())
                 .hint("`backlot ls` shows what is there; `backlot scan` looks at the site again"),
-            LookupError::NotDir(_) => Self::new(StatusCode::CONFLICT, "not-a-folder", e.to_string()),
+            LookupError::NotDir(_) => Self::new(StatusCode::CONFLICT, "not-a-folder", e.to_string())
+                .hint("ask for the folder that it lies in"),
             LookupError::State(e) => e.into(),
         }
     }
@@ -138,7 +143,8 @@ impl From<LimitError> for Problem {
         match e {
             LimitError::NoSite(_) => Self::new(StatusCode::NOT_FOUND, "not-found", title)
                 .hint("`backlot limit` shows the sites and their limits"),
-            LimitError::Timetable(_) => Self::new(StatusCode::BAD_REQUEST, "bad-timetable", title),
+            LimitError::Timetable(_) => Self::new(StatusCode::BAD_REQUEST, "bad-timetable", title)
+                .hint("a rate is like 10M, a timetable like `08:00,10M 19:00,off`"),
             LimitError::NoRate => Self::new(StatusCode::BAD_REQUEST, "bad-timetable", title)
                 .hint("`off` is no limit, `auto` what the settings say; `backlot queue pause` stops uploads"),
         }
@@ -149,18 +155,21 @@ impl From<QueueError> for Problem {
     fn from(e: QueueError) -> Self {
         let title = e.to_string();
         let not_found = |hint: &str| Self::new(StatusCode::NOT_FOUND, "not-found", title.clone()).hint(hint);
-        let bad = || Self::new(StatusCode::BAD_REQUEST, "bad-request", title.clone());
+        let bad = |hint: &str| Self::new(StatusCode::BAD_REQUEST, "bad-request", title.clone()).hint(hint);
         match e {
             QueueError::NoProject(_) => not_found("`backlot status` shows the projects"),
             QueueError::NoTask(_) => not_found("`backlot queue ls` shows the tasks; one that is done is gone"),
             QueueError::NoJob(_) => not_found("`backlot queue jobs --all` shows the jobs"),
             QueueError::NotQueued(_) => not_found("`backlot queue ls` shows what is; `backlot ls` how files stand"),
             QueueError::NoConflict(_) => not_found("`backlot conflict ls` shows them"),
-            QueueError::Nothing => bad(),
-            QueueError::BadPriority(_) => bad(),
+            QueueError::Nothing => bad("`backlot queue ls` shows what there is to name"),
+            QueueError::BadPriority(_) => bad("the settings' priority is in force while none is set"),
+            QueueError::BadCursor(_) => bad("leave `cursor` out to begin anew"),
             QueueError::NotPublished(..) => Self::new(StatusCode::CONFLICT, "not-published", title)
                 .hint("what lies in a publish zone goes up: move it there (`zones` of the project in the settings)"),
-            QueueError::Unsettled(..) => Self::new(StatusCode::CONFLICT, "unsettled", title),
+            QueueError::Unsettled(..) => {
+                Self::new(StatusCode::CONFLICT, "unsettled", title).hint("`backlot conflict ls` shows how it stands")
+            }
             QueueError::Lookup(e) => e.into(),
             QueueError::Path(e) => e.into(),
             QueueError::State(e) => e.into(),

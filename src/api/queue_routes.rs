@@ -1,41 +1,49 @@
 //! The routes about queues, tasks, conflicts and waiting, each a few lines over the engine's facade.
 
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Query, State};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::Json;
+use axum::extract::State;
 
 use super::Face;
-use super::problem::Problem;
-use super::routes::{aside, bad_body, bad_request};
+use super::asked::{Answer, Asked, Query, body};
+use super::openapi::Routes;
+use super::routes::aside;
 use super::types::{PauseRequest, QueuePriorityRequest, ResolveRequest, TaskPriorityRequest};
 use crate::engine::report::{
-    Changed, ConflictReport, QueueReport, Selection, TaskPage, TaskQuery, WaitReport, WaitRequest,
+    Changed, ConflictPage, ConflictQuery, ConflictReport, QueueReport, Selection, TaskPage, TaskQuery, WaitReport,
+    WaitRequest,
 };
 
-pub(super) type Asked<T> = Result<Json<T>, JsonRejection>;
-pub(super) type Answer<T> = Result<Json<T>, Problem>;
-
-pub(super) fn routes() -> Router<Face> {
-    Router::new()
-        .route("/v1/queues", get(queues))
-        .route("/v1/queues/pause", post(pause))
-        .route("/v1/queues/resume", post(resume))
-        .route("/v1/queues/priority", post(queue_priority))
-        .route("/v1/tasks", get(tasks))
-        .route("/v1/tasks/retry", post(retry))
-        .route("/v1/tasks/cancel", post(cancel))
-        .route("/v1/tasks/hold", post(hold))
-        .route("/v1/tasks/release", post(release))
-        .route("/v1/tasks/priority", post(task_priority))
-        .route("/v1/conflicts", get(conflicts))
-        .route("/v1/conflicts/resolve", post(resolve))
-        .route("/v1/wait", post(wait))
-}
-
-pub(super) fn body<T>(asked: Asked<T>) -> Result<T, Problem> {
-    let Json(request) = asked.map_err(|e| bad_body(&e))?;
-    Ok(request)
+pub(super) fn routes() -> Routes<Face> {
+    Routes::new()
+        .get("/v1/queues", "The queues, one a project.", queues)
+        .post("/v1/queues/pause", "Begins nothing more of a queue, or of all.", pause)
+        .post("/v1/queues/resume", "Lets a queue, or all, go on.", resume)
+        .post("/v1/queues/priority", "Gives a queue a priority.", queue_priority)
+        .get("/v1/tasks", "Tasks in the order of their numbers, page by page.", tasks)
+        .post("/v1/tasks/retry", "Tries tasks again now.", retry)
+        .post(
+            "/v1/tasks/cancel",
+            "Takes tasks out of the queue; files stay here.",
+            cancel,
+        )
+        .post("/v1/tasks/hold", "Holds tasks back.", hold)
+        .post("/v1/tasks/release", "Lets tasks go that were held back.", release)
+        .post(
+            "/v1/tasks/priority",
+            "Gives tasks a priority within their queue.",
+            task_priority,
+        )
+        .get(
+            "/v1/conflicts",
+            "Conflicts that nobody has settled, the oldest first, page by page.",
+            conflicts,
+        )
+        .post("/v1/conflicts/resolve", "Settles conflicts.", resolve)
+        .post(
+            "/v1/wait",
+            "Waits until all, or some, is at its site; tells how far it is.",
+            wait,
+        )
 }
 
 async fn queues(State(api): State<Face>) -> Answer<Vec<QueueReport>> {
@@ -61,8 +69,7 @@ async fn queue_priority(State(api): State<Face>, asked: Asked<QueuePriorityReque
     queues(State(api)).await
 }
 
-async fn tasks(State(api): State<Face>, query: Result<Query<TaskQuery>, QueryRejection>) -> Answer<TaskPage> {
-    let Query(query) = query.map_err(|e| bad_request(&e))?;
+async fn tasks(State(api): State<Face>, Query(query): Query<TaskQuery>) -> Answer<TaskPage> {
     Ok(Json(aside(move || api.drive.tasks(&query)).await??))
 }
 
@@ -87,8 +94,8 @@ async fn task_priority(State(api): State<Face>, asked: Asked<TaskPriorityRequest
     Ok(Json(api.drive.set_task_priority(&of, priority).await?))
 }
 
-async fn conflicts(State(api): State<Face>) -> Answer<Vec<ConflictReport>> {
-    Ok(Json(aside(move || api.drive.conflicts()).await??))
+async fn conflicts(State(api): State<Face>, Query(query): Query<ConflictQuery>) -> Answer<ConflictPage> {
+    Ok(Json(aside(move || api.drive.conflicts(&query)).await??))
 }
 
 async fn resolve(State(api): State<Face>, asked: Asked<ResolveRequest>) -> Answer<Vec<ConflictReport>> {

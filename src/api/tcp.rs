@@ -10,10 +10,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
-use axum::routing::post;
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -37,13 +35,11 @@ const BODY_MAX: usize = 1 << 20;
 /// When the listener fails.
 pub async fn serve_tcp(listener: TcpListener, face: Face, access: Access, until: CancellationToken) -> io::Result<()> {
     let access = Arc::new(access);
-    let doors = Router::new()
-        .route("/v1/login", post(access::login))
-        .route("/v1/logout", post(access::logout))
-        .with_state(Arc::clone(&access));
-    let app = routes::router(face)
-        .merge(pages::routes())
-        .merge(doors)
+    let all = routes::routes()
+        .with_state(face.clone())
+        .merge(access::routes().with_state(Arc::clone(&access)))
+        .merge(pages::routes());
+    let app = routes::finished(all, &face)
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(from_fn_with_state(access, access::guard));
     let counted = Counted {
@@ -67,6 +63,8 @@ impl Listener for Counted {
     async fn accept(&mut self) -> (Held, SocketAddr) {
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let (io, from) = Listener::accept(&mut self.tcp).await;
+        // An event is a few bytes, and must not wait until the other side has acknowledged those before it.
+        drop(io.set_nodelay(true));
         let idle = Box::pin(sleep(IDLE));
         (
             Held {

@@ -1,12 +1,13 @@
 //! The JSON of the API that is not the drive's own report: requests, and answers about the daemon itself.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::report::{HydrationProgress, Keep, LsEntry, PendingReport, Selection, WaitReport};
 use crate::engine::scan::ScanProgress;
 
 /// `GET /v1/health`: answered without touching the store or the mount.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// The daemon's process.
     pub pid: u32,
@@ -17,25 +18,32 @@ pub struct Health {
     /// Where the API and the dashboard are on TCP.
     #[serde(default)]
     pub tcp: Option<std::net::SocketAddr>,
+    /// The file of its program was replaced since it started, as by an upgrade: it runs on until it is mounted anew.
+    #[serde(default)]
+    pub replaced: bool,
 }
 
 /// `GET /v1/session`: what who asks may do.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SessionReport {
     /// `viewer` or `admin`.
     pub role: String,
 }
 
 /// `POST /v1/login`, on TCP: for browsers, which get a cookie for their token.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Login {
     /// The token.
     pub token: String,
 }
 
+/// `POST /v1/logout`: there is no session any more.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LoggedOut {}
+
 /// A row of `GET /v1/settings`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SettingRow {
     /// Dotted key.
     pub key: String,
@@ -46,29 +54,31 @@ pub struct SettingRow {
 }
 
 /// Query of `GET /v1/ls`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LsQuery {
     /// A path of the drive; empty for its root.
     #[serde(default)]
     pub path: String,
-    /// Continue after this cookie.
+    /// The rows that follow on the one with this cookie: `next` of the page before.
     #[serde(default)]
-    pub after: u64,
+    pub cursor: u64,
     /// Rows wanted, at most 10,000.
     pub limit: Option<usize>,
 }
 
 /// `GET /v1/ls`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LsPage {
     /// The rows.
     pub entries: Vec<LsEntry>,
-    /// Ask again with this as `after`; absent at the end.
+    /// Ask again with this as `cursor`; absent at the end.
     pub next: Option<u64>,
 }
 
 /// `POST /v1/scans`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ScanRequest {
     /// A path of the drive; empty for all projects.
     #[serde(default)]
@@ -76,7 +86,7 @@ pub struct ScanRequest {
 }
 
 /// A scan.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ScanState {
     /// Its number, for `GET /v1/scans/{id}`.
     pub id: u64,
@@ -85,7 +95,7 @@ pub struct ScanState {
 }
 
 /// `POST /v1/unmount`.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UnmountRequest {
     /// Detach although it is in use.
@@ -102,7 +112,7 @@ pub struct UnmountRequest {
 }
 
 /// `POST /v1/queues/pause` and `POST /v1/queues/resume`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PauseRequest {
     /// The project; all if left out.
@@ -110,7 +120,7 @@ pub struct PauseRequest {
 }
 
 /// `POST /v1/queues/priority`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QueuePriorityRequest {
     /// The project.
@@ -120,7 +130,7 @@ pub struct QueuePriorityRequest {
 }
 
 /// `POST /v1/tasks/priority`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskPriorityRequest {
     /// Which tasks.
@@ -130,7 +140,7 @@ pub struct TaskPriorityRequest {
 }
 
 /// `POST /v1/pins/remove`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UnpinRequest {
     /// Numbers, paths or patterns of pins.
@@ -138,7 +148,7 @@ pub struct UnpinRequest {
 }
 
 /// `POST /v1/hydrations`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HydrateRequest {
     /// Paths and patterns of the drive.
@@ -149,7 +159,7 @@ pub struct HydrateRequest {
 }
 
 /// `POST /v1/cache/evict`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PathsRequest {
     /// Paths and patterns of the drive.
@@ -157,7 +167,7 @@ pub struct PathsRequest {
 }
 
 /// A hydration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct HydrationState {
     /// Its number, for `GET /v1/hydrations/{id}`.
     pub id: u64,
@@ -166,7 +176,8 @@ pub struct HydrationState {
 }
 
 /// Query of `GET /v1/cache/top`.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TopQuery {
     /// Put together what has the same first names, so many of them.
     pub depth: Option<usize>,
@@ -175,7 +186,7 @@ pub struct TopQuery {
 }
 
 /// `POST /v1/conflicts/resolve`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResolveRequest {
     /// Paths of our files, or of the names that both sides want.
@@ -185,7 +196,7 @@ pub struct ResolveRequest {
 }
 
 /// How an unmount went.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 pub enum StopOutcome {
     /// The drive is unmounted and the daemon ends.
@@ -211,7 +222,7 @@ pub enum StopOutcome {
 }
 
 /// A process that keeps the mount busy.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Holder {
     /// Its process id.
     pub pid: u32,

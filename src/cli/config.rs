@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use backlot_config::Loaded;
 use clap::Subcommand;
+use serde::Serialize;
 
 use super::Settings;
 use super::error::{CliError, Exit};
@@ -21,7 +22,11 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Checks the settings and says what is wrong with them, with file, line and column.
-    Check,
+    Check {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Shows the settings in force. Secrets are shown as what they refer to.
     Show {
         /// Also show where each value comes from.
@@ -38,24 +43,64 @@ enum What {
         /// Replace a file that is there.
         #[arg(long)]
         force: bool,
+        /// For a drive of the whole machine, as of fstab or a service: what is kept lies in /var, and all users may enter.
+        #[arg(long)]
+        system: bool,
+        /// Print JSON when it is written.
+        #[arg(long)]
+        json: bool,
     },
 }
 
 pub(super) fn run(args: &Args, settings: &Settings) -> Result<Exit, CliError> {
     match &args.what {
-        What::Check => check(settings),
+        What::Check { json } => check(settings, *json),
         What::Show { origin, json } => show(settings, *origin, *json),
-        What::Init { file, force } => init(settings, file.as_deref(), *force),
+        What::Init {
+            file,
+            force,
+            system,
+            json,
+        } => {
+            let sample = if *system {
+                backlot_config::system_sample()
+            } else {
+                backlot_config::sample().to_owned()
+            };
+            init(settings, file.as_deref(), &sample, *force, *json)
+        }
     }
 }
 
-fn check(settings: &Settings) -> Result<Exit, CliError> {
+/// `config check --json`: the settings are valid.
+#[derive(Debug, Serialize)]
+struct Checked<'a> {
+    files: &'a [PathBuf],
+    sites: usize,
+    projects: usize,
+}
+
+/// `config init --json`: the file is written.
+#[derive(Debug, Serialize)]
+struct Written<'a> {
+    file: &'a Path,
+}
+
+fn check(settings: &Settings, json: bool) -> Result<Exit, CliError> {
     let loaded = settings.load()?;
     super::paths::volumes(&loaded)?;
+    let (sites, projects) = (loaded.config.sites.len(), loaded.config.projects.len());
+    if json {
+        text::json(&Checked {
+            files: &loaded.files,
+            sites,
+            projects,
+        })?;
+        return Ok(Exit::Ok);
+    }
     for file in &loaded.files {
         outln!("read {}", file.display());
     }
-    let (sites, projects) = (loaded.config.sites.len(), loaded.config.projects.len());
     outln!(
         "the settings are valid: {}, {}",
         text::counted(sites, "site"),
@@ -102,9 +147,9 @@ pub(super) fn rows(loaded: &Loaded) -> Vec<SettingRow> {
     backlot_config::render_origin(loaded).into_iter().map(row).collect()
 }
 
-fn init(settings: &Settings, file: Option<&Path>, force: bool) -> Result<Exit, CliError> {
+fn init(settings: &Settings, file: Option<&Path>, sample: &str, force: bool, json: bool) -> Result<Exit, CliError> {
     if file.is_some_and(|f| f.as_os_str() == "-") {
-        out!("{}", backlot_config::sample());
+        out!("{sample}");
         return Ok(Exit::Ok);
     }
     let (file, named) = match file.or(settings.config.as_deref()) {
@@ -125,7 +170,7 @@ fn init(settings: &Settings, file: Option<&Path>, force: bool) -> Result<Exit, C
     } else {
         open.create_new(true)
     };
-    let write = |mut f: std::fs::File| f.write_all(backlot_config::sample().as_bytes());
+    let write = |mut f: std::fs::File| f.write_all(sample.as_bytes());
     open.open(&file).and_then(write).map_err(|e| {
         let failed = CliError::failed(&format!("write {}", file.display()), &e);
         if e.kind() == std::io::ErrorKind::AlreadyExists {
@@ -134,6 +179,10 @@ fn init(settings: &Settings, file: Option<&Path>, force: bool) -> Result<Exit, C
             failed.hint("name another file: `backlot config init FILE`")
         }
     })?;
+    if json {
+        text::json(&Written { file: &file })?;
+        return Ok(Exit::Ok);
+    }
     let with = if named {
         format!(" --config {}", file.display())
     } else {

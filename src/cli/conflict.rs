@@ -9,7 +9,7 @@ use super::client::Client;
 use super::error::{CliError, Exit};
 use super::{paths, text};
 use crate::api::types::ResolveRequest;
-use crate::engine::report::{ConflictReport, Keep};
+use crate::engine::report::{ConflictPage, ConflictQuery, ConflictReport, Keep};
 
 /// To settle a conflict the daemon looks at the site first.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,29 +36,41 @@ enum Verb {
     ///
     /// If the site's changes once more meanwhile, that is a conflict again: nothing is replaced that the drive did not
     /// show.
-    KeepMine {
-        /// Your file, or the name that both want.
-        #[arg(required = true, value_name = "PATH")]
-        paths: Vec<OsString>,
-    },
+    KeepMine(Named),
     /// Keeps the site's file, and removes yours, here and at the site.
-    KeepTheirs {
-        /// Your file, or the name that both want.
-        #[arg(required = true, value_name = "PATH")]
-        paths: Vec<OsString>,
-    },
+    KeepTheirs(Named),
+}
+
+/// Which conflicts.
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// Your file, or the name that both want.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<OsString>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     match args.verb {
         Verb::Ls { json } => list(json, loaded).await,
-        Verb::KeepMine { paths } => settle(&paths, Keep::Mine, loaded).await,
-        Verb::KeepTheirs { paths } => settle(&paths, Keep::Theirs, loaded).await,
+        Verb::KeepMine(named) => settle(&named, Keep::Mine, loaded).await,
+        Verb::KeepTheirs(named) => settle(&named, Keep::Theirs, loaded).await,
     }
 }
 
 async fn list(json: bool, loaded: &Loaded) -> Result<Exit, CliError> {
-    let conflicts: Vec<ConflictReport> = Client::new(&loaded.config)?.get("conflicts", &()).await?;
+    let client = Client::new(&loaded.config)?;
+    let (mut conflicts, mut query) = (Vec::new(), ConflictQuery::default());
+    loop {
+        let page: ConflictPage = client.get("conflicts", &query).await?;
+        conflicts.extend(page.conflicts);
+        if page.next.is_none() {
+            break;
+        }
+        query.cursor = page.next;
+    }
     if json {
         text::json(&conflicts)?;
         return Ok(Exit::Ok);
@@ -90,13 +102,17 @@ fn show(c: &ConflictReport) {
     );
 }
 
-async fn settle(paths: &[OsString], keep: Keep, loaded: &Loaded) -> Result<Exit, CliError> {
+async fn settle(named: &Named, keep: Keep, loaded: &Loaded) -> Result<Exit, CliError> {
     let request = ResolveRequest {
-        paths: paths::all_in_drive(paths, loaded)?,
+        paths: paths::all_in_drive(&named.paths, loaded)?,
         keep,
     };
     let client = Client::at(loaded.config.drive.socket_path(), PATIENCE)?;
     let settled: Vec<ConflictReport> = client.post("conflicts/resolve", &request).await?;
+    if named.json {
+        text::json(&settled)?;
+        return Ok(Exit::Ok);
+    }
     for conflict in settled {
         let wanted = text::printable(&conflict.wanted);
         match keep {

@@ -80,10 +80,7 @@ pub(super) fn bad(what: &str, says: impl Into<String>, hint: impl Into<String>) 
 }
 
 pub(super) async fn run(args: Args, settings: &Settings) -> Result<Exit, CliError> {
-    let found = match settings.load() {
-        Ok(loaded) => look(&args, settings, &loaded).await?,
-        Err(e) => vec![bad("settings", e.said(), e.advice())],
-    };
+    let found = find(settings, args.deep).await?;
     let sick = found.iter().filter(|f| !f.ok).count();
     if args.json {
         text::json(&found)?;
@@ -101,6 +98,18 @@ pub(super) async fn run(args: Args, settings: &Settings) -> Result<Exit, CliErro
     Ok(if sick == 0 { Exit::Ok } else { Exit::Failed })
 }
 
+/// What `backlot doctor` finds, without the look that takes long.
+pub(super) async fn findings(settings: &Settings) -> Result<Vec<Finding>, CliError> {
+    find(settings, false).await
+}
+
+async fn find(settings: &Settings, deep: bool) -> Result<Vec<Finding>, CliError> {
+    match settings.load() {
+        Ok(loaded) => look(deep, settings, &loaded).await,
+        Err(e) => Ok(vec![bad("settings", e.said(), e.advice())]),
+    }
+}
+
 fn show(f: &Finding) {
     // Further lines stand below the first one's text.
     let says = f.says.replace('\n', "\n                ");
@@ -110,7 +119,7 @@ fn show(f: &Finding) {
     }
 }
 
-async fn look(args: &Args, settings: &Settings, loaded: &Loaded) -> Result<Vec<Finding>, CliError> {
+async fn look(deep: bool, settings: &Settings, loaded: &Loaded) -> Result<Vec<Finding>, CliError> {
     let config = &loaded.config;
     let mut found = vec![settings_found(settings, loaded)?, fuse_found(config)];
     found.extend(fuse::kernel_timeout().map(|limit| timeout_found(config, limit)));
@@ -118,7 +127,7 @@ async fn look(args: &Args, settings: &Settings, loaded: &Loaded) -> Result<Vec<F
     let (daemon, health, here, sites) = tokio::join!(
         ask_daemon(config),
         health(&config.drive.mount_point),
-        look_here(config, args.deep),
+        look_here(config, deep),
         ask_sites(config)
     );
     let (daemon, of_daemon) = daemon;
@@ -285,6 +294,13 @@ async fn daemon_found(config: &Config, found: &mut Vec<Finding>) -> Daemon {
         "daemon",
         format!("pid {} answers, version {}{doing}", health.pid, health.version),
     ));
+    if health.replaced {
+        found.push(advised(
+            "program",
+            format!("it was replaced since the daemon started: version {} runs on", health.version),
+            "`backlot unmount`, then mount again, at a quiet moment; what is not at its site yet stays and goes on then",
+        ));
+    }
     match client.get::<Status>("status", &()).await {
         Ok(status) => {
             found.extend(status.native_reads.as_ref().map(|native| good("reads", reads(native))));

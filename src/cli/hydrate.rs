@@ -1,7 +1,6 @@
 //! `backlot hydrate`.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use backlot_config::Loaded;
@@ -69,7 +68,7 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
 }
 
 async fn follow(client: &Client, mut state: HydrationState, json: bool) -> Result<HydrationState, CliError> {
-    let bar = if std::io::stderr().is_terminal() && !json {
+    let bar = if text::is_live(&std::io::stderr()) && !json {
         ProgressBar::new(0)
     } else {
         ProgressBar::hidden()

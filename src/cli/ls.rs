@@ -33,7 +33,7 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     let client = Client::new(&loaded.config)?;
     let mut query = LsQuery {
         path,
-        after: 0,
+        cursor: 0,
         limit: None,
     };
     let mut all = Vec::new();
@@ -45,7 +45,7 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
             page.entries.iter().for_each(show);
         }
         let Some(next) = page.next else { break };
-        query.after = next;
+        query.cursor = next;
     }
     if args.json {
         text::json(&all)?;

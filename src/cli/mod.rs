@@ -29,6 +29,7 @@ macro_rules! errln {
 mod abort;
 mod cache;
 mod client;
+mod completions;
 mod config;
 mod conflict;
 mod demo;
@@ -39,7 +40,9 @@ mod hydrate;
 mod limit;
 mod local;
 mod ls;
+mod man;
 mod mount;
+mod mount_helper;
 mod path;
 mod paths;
 mod pin;
@@ -49,7 +52,9 @@ mod queue;
 mod recover;
 mod scan;
 mod status;
+mod support;
 mod text;
+mod top;
 mod unmount;
 mod unpin;
 mod wait;
@@ -59,7 +64,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use backlot_config::{Loaded, Loader};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use error::{CliError, Exit};
 
@@ -103,6 +108,7 @@ enum Verb {
     Abort(abort::Args),
     Scan(scan::Args),
     Status(status::Args),
+    Top(top::Args),
     Ls(ls::Args),
     Queue(queue::Args),
     Wait(wait::Args),
@@ -119,11 +125,17 @@ enum Verb {
     Recover(recover::Args),
     Config(config::Args),
     Doctor(doctor::Args),
+    SupportBundle(support::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Runs the program and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    if mount_helper::is_called() {
+        return mount_helper::main();
+    }
     let cli = Cli::parse();
     match run(cli) {
         Ok(exit) => exit.code(),
@@ -143,6 +155,7 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Abort(args) => block_on(abort::run(args, &settings.load()?)),
         Verb::Scan(args) => block_on(scan::run(args, &settings.load_for_work(Vec::new())?)),
         Verb::Status(args) => block_on(status::run(args, &settings.load()?)),
+        Verb::Top(args) => block_on(top::run(args, &settings.load()?)),
         Verb::Ls(args) => block_on(ls::run(args, &settings.load()?)),
         Verb::Queue(args) => block_on(queue::run(args, &settings.load()?)),
         Verb::Wait(args) => block_on(wait::run(args, &settings.load()?)),
@@ -159,6 +172,9 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Verb::Recover(args) => recover::run(&args, settings),
         Verb::Config(args) => config::run(&args, settings),
         Verb::Doctor(args) => block_on(doctor::run(args, settings)),
+        Verb::SupportBundle(args) => block_on(support::run(args, settings)),
+        Verb::Completions(args) => Ok(completions::run(&args, Cli::command())),
+        Verb::Man(args) => man::run(&args, Cli::command()),
     }
 }
 
@@ -187,7 +203,11 @@ impl Settings {
             overrides.push((key.to_owned(), value.to_owned()));
         }
         overrides.extend(more);
-        let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        let mut env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        // A service of the system, and what mounts at boot, are started without one: the same settings are to mean the same.
+        if rustix::process::geteuid().is_root() && std::env::var_os("HOME").is_none() {
+            env.push(("HOME".into(), "/root".into()));
+        }
         Ok(Loader::new()
             .config_file(self.config.clone())
             .env(env)

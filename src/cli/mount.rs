@@ -1,20 +1,28 @@
 //! `backlot mount`.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use backlot_config::Config;
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::error::{CliError, Exit};
 use super::{Settings, block_on};
 use crate::api::types::SettingRow;
-use crate::daemon::{Daemon, DaemonError, Start};
+use crate::daemon::{Daemon, DaemonError, Mounting, Start};
 use crate::engine::drive::OpenError;
 use crate::state::StateError;
+
+/// How long another daemon of these settings may take to end, for who waits for it: it makes durable what it holds.
+const OTHERS_END: Duration = Duration::from_secs(20);
+/// Between two looks at it.
+const OTHERS_LOOK: Duration = Duration::from_millis(100);
 
 /// Mounts the drive and serves it until it is unmounted.
 ///
@@ -30,6 +38,21 @@ pub(super) struct Args {
     /// Let other users of this machine use the drive.
     #[arg(long)]
     allow_other: bool,
+    /// Let nothing be changed through this mount.
+    #[arg(long)]
+    read_only: bool,
+    /// Print JSON in place of the line that begins with `ready`.
+    #[arg(long)]
+    json: bool,
+    /// Start no program from it: for `mount.backlot`.
+    #[arg(long, hide = true)]
+    no_exec: bool,
+    /// The source that the mount shows: for `mount.backlot`.
+    #[arg(long, hide = true, value_name = "NAME")]
+    source: Option<String>,
+    /// Wait for a daemon that is just ending: for `mount.backlot`, which an unmount may have gone before by a moment.
+    #[arg(long, hide = true)]
+    patient: bool,
     /// Set by `--daemon` for the process in the background.
     #[arg(long, hide = true)]
     detached: bool,
@@ -52,7 +75,14 @@ pub(super) fn run(args: Args, settings: &Settings) -> Result<Exit, CliError> {
     let shown = super::config::rows(&loaded);
     let config = loaded.config;
     if args.daemon {
-        return to_background(&config);
+        let own = std::env::args_os().skip(1).filter(|a| a != "--daemon");
+        return Ok(match to_background(&config, own)? {
+            Ok(line) => {
+                out!("{line}");
+                Exit::Ok
+            }
+            Err(exit) => exit,
+        });
     }
     if args.detached {
         // A session of its own, so that closing the terminal does not end the drive.
@@ -61,28 +91,69 @@ pub(super) fn run(args: Args, settings: &Settings) -> Result<Exit, CliError> {
         drop(std::env::set_current_dir("/"));
     }
     crate::telemetry::init(&config.log);
-    block_on(serve(config, shown))
+    block_on(serve(config, shown, args))
 }
 
-async fn serve(config: Config, shown: Vec<SettingRow>) -> Result<Exit, CliError> {
+/// `mount --json`: the drive is ready.
+#[derive(Debug, Serialize)]
+struct Ready {
+    mount_point: PathBuf,
+    pid: u32,
+}
+
+async fn serve(config: Config, shown: Vec<SettingRow>, args: Args) -> Result<Exit, CliError> {
     let mount_point = config.drive.mount_point.clone();
-    let daemon = Daemon::start(Start {
-        config,
-        providers: None,
-        mount: true,
-        shown,
-    })
-    .await
-    .map_err(|e| start_error("start the drive", &e))?;
-    outln!("ready: {} (pid {})", mount_point.display(), std::process::id());
-    if std::io::stdout().is_terminal() {
-        outln!("Ctrl-C unmounts it");
+    let mounting = Mounting {
+        source: args.source,
+        read_only: args.read_only,
+        no_exec: args.no_exec,
+    };
+    let daemon = start(config, shown, mounting, args.patient).await?;
+    let pid = std::process::id();
+    if args.json {
+        let ready = Ready { mount_point, pid };
+        outln!(
+            "{}",
+            serde_json::to_string(&ready).map_err(|e| CliError::failed("write JSON", &e))?
+        );
+    } else {
+        outln!("ready: {} (pid {pid})", mount_point.display());
+        if std::io::stdout().is_terminal() {
+            outln!("Ctrl-C unmounts it");
+        }
     }
     // Without systemd there is nobody to tell.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
     let (_never, stop) = watch::channel(false);
     daemon.run(stop).await.map_err(|e| start_error("serve the drive", &e))?;
     Ok(Exit::Ok)
+}
+
+/// Starts the daemon; a patient one waits for another that is just giving the data folder up.
+async fn start(
+    config: Config,
+    shown: Vec<SettingRow>,
+    mounting: Mounting,
+    is_patient: bool,
+) -> Result<Daemon, CliError> {
+    let until = Instant::now() + OTHERS_END;
+    loop {
+        let start = Start {
+            config: config.clone(),
+            providers: None,
+            mount: true,
+            shown: shown.clone(),
+            mounting: mounting.clone(),
+        };
+        match Daemon::start(start).await {
+            Err(DaemonError::Open(OpenError::State(StateError::InUse { .. })))
+                if is_patient && Instant::now() < until =>
+            {
+                tokio::time::sleep(OTHERS_LOOK).await;
+            }
+            started => return started.map_err(|e| start_error("start the drive", &e)),
+        }
+    }
 }
 
 /// Says why a daemon did not start, and what to do about it.
@@ -140,8 +211,12 @@ pub(super) fn store_hint(e: &StateError) -> String {
     }
 }
 
-/// Starts this program again in the background and waits for its word that it is ready.
-fn to_background(config: &Config) -> Result<Exit, CliError> {
+/// Starts this program again in the background, with these arguments, and waits for its word that it is ready. Returns that
+/// word, or the exit code where it has said itself why it is not.
+pub(super) fn to_background(
+    config: &Config,
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<Result<String, Exit>, CliError> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |e: std::io::Error| CliError::failed(&what, &e)
@@ -153,7 +228,6 @@ fn to_background(config: &Config) -> Result<Exit, CliError> {
     })?;
     let before = log.seek(SeekFrom::End(0)).map_err(failed("read the log"))?;
     let program = std::env::current_exe().map_err(failed("find this program"))?;
-    let args = std::env::args_os().skip(1).filter(|a| a != "--daemon");
     let mut child = Command::new(program)
         .args(args)
         .arg("--detached")
@@ -168,9 +242,8 @@ fn to_background(config: &Config) -> Result<Exit, CliError> {
             .read_line(&mut line)
             .map_err(failed("hear from the background"))?;
     }
-    if line.starts_with("ready") {
-        out!("{line}");
-        return Ok(Exit::Ok);
+    if line.starts_with("ready") || line.starts_with('{') {
+        return Ok(Ok(line));
     }
     let status = child.wait().map_err(failed("hear from the background"))?;
     let mut said = String::new();
@@ -186,7 +259,7 @@ fn to_background(config: &Config) -> Result<Exit, CliError> {
         // It said itself why, and what to do.
         err!("{said}");
         errln!("  {hint}");
-        return Ok(exit);
+        return Ok(Err(exit));
     }
     Err(CliError::new(exit, "the drive did not start")
         .why(format!("its process ended with {status}"))

@@ -1,7 +1,6 @@
 //! `backlot scan`.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use backlot_config::{Loaded, Log, LogLevel};
@@ -12,7 +11,7 @@ use super::error::{CliError, Exit};
 use super::mount::start_error;
 use super::{paths, text};
 use crate::api::types::{ScanRequest, ScanState};
-use crate::daemon::{Daemon, EndSignals, Start};
+use crate::daemon::{Daemon, EndSignals, Mounting, Start};
 
 /// How often the progress is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(150);
@@ -56,6 +55,7 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
         providers: None,
         mount: false,
         shown: Vec::new(),
+        mounting: Mounting::default(),
     };
     let daemon = Daemon::start(start)
         .await
@@ -85,7 +85,7 @@ fn known_project(path: &str, loaded: &Loaded) -> Result<(), CliError> {
 
 async fn follow(client: &Client, path: &str, json: bool) -> Result<Exit, CliError> {
     let mut scans: Vec<ScanState> = client.post("scans", &ScanRequest { path: path.to_owned() }).await?;
-    let bar = if std::io::stderr().is_terminal() && !json {
+    let bar = if text::is_live(&std::io::stderr()) && !json {
         ProgressBar::new_spinner()
     } else {
         ProgressBar::hidden()

@@ -30,12 +30,15 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     // What hangs says so soon; what only has much to count may take its time.
     let quick = Client::at(loaded.config.drive.socket_path(), LIFE_SIGN)?;
-    let _alive: Health = quick.get("health", &()).await?;
+    let health: Health = quick.get("health", &()).await?;
     let status: Status = Client::new(&loaded.config)?.get("status", &()).await?;
     if args.json {
         text::json(&status)?;
     } else {
         show(&status);
+        if health.replaced {
+            outln!("the program was replaced since: unmount and mount again at a quiet moment, for the new one to run");
+        }
     }
     Ok(Exit::Ok)
 }

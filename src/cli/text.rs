@@ -59,6 +59,11 @@ pub(super) fn when(ms: i64) -> String {
     )
 }
 
+/// Says whether a stream is a terminal on which something can move: no pipe, no file, and one that knows how to.
+pub(super) fn is_live(stream: &impl std::io::IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("TERM").is_none_or(|kind| kind != "dumb")
+}
+
 /// Prints a value as JSON, for programs.
 pub(super) fn json(value: &impl serde::Serialize) -> Result<(), super::error::CliError> {
     let text = serde_json::to_string_pretty(value).map_err(|e| super::error::CliError::failed("write JSON", &e))?;

@@ -10,6 +10,7 @@ use backlot_config::{Loaded, Period};
 use backlot_platform::fuse::{self, MountHealth, Unmount, UnmountError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::Serialize;
 
 use super::client::{Client, Listener};
 use super::error::{CliError, Exit};
@@ -41,6 +42,9 @@ pub(super) struct Args {
     /// Take the drive away at once although it is in use, or its daemon hangs. Programs that hold files of it get errors.
     #[arg(long)]
     lazy: bool,
+    /// Print JSON when it is unmounted.
+    #[arg(long)]
+    json: bool,
     /// The mount point, when it is not the one of the settings.
     mount_point: Option<PathBuf>,
 }
@@ -68,7 +72,7 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
         )
         .hint("without --wait it is unmounted as it is; the queue goes on at the next `backlot mount`"));
     }
-    without_daemon(&asked, args.lazy)
+    without_daemon(&asked, &args)
 }
 
 async fn by_daemon(
@@ -80,7 +84,7 @@ async fn by_daemon(
 ) -> Result<Exit, CliError> {
     let quick = Client::at(loaded.config.drive.socket_path(), LIFE_SIGN)?;
     let Ok(Health { pid, mounted, .. }) = quick.get::<Health>("health", &()).await else {
-        return hung(asked, pid, args.lazy);
+        return hung(asked, pid, args);
     };
     if !mounted {
         return Err(
@@ -108,8 +112,11 @@ async fn by_daemon(
     };
     match outcome {
         StopOutcome::Stopped { left } => {
-            if let Some(left) = left.filter(|left| !left.is_nothing() && !args.leave) {
-                say_what_is_left(&left);
+            if let Some(left) = left
+                .as_ref()
+                .filter(|left| !left.is_nothing() && !args.leave && !args.json)
+            {
+                say_what_is_left(left);
             }
             if let Some(process) = process
                 && !ended(process).await
@@ -123,8 +130,7 @@ async fn by_daemon(
                 )
                 .hint("it may still be writing down what it knows; `backlot doctor` looks into it"));
             }
-            outln!("unmounted {}", asked.display());
-            Ok(Exit::Ok)
+            unmounted(asked, left, args.json)
         }
         StopOutcome::Busy { holders } => Err(busy(&holders)),
         StopOutcome::Waiting { .. } => Err(CliError::new(
@@ -161,6 +167,26 @@ async fn when_sent(loaded: &Loaded, args: &Args) -> Result<Result<StopOutcome, E
     }
 }
 
+/// `unmount --json`: it is unmounted.
+#[derive(Debug, Serialize)]
+struct Unmounted<'a> {
+    mount_point: &'a Path,
+    /// What is not at its site yet; absent where the daemon did not tell.
+    left: Option<PendingReport>,
+}
+
+fn unmounted(asked: &Path, left: Option<PendingReport>, json: bool) -> Result<Exit, CliError> {
+    if json {
+        text::json(&Unmounted {
+            mount_point: asked,
+            left,
+        })?;
+    } else {
+        outln!("unmounted {}", asked.display());
+    }
+    Ok(Exit::Ok)
+}
+
 /// What stays here for the next start, and how long it would have taken.
 fn say_what_is_left(left: &PendingReport) {
     let mut what = Vec::new();
@@ -195,9 +221,9 @@ fn say_what_is_left(left: &PendingReport) {
 }
 
 /// The daemon listens but does not answer: only force helps, and only who asked for it gets it.
-fn hung(asked: &Path, pid: Option<u32>, lazy: bool) -> Result<Exit, CliError> {
+fn hung(asked: &Path, pid: Option<u32>, args: &Args) -> Result<Exit, CliError> {
     let process = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-    if !lazy {
+    if !args.lazy {
         return Err(CliError::failed_because(
             format!("unmount {}", asked.display()),
             format!("the daemon{process} does not answer within {LIFE_SIGN:?}"),
@@ -205,6 +231,7 @@ fn hung(asked: &Path, pid: Option<u32>, lazy: bool) -> Result<Exit, CliError> {
         .hint("`backlot unmount --lazy` takes the drive away without it; whoever waits for the drive gets an error"));
     }
     match fuse::abort_path(asked) {
+        Ok(_) if args.json => {}
         Ok(_) => outln!("unmounted {}", asked.display()),
         Err(e) if e.source.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(failed(asked, &e)),
@@ -220,18 +247,15 @@ fn hung(asked: &Path, pid: Option<u32>, lazy: bool) -> Result<Exit, CliError> {
     .hint(format!("{kill}; what is in the data folder survives that")))
 }
 
-fn without_daemon(asked: &Path, lazy: bool) -> Result<Exit, CliError> {
+fn without_daemon(asked: &Path, args: &Args) -> Result<Exit, CliError> {
     if matches!(fuse::mount_health(asked), MountHealth::NotMounted) {
         return Err(CliError::new(Exit::NoDaemon, format!("nothing is mounted at {}", asked.display()))
             .why("the daemon of these settings is not running either")
             .hint("if the drive was mounted with --config or --set, give the same here; `findmnt -t fuse.backlot` shows all drives"));
     }
-    let how = if lazy { Unmount::Lazy } else { Unmount::Normal };
+    let how = if args.lazy { Unmount::Lazy } else { Unmount::Normal };
     match fuse::unmount_path(asked, how) {
-        Ok(()) => {
-            outln!("unmounted {}", asked.display());
-            Ok(Exit::Ok)
-        }
+        Ok(()) => unmounted(asked, None, args.json),
         Err(e) if e.is_busy() => Err(busy(&crate::daemon::holders(&e))),
         Err(e) => Err(failed(asked, &e)),
     }

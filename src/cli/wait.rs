@@ -1,7 +1,6 @@
 //! `backlot wait`.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use backlot_config::{Loaded, Period};
@@ -92,7 +91,7 @@ pub(super) enum Ended {
 
 impl Waiting {
     pub(super) fn new(loaded: &Loaded, timeout: Option<Period>) -> Result<Self, CliError> {
-        let is_watched = std::io::stderr().is_terminal();
+        let is_watched = text::is_live(&std::io::stderr());
         let bar = if is_watched {
             ProgressBar::new_spinner()
         } else {

@@ -4,6 +4,7 @@
 //! is let go first, then what is to be kept is made durable, then the lock is given up.
 
 mod inhibit;
+mod life;
 mod signals;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::api::types::{Holder, SettingRow, StopOutcome};
 use crate::api::{self, Access, AccessError, StopRequest};
-use crate::engine::drive::{Drive, OpenError};
+use crate::engine::drive::{Drive, HostReport, OpenError};
 use crate::engine::report::PendingReport;
 use crate::model::SiteName;
 use crate::providers::{self, Controls, Provider, ProviderError};
@@ -97,6 +98,19 @@ pub struct Start {
     pub mount: bool,
     /// The settings with their origins, to be shown.
     pub shown: Vec<SettingRow>,
+    /// What this mount is to be besides what the settings say.
+    pub mounting: Mounting,
+}
+
+/// What one mount is to be besides what the settings say: options of `mount` and of fstab.
+#[derive(Clone, Debug, Default)]
+pub struct Mounting {
+    /// The source that `mount`, `df` and /proc/mounts show; `backlot-` and the drive's name if left out.
+    pub source: Option<String>,
+    /// Nothing can be changed through it.
+    pub read_only: bool,
+    /// No program can be started from it.
+    pub no_exec: bool,
 }
 
 impl Daemon {
@@ -110,6 +124,7 @@ impl Daemon {
             providers,
             mount,
             shown,
+            mounting,
         } = start;
         let limit = fuse::kernel_timeout().filter(|_| mount);
         if let Some(limit) = limit {
@@ -119,7 +134,7 @@ impl Daemon {
             Some(providers) => Drive::open_with(&config, providers).await?,
             None => Drive::open(&config).await?,
         };
-        match Self::start_faces(&config, &drive, mount, shown).await {
+        match Self::start_faces(&config, &drive, mount.then_some(mounting), shown).await {
             Ok(daemon) => Ok(daemon),
             Err(e) => {
                 drive.close().await;
@@ -131,9 +146,10 @@ impl Daemon {
     async fn start_faces(
         config: &Config,
         drive: &Drive,
-        mount: bool,
+        mounting: Option<Mounting>,
         shown: Vec<SettingRow>,
     ) -> Result<Self, DaemonError> {
+        let mount = mounting.is_some();
         let signals = EndSignals::new()?;
         // Before the mount: it is what fails most easily.
         let tcp = if mount { listen_tcp(config).await? } else { None };
@@ -142,7 +158,7 @@ impl Daemon {
             path: socket.clone(),
             source,
         })?;
-        let mounted = match mount_if(mount, config, drive).await {
+        let mounted = match mount_if(mounting, config, drive).await {
             Ok(mounted) => mounted,
             Err(e) => {
                 drop(std::fs::remove_file(&socket));
@@ -159,6 +175,7 @@ impl Daemon {
             tcp: tcp.as_ref().map(|(_, _, at)| *at),
             settings: shown.into(),
             watch: Arc::default(),
+            requests: Arc::default(),
         };
         let mut api = vec![tokio::spawn(api::serve(listener, face.clone(), until.clone()))];
         if let Some((tcp, access, at)) = tcp {
@@ -168,8 +185,14 @@ impl Daemon {
         if let Some(mount) = &mounted {
             drive.notify(mount.change_sink());
             let host = Arc::downgrade(mount);
-            drive.hosted(Arc::new(move || host.upgrade().map(|mount| mount.native_reads())));
+            drive.hosted(Arc::new(move || {
+                host.upgrade().map(|mount| HostReport {
+                    native: mount.native_reads(),
+                    operations: mount.operations(),
+                })
+            }));
             drive.start();
+            tokio::spawn(life::keep(drive.clone(), until.clone()));
             if let Some(inhibitor) = inhibit::Inhibitor::find() {
                 tokio::spawn(inhibitor.keep(drive.clone(), until.clone()));
             }
@@ -230,6 +253,7 @@ impl Daemon {
 
     /// Ends the faces, then closes the drive.
     async fn end(self) {
+        life::ending();
         let left = self.pending().await.filter(|left| !left.is_nothing());
         self.until.cancel();
         if tokio::time::timeout(API_GRACE, futures::future::join_all(self.api))
@@ -364,16 +388,24 @@ async fn listen_tcp(config: &Config) -> Result<Option<(TcpListener, Access, Sock
     Ok(Some((listener, access, at)))
 }
 
-async fn mount_if(mount: bool, config: &Config, drive: &Drive) -> Result<Option<Arc<Mount>>, DaemonError> {
-    if mount {
-        mount_drive(config, drive).await.map(Some)
-    } else {
-        Ok(None)
+async fn mount_if(
+    mounting: Option<Mounting>,
+    config: &Config,
+    drive: &Drive,
+) -> Result<Option<Arc<Mount>>, DaemonError> {
+    match mounting {
+        Some(mounting) => mount_drive(mounting, config, drive).await.map(Some),
+        None => Ok(None),
     }
 }
 
-async fn mount_drive(config: &Config, drive: &Drive) -> Result<Arc<Mount>, DaemonError> {
-    let mut options = MountOptions::new(&config.drive.mount_point, format!("backlot-{}", config.drive.name));
+async fn mount_drive(mounting: Mounting, config: &Config, drive: &Drive) -> Result<Arc<Mount>, DaemonError> {
+    let source = mounting
+        .source
+        .unwrap_or_else(|| format!("backlot-{}", config.drive.name));
+    let mut options = MountOptions::new(&config.drive.mount_point, source);
+    options.read_only = mounting.read_only;
+    options.no_exec = mounting.no_exec;
     let deadline: Duration = config.hydration.read_deadline.into();
     let entry_ttl: Duration = config.fuse.entry_ttl.into();
     options.allow_other = config.drive.allow_other;

@@ -15,7 +15,7 @@ use super::drive::{Drive, Inner, now_ns};
 use super::filesystem::state_error;
 use super::names::Place;
 use super::queues::QueueError;
-use super::report::{ConflictReport, Keep};
+use super::report::{ConflictPage, ConflictQuery, ConflictReport, Keep};
 use super::words::Asker;
 use super::writing::{PublishName, blocking, local_error};
 use crate::model::{Ino, Name, RelPath};
@@ -31,16 +31,47 @@ struct Settling {
     wanted_path: RelPath,
 }
 
+/// Conflicts of one answer at most.
+const PAGE_MAX: usize = 1000;
+
+/// Where a conflict is among all.
+fn place(conflict: &Conflict) -> (i64, u64) {
+    (conflict.at_ms, conflict.ino.0)
+}
+
+/// Reads where a page ended.
+fn cursor(text: &str) -> Option<(i64, u64)> {
+    let (at_ms, ino) = text.split_once('-')?;
+    Some((at_ms.parse().ok()?, ino.parse().ok()?))
+}
+
 impl Inner {
-    /// Returns the conflicts that nobody has settled, the oldest first.
+    /// Returns the conflicts that nobody has settled, the oldest first, page by page.
     ///
     /// # Errors
-    /// When the store can't be read.
-    pub fn conflicts(&self) -> Result<Vec<ConflictReport>, StateError> {
+    /// When the store can't be read, or the page's cursor is none.
+    pub fn conflicts(&self, query: &ConflictQuery) -> Result<ConflictPage, QueueError> {
+        let none = || QueueError::BadCursor(query.cursor.clone().unwrap_or_default());
+        let after = query
+            .cursor
+            .as_deref()
+            .map(|text| cursor(text).ok_or_else(none))
+            .transpose()?;
+        let limit = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
+        Ok(self.conflicts_after(after, limit)?)
+    }
+
+    fn conflicts_after(&self, after: Option<(i64, u64)>, limit: usize) -> Result<ConflictPage, StateError> {
         self.store.read(|txn| {
             let mut asker = Asker::new(self, txn)?;
-            let mut out = Vec::new();
-            for conflict in asker.conflicts.clone() {
+            let (mut out, mut last, mut next) = (Vec::new(), None, None);
+            let all = asker.conflicts.clone();
+            for conflict in all.into_iter().filter(|c| after.is_none_or(|after| place(c) > after)) {
+                if out.len() == limit {
+                    next = last.map(|(at_ms, ino)| format!("{at_ms}-{ino}"));
+                    break;
+                }
+                last = Some(place(&conflict));
                 let Some(node) = txn.node(conflict.ino)? else { continue };
                 let Some((parent, name)) = txn.names_of(conflict.ino)?.into_iter().next() else {
                     continue;
@@ -62,7 +93,7 @@ impl Inner {
                     their_mtime_ns: theirs.as_ref().map(|theirs| theirs.mtime_ns),
                 });
             }
-            Ok(out)
+            Ok(ConflictPage { conflicts: out, next })
         })
     }
 
@@ -127,7 +158,7 @@ impl Drive {
     /// # Errors
     /// See [`QueueError`]. Those of `paths` that come before the one at fault are settled.
     pub async fn resolve(&self, paths: &[String], keep: Keep) -> Result<Vec<ConflictReport>, QueueError> {
-        let all = self.conflicts()?;
+        let all = self.conflicts_after(None, usize::MAX)?.conflicts;
         let mut settled = Vec::new();
         for path in paths {
             let settling = self.conflict_at(&RelPath::new(path)?)?;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use backlot_cache::{CacheError, CacheOptions, ContentCache, ContentId};
 use backlot_config::{Config, RemoteDelete};
+use backlot_platform::tally::Operation;
 use backlot_platform::types::{NativeReads, NodeId};
 use backlot_platform::vfs::ChangeSink;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,7 @@ use super::objects::Objects;
 use super::pins::Pins;
 use super::places::Places;
 use super::publish::Sending;
+use super::pulse::Bell;
 use super::refusals::Refusals;
 use super::report::{CacheReport, FlightReport, HydrationReport, ProgramsReport, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
@@ -154,8 +156,17 @@ impl Project {
 /// A site's provider, and its meter where that is known.
 type Metered = (Arc<dyn Provider>, Option<Arc<Meter>>);
 
-/// What a host reads by itself, told when asked; `None` once it has ended.
-pub type HostTells = dyn Fn() -> Option<NativeReads> + Send + Sync;
+/// What a host knows of how it serves the drive.
+#[derive(Clone, Debug, Default)]
+pub struct HostReport {
+    /// What it reads by itself.
+    pub native: NativeReads,
+    /// How the operations went that it passed on.
+    pub operations: Vec<Operation>,
+}
+
+/// That, told when asked; `None` once it has ended.
+pub type HostTells = dyn Fn() -> Option<HostReport> + Send + Sync;
 
 /// A drive. Cheap to clone; the last one dropped closes it.
 #[derive(Clone, Debug)]
@@ -204,6 +215,7 @@ pub struct Inner {
     pub(super) checks: Checks,
     pub(super) scans: Scans,
     pub(super) stats: Arc<HydrateStats>,
+    pub(super) bell: Arc<Bell>,
     pub(super) mismatches: Arc<Mismatches>,
     pub(super) firewall: Firewall,
     pub(super) sequences: Sequences,
@@ -290,6 +302,9 @@ impl Drive {
             .collect();
         let projects = open_projects(config, &store, &sites).await?;
         let (sequences, notes) = Sequences::new(&config.hydration, config.cache.max_size.bytes());
+        let bell = Arc::<Bell>::default();
+        let ringing = Arc::clone(&bell);
+        store.on_commit(move || ringing.ring());
         let inner = Inner {
             name: config.drive.name.clone(),
             site_id,
@@ -334,7 +349,11 @@ impl Drive {
             doubts: Arc::default(),
             checks: Checks::default(),
             scans: Scans::default(),
-            stats: Arc::default(),
+            stats: Arc::new(HydrateStats {
+                bell: Arc::clone(&bell),
+                ..HydrateStats::default()
+            }),
+            bell,
             mismatches: Arc::default(),
             firewall: Firewall::new(&config.firewall).map_err(OpenError::Firewall)?,
             sequences,
@@ -368,6 +387,11 @@ impl Drive {
     pub fn start(&self) {
         for site in self.sites.values() {
             site.link().keep_known();
+            tokio::spawn(super::pulse::ring_on_link(
+                site.link().watch(),
+                Arc::clone(&self.bell),
+                self.stop.clone(),
+            ));
         }
         tokio::spawn(super::publish::start_transfers(Arc::clone(&self.0)));
         tokio::spawn(super::awake::watch(Arc::downgrade(&self.0)));
@@ -392,7 +416,7 @@ impl Drive {
         drop(self.sink.set(sink));
     }
 
-    /// Tells the drive whom to ask what the host reads by itself. Only the first call counts.
+    /// Tells the drive whom to ask how its host serves it. Only the first call counts.
     pub fn hosted(&self, tells: Arc<HostTells>) {
         drop(self.host.set(tells));
     }
@@ -803,10 +827,14 @@ impl Inner {
             },
             programs: self.programs(),
             sequences: self.sequences.report(self)?,
-            native_reads: self.host.get().and_then(|tells| tells()).map(Into::into),
+            native_reads: self.host_report().map(|host| host.native.into()),
             pins: self.pin_totals(),
             publishing: self.publishing()?,
         })
+    }
+
+    pub(super) fn host_report(&self) -> Option<HostReport> {
+        self.host.get().and_then(|tells| tells())
     }
 
     /// Returns what was fetched for which program since the start, and what was refused to whom.

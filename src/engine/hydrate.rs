@@ -10,6 +10,7 @@
 
 mod proof;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -28,6 +29,7 @@ use super::firewall::Payer;
 use super::heads::Head;
 use super::histogram::Histogram;
 use super::native::Checking;
+use super::pulse::Bell;
 use super::schedule::Priority;
 use super::site::Site;
 use crate::model::{Ino, RelPath, Version};
@@ -72,6 +74,19 @@ pub enum HydrateError {
     Cache(Arc<CacheError>),
 }
 
+impl HydrateError {
+    /// Returns the kind of error as a fixed word.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Offline { .. } => "offline",
+            Self::Deadline(_) => "deadline",
+            Self::Provider(e) => e.kind.word(),
+            Self::Mismatch(_) => "mismatch",
+            Self::Cache(_) => "cache",
+        }
+    }
+}
+
 /// Counters of one drive's hydration, since it started.
 #[derive(Debug, Default)]
 pub struct HydrateStats {
@@ -97,6 +112,32 @@ pub struct HydrateStats {
     pub reads_waited: AtomicU64,
     /// How long those waited, the failed ones too.
     pub waits: Histogram,
+    /// Fetches that failed, by the kind of their error.
+    pub failures: Failures,
+    /// Rings when bytes have arrived.
+    pub bell: Arc<Bell>,
+}
+
+/// Counts by words. Behind a lock: what fails has waited for a site.
+#[derive(Debug, Default)]
+pub struct Failures(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Failures {
+    fn note(&self, kind: &'static str) {
+        *self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(kind)
+            .or_default() += 1;
+    }
+
+    /// Returns the counts.
+    #[must_use]
+    pub fn now(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().map(|(kind, count)| (*kind, *count)).collect()
+    }
 }
 
 /// A read that is being answered.
@@ -551,6 +592,7 @@ impl OpenContent {
             }
             Err(Some(e)) => {
                 self.stats.failed.fetch_add(1, Ordering::Relaxed);
+                self.stats.failures.note(e.word());
                 debug!(path = %self.path, span = ?fetch.span, error = %e, "fetch failed");
                 fetch.progress.send_replace(Progress::Failed(e));
             }
@@ -597,6 +639,7 @@ impl OpenContent {
                 at = self.land(fetch, at, pending.split_to(ready).freeze()).await?;
                 // What has landed counts as resident now, no longer as promised.
                 reserved.release(ready as u64);
+                self.stats.bell.ring();
             }
         }
         if at < fetch.span.end {

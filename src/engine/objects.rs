@@ -10,7 +10,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, XattrFlags, fgetxattr, fremovexattr, fsetxattr, futimens};
 use rustix::io::Errno;
@@ -35,6 +36,11 @@ pub const OWNER_LABEL: &str = "user.backlot.owner";
 /// The label of a copy that nobody has written to yet.
 const COPY_LABEL: &str = "user.backlot.copy";
 
+/// Folders that objects are spread over, by the last byte of their numbers.
+const SHELVES: u64 = 256;
+/// Objects in a row that share a shelf.
+const TOGETHER: u64 = 64;
+
 /// The objects of one drive.
 #[derive(Debug)]
 pub(super) struct Objects {
@@ -56,7 +62,7 @@ impl Objects {
         let make = |dir: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         make(&dir)?;
         // Spread, so that no folder gets slow; all of them now, so that no write has to make one.
-        for shelf in 0..=u8::MAX {
+        for shelf in 0..SHELVES {
             let shelf = dir.join(format!("{shelf:02x}"));
             if !shelf.is_dir() {
                 make(&shelf)?;
@@ -72,11 +78,13 @@ impl Objects {
         })
     }
 
-    /// Returns a number for a new object: drawn, so that none is used twice, whatever became of the database.
+    /// Returns a number for a new object: drawn, so that none is used twice, whatever became of the database. Some in a row
+    /// share a shelf: files that are made one after the other lie side by side on the disk then.
     pub(super) fn new_number() -> u64 {
-        let drawn = u64::from_le_bytes(Uuid::new_v4().as_bytes()[..8].try_into().unwrap_or([1; 8]));
+        static MADE: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(drawn()));
+        let shelf = MADE.fetch_add(1, Ordering::Relaxed) / TOGETHER % SHELVES;
         // SQLite's integers are signed, and 0 is for nobody.
-        (drawn >> 1).max(1)
+        ((drawn() >> 1) / SHELVES * SHELVES + shelf).max(1)
     }
 
     /// Returns the folder.
@@ -85,7 +93,7 @@ impl Objects {
     }
 
     fn path(&self, object: u64) -> PathBuf {
-        self.dir.join(format!("{:02x}/{object:016x}{SUFFIX}", object & 0xff))
+        self.dir.join(format!("{:02x}/{object:016x}{SUFFIX}", object % SHELVES))
     }
 
     /// Makes the file of a new object, readable and writable. A *copy* of what is elsewhere may be thrown away for as long
@@ -174,7 +182,7 @@ impl Objects {
         if self.entries_follow {
             return Ok(());
         }
-        File::open(self.dir.join(format!("{:02x}", object & 0xff)))?.sync_all()
+        File::open(self.dir.join(format!("{:02x}", object % SHELVES)))?.sync_all()
     }
 
     /// Brings all that was written to the disk.
@@ -193,7 +201,7 @@ impl Objects {
     /// Returns the objects whose files are there.
     pub(super) fn all(&self) -> io::Result<Vec<u64>> {
         let mut all = Vec::new();
-        for shelf in 0..=u8::MAX {
+        for shelf in 0..SHELVES {
             for entry in fs::read_dir(self.dir.join(format!("{shelf:02x}")))? {
                 all.extend(number_of(&entry?.file_name()));
             }
@@ -230,6 +238,10 @@ impl Objects {
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         self.space().1 >= bytes
     }
+}
+
+fn drawn() -> u64 {
+    u64::from_le_bytes(Uuid::new_v4().as_bytes()[..8].try_into().unwrap_or([1; 8]))
 }
 
 /// Returns the number of the object that a file of this name holds; `None` for what is no object's.

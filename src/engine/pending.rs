@@ -12,6 +12,13 @@ use crate::state::{Node, ReadTxn, StateError, TaskState};
 /// Reasons for failures that are told.
 const REASONS: usize = 10;
 
+/// Returns when the file was changed last that has waited longest in a project's queue, or in all, milliseconds since 1970.
+pub(super) fn oldest_ms(txn: &ReadTxn<'_>, root: Option<Ino>) -> Result<Option<i64>, StateError> {
+    let ino = txn.oldest_send(root)?.and_then(|task| task.ino);
+    let node = ino.map(|ino| txn.node(ino)).transpose()?.flatten();
+    Ok(node.map(|node| node.ctime_ns / 1_000_000))
+}
+
 impl Inner {
     /// Returns what is not at its site yet.
     ///
@@ -42,10 +49,7 @@ impl Inner {
                 }
             }
             pending.writing = self.to_be_published(txn)?.len() as u64;
-            let oldest = txn.oldest_send()?.and_then(|task| task.ino);
-            if let Some(node) = oldest.map(|ino| txn.node(ino)).transpose()?.flatten() {
-                pending.oldest_ms = Some(node.ctime_ns / 1_000_000);
-            }
+            pending.oldest_ms = oldest_ms(txn, None)?;
             let left = pending
                 .bytes
                 .saturating_sub(pending.stuck.bytes)
@@ -76,7 +80,7 @@ impl Inner {
     /// When the store can't be read.
     pub fn has_pending(&self) -> Result<bool, StateError> {
         self.store
-            .read(|txn| Ok(txn.oldest_send()?.is_some() || !self.to_be_published(txn)?.is_empty()))
+            .read(|txn| Ok(txn.oldest_send(None)?.is_some() || !self.to_be_published(txn)?.is_empty()))
     }
 
     /// Returns what was made here, and what became of it.

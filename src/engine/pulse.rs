@@ -1,9 +1,14 @@
-//! Whether anything has changed, at the price of a few counters: for who shows the drive live.
+//! Whether anything has changed, and that it has, at the price of a few counters: for who shows the drive live.
 //!
 //! Owns: what counts as a change, and its word. Refuses to know: what changed exactly, who looks. Invariant: taking a pulse
 //! reads no database and waits for nobody; whatever the store commits changes it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use backlot_platform::tally::Operation;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::drive::Inner;
 use super::histogram::Distribution;
@@ -41,6 +46,32 @@ impl Pulse {
     }
 }
 
+/// Rings when something has changed, for who wants to know at once.
+#[derive(Debug, Default)]
+pub struct Bell(watch::Sender<()>);
+
+impl Bell {
+    /// Tells who listens that something has changed. Costs next to nothing while nobody does.
+    pub(super) fn ring(&self) {
+        if self.0.receiver_count() > 0 {
+            self.0.send_replace(());
+        }
+    }
+}
+
+/// Rings whenever a site's link changes.
+pub(super) async fn ring_on_link(mut link: watch::Receiver<LinkState>, bell: Arc<Bell>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = link.changed() => match changed {
+                Ok(()) => bell.ring(),
+                Err(_gone) => return,
+            },
+        }
+    }
+}
+
 /// Counters for monitoring, beside those of the status, since the start.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
@@ -52,6 +83,35 @@ pub struct Counters {
     pub reads_waited: u64,
     /// How long those waited.
     pub waits: Distribution,
+    /// Fetches that failed, by the kind of their error.
+    pub failures: Vec<(&'static str, u64)>,
+    /// File operations that came to the daemon.
+    pub operations: Vec<OperationReport>,
+}
+
+/// A file operation, as it went since the mount.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OperationReport {
+    /// Its name.
+    pub name: &'static str,
+    /// How long the answers took.
+    pub took: Distribution,
+    /// How many were errors, by kind.
+    pub failed: Vec<(&'static str, u64)>,
+}
+
+impl From<Operation> for OperationReport {
+    fn from(operation: Operation) -> Self {
+        Self {
+            name: operation.name,
+            took: operation.took,
+            failed: operation
+                .failed
+                .into_iter()
+                .map(|(kind, count)| (kind.word(), count))
+                .collect(),
+        }
+    }
 }
 
 impl Inner {
@@ -71,9 +131,17 @@ impl Inner {
         }
     }
 
+    /// Returns what hears the bell: names and queues, links and arriving bytes ring it when they change. What else is in a
+    /// [`Pulse`] is found by taking one.
+    #[must_use]
+    pub fn hears_changes(&self) -> watch::Receiver<()> {
+        self.bell.0.subscribe()
+    }
+
     /// Returns counters for monitoring.
     #[must_use]
     pub fn counters(&self) -> Counters {
+        let operations = self.host_report().unwrap_or_default().operations;
         let causes = ["pin", "sequence", "readahead", "read"].into_iter();
         let bytes = self.stats.fetched_by.iter().map(|bytes| bytes.load(Ordering::Relaxed));
         Counters {
@@ -81,6 +149,8 @@ impl Inner {
             reads_here: self.stats.reads_here.load(Ordering::Relaxed),
             reads_waited: self.stats.reads_waited.load(Ordering::Relaxed),
             waits: self.stats.waits.now(),
+            failures: self.stats.failures.now(),
+            operations: operations.into_iter().map(Into::into).collect(),
         }
     }
 }

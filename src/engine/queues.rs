@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::drive::{Drive, Inner, LookupError, Project, now_ms};
+use super::pending::oldest_ms;
 use super::report::{Changed, QueueReport, Selection, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord};
 use super::words::Asker;
 use super::writing::PublishName;
@@ -42,6 +43,9 @@ pub enum QueueError {
     /// A priority beyond 1000.
     #[error("a priority is a number from 0 to 1000, not {0}")]
     BadPriority(u16),
+    /// Not where a page ended.
+    #[error("{0:?} is not what an answer said as `next`")]
+    BadCursor(String),
     /// Not published by its rules.
     #[error("{0}: {1}")]
     NotPublished(RelPath, &'static str),
@@ -450,6 +454,7 @@ impl Inner {
                     held: counts.held.into(),
                     excluded: counts.excluded.into(),
                     retrying: counts.retrying.into(),
+                    oldest_ms: oldest_ms(txn, Some(project.root))?,
                 })
             };
             self.projects.iter().map(queue).collect()
@@ -475,7 +480,7 @@ impl Inner {
         let stats = self.transfer_stats();
         let page = self.store.read(|txn| {
             let mut asker = Asker::new(self, txn)?;
-            let (mut tasks, mut after) = (Vec::new(), TaskId(query.after));
+            let (mut tasks, mut after) = (Vec::new(), TaskId(query.cursor));
             loop {
                 let rows = txn.tasks(filter, after, PAGE_MAX)?;
                 let is_last = rows.len() < PAGE_MAX;

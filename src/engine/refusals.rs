@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::drive::now_ms;
@@ -14,7 +15,7 @@ use crate::model::RelPath;
 const KEPT: usize = 20;
 
 /// Something that was refused.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Refused {
     /// The path in the drive.
     pub path: String,

@@ -10,6 +10,7 @@ pub use path::{NAME_MAX, Name, PathError, RelPath};
 pub use state::{FileState, Residency, Sync};
 pub use version::Version;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The number of a file or folder in the sync state store; the drive's inode number. Never reused.
@@ -41,7 +42,7 @@ macro_rules! shown_as_inner {
 shown_as_inner!(Ino, ProjectName, SiteName);
 
 /// What an entry is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EntryKind {
     /// A regular file.

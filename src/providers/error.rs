@@ -39,6 +39,29 @@ pub enum ErrorKind {
     Protocol,
 }
 
+impl ErrorKind {
+    /// Returns a fixed word for programs; stable.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NotFound => "not-found",
+            Self::Exists => "exists",
+            Self::WrongKind => "wrong-kind",
+            Self::Denied => "denied",
+            Self::Auth => "auth",
+            Self::VersionMismatch => "version-mismatch",
+            Self::Full => "full",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed-out",
+            Self::Busy => "busy",
+            Self::Invalid => "invalid",
+            Self::Unsupported => "unsupported",
+            Self::Config => "config",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
 /// Whether another try may help.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Retry {

@@ -11,7 +11,9 @@
 //! and afterwards only those do that were asked for when it was visible. Slots are shared by keys, which costs a fresh
 //! question now and then and nothing else. A write that touched too many keys raises a floor under all slots instead.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use moka::policy::EvictionPolicy;
@@ -43,12 +45,23 @@ type NameKey = Box<[u8]>;
 pub(super) struct TreeCache {
     /// The number of the last commit.
     seq: AtomicU64,
+    hook: Hook,
     floor: AtomicU64,
     stamps: Box<[AtomicU64]>,
     slots: RandomState,
     nodes: Cache<Ino, Held<Node>>,
     /// `None`: surely nothing has the name.
     names: Cache<NameKey, Held<Option<Node>>>,
+}
+
+/// Who is told of commits.
+#[derive(Default)]
+struct Hook(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hook").finish_non_exhaustive()
+    }
 }
 
 /// The keys that a write changed.
@@ -108,6 +121,7 @@ impl TreeCache {
         let policy = EvictionPolicy::lru;
         Self {
             seq: AtomicU64::new(0),
+            hook: Hook::default(),
             floor: AtomicU64::new(0),
             stamps: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
             slots: RandomState::new(),
@@ -203,5 +217,13 @@ impl TreeCache {
     /// Makes the commit the last. Called by the writer alone, between the commit and its acknowledgement.
     pub(super) fn committed(&self) {
         self.seq.fetch_add(1, Ordering::SeqCst);
+        if let Some(hook) = self.hook.0.get() {
+            hook();
+        }
+    }
+
+    /// Has commits told.
+    pub(super) fn on_commit(&self, hook: Box<dyn Fn() + Send + Sync>) {
+        drop(self.hook.0.set(hook));
     }
 }

@@ -17,6 +17,7 @@ mod copies;
 mod edit;
 mod error;
 mod facts;
+mod fold;
 mod listing;
 mod lock;
 mod node;
@@ -69,6 +70,7 @@ pub use write::WriteTxn;
 
 use cache::TreeCache;
 use error::Db;
+use fold::Folding;
 use lock::Lock;
 use writer::Writer;
 
@@ -117,16 +119,27 @@ impl StateStore {
         let open = || {
             let conn = schema::open_writer(&path, lock.was_unclean)?;
             let uuid = schema::uuid_of(&conn)?;
-            Ok((Writer::new(conn, path.clone(), Arc::clone(&cache))?, uuid))
+            let (ask, folding) = Folding::new(&path)?;
+            let writer = Writer::new(conn, path.clone(), Arc::clone(&cache), ask)?;
+            Ok((writer, folding, uuid))
         };
-        let (writer, uuid) = open().map_err(|e: StateError| e.at(&path))?;
+        let (writer, folding, uuid) = open().map_err(|e: StateError| e.at(&path))?;
         let (jobs, queue) = mpsc::channel(writer::QUEUE);
         let shared = writer::Shared::new(writer);
         let serving = shared.clone();
+        let beside = shared.clone();
+        let folds = thread::Builder::new()
+            .name("state-log".to_owned())
+            .spawn(move || folding.serve(&beside))
+            .map_err(|e| StateError::io("start the thread that folds the log of", &path, e))?;
         let thread = thread::Builder::new()
             .name("state-writer".to_owned())
             .spawn(move || {
                 serving.serve(queue);
+                // The last of the two to close its connection folds what is left.
+                if folds.join().is_err() {
+                    error!("the thread that folds the log of the state store panicked");
+                }
                 if let Err(e) = lock.release() {
                     warn!("the state store was closed, but its lock can't say so: {e}");
                 }
@@ -242,13 +255,7 @@ impl StateStore {
         let (mut job, answer) = writer::Job::new(durable, f);
         if here {
             match shared.run_here(job) {
-                writer::Short::Done { fold } => {
-                    if fold {
-                        // With a full queue the thread looks by itself.
-                        drop(jobs.try_send(writer::Job::fold()));
-                    }
-                    return answer.await.map_err(|_| StateError::Closed)?;
-                }
+                writer::Short::Done => return answer.await.map_err(|_| StateError::Closed)?,
                 writer::Short::Busy(given_back) => job = given_back,
             }
         }
@@ -268,6 +275,14 @@ impl StateStore {
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.cache().map_or(0, TreeCache::seq)
+    }
+
+    /// Has `hook` called after every commit, before it is acknowledged, on the thread that made it: it must be quick. Only
+    /// the first one counts.
+    pub fn on_commit(&self, hook: impl Fn() + Send + Sync + 'static) {
+        if let Some(cache) = self.cache() {
+            cache.on_commit(Box::new(hook));
+        }
     }
 
     /// Looks through the whole database and returns what is wrong. Takes seconds for a million entries.

@@ -267,15 +267,15 @@ impl ReadTxn<'_> {
         })
     }
 
-    /// Returns the send that was put in first, of a project that is in sight.
-    pub fn oldest_send(&self) -> Result<Option<Task>, StateError> {
+    /// Returns the send that was put in first, of a project or of all that are in sight.
+    pub fn oldest_send(&self, root: Option<Ino>) -> Result<Option<Task>, StateError> {
         const SQL: &str = concat!(
             "SELECT ",
             task_columns!(),
             " FROM task WHERE what = 0 AND parent IS NOT NULL",
-            " AND root IN (SELECT root FROM project WHERE hidden = 0) ORDER BY id LIMIT 1"
+            " AND root IN (SELECT root FROM project WHERE hidden = 0) AND (?1 IS NULL OR root = ?1) ORDER BY id LIMIT 1"
         );
-        self.one(SQL, [], task_at)
+        self.one(SQL, [root.map(|root| as_i64(root.0))], task_at)
     }
 
     /// Returns why tasks failed that wait or need a person: for the most frequent kinds of errors, how many there are and

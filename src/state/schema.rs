@@ -30,6 +30,8 @@ const MIGRATIONS: &[&str] = &[
 const WRITER_CACHE_KIB: i64 = 8 << 10;
 /// Page cache of each reading connection, in KiB: the inner pages of a million entries.
 const READER_CACHE_KIB: i64 = 4 << 10;
+/// Page cache of the connection that folds: it looks at none.
+const FOLDING_CACHE_KIB: i64 = 64;
 /// Statements kept compiled by each connection: more than the store has.
 const STATEMENTS: usize = 192;
 /// Readers and the writer don't block each other (WAL); this bounds what remains: recovery after a crash, a checkpoint.
@@ -60,11 +62,19 @@ pub(super) fn open_writer(path: &Path, quick_check: bool) -> Result<Connection, 
         conn.pragma_update(None, "journal_mode", "wal").db()?;
     }
     migrate(&mut conn, version)?;
-    // The writer says when: on its own thread.
+    // The writer says when, and another connection does it.
     conn.pragma_update(None, "wal_autocheckpoint", 0).db()?;
     conn.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES).db()?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
         .db()?;
+    Ok(conn)
+}
+
+/// Opens the connection that folds the log into the database.
+pub(super) fn open_folding(path: &Path) -> Result<Connection, StateError> {
+    let conn = Connection::open(path).db()?;
+    set_up(&conn, FOLDING_CACHE_KIB)?;
+    conn.pragma_update(None, "wal_autocheckpoint", 0).db()?;
     Ok(conn)
 }
 

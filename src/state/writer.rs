@@ -2,8 +2,8 @@
 //! nobody else writing.
 //!
 //! Invariant: a write is acknowledged after the commit that holds it, or told why not; what fails in one write undoes
-//! nothing of the others in its group. The log is folded into the database on the thread alone: that syncs, and nobody
-//! who writes a few rows waits for a disk.
+//! nothing of the others in its group. Folding the log into the database is left to `fold`: that syncs, and nobody who
+//! writes a few rows waits for a disk.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -16,11 +16,12 @@ use std::time::Duration;
 use futures::channel::oneshot;
 use rusqlite::Connection;
 use tokio::sync::mpsc::Receiver;
-use tracing::{debug, error};
+use tracing::error;
 
 use super::StateError;
 use super::cache::{Touched, TreeCache};
 use super::error::Db;
+use super::fold::Ask;
 use super::node::{Counts, as_i64};
 use super::read::ReadTxn;
 use super::schema::BUSY;
@@ -32,7 +33,7 @@ pub(super) const QUEUE: usize = 256;
 const GROUP_MAX: usize = QUEUE;
 /// Rows of the change log that are kept.
 const LOG_KEEP: i64 = 100_000;
-/// Load at which the log is folded into the database; see [`Writer::load`]. About 2,000 pages.
+/// Load at which the log is to be folded into the database; see [`Writer::load`]. About 2,000 pages.
 const FOLD_AT: u64 = 2000;
 /// Pages that a commit of a few rows writes to the log, measured with the creation of a file.
 const COMMIT_PAGES: u64 = 20;
@@ -42,8 +43,7 @@ type Acknowledge = Box<dyn FnOnce(Result<(), StateError>) + Send>;
 
 /// A write on its way to the writer.
 pub(super) struct Job {
-    /// `None`: nothing but a look whether the log is to be folded.
-    run: Option<Run>,
+    run: Run,
     durable: bool,
 }
 
@@ -73,16 +73,7 @@ impl Job {
             });
             Ran { failed, acknowledge }
         });
-        let run = Some(run);
         (Self { run, durable }, answered)
-    }
-
-    /// Has the thread look whether the log is to be folded.
-    pub(super) fn fold() -> Self {
-        Self {
-            run: None,
-            durable: false,
-        }
     }
 }
 
@@ -101,11 +92,8 @@ struct Way {
 
 /// What became of a write that tried the short way.
 pub(super) enum Short {
-    /// Done and answered. The thread is to fold the log if that says so.
-    Done {
-        /// Enough was written for that.
-        fold: bool,
-    },
+    /// Done and answered.
+    Done,
     /// Somebody else writes: it is for the thread.
     Busy(Job),
 }
@@ -142,7 +130,6 @@ impl Shared {
                 let Ok(next) = jobs.try_recv() else { break };
                 group.push_back(next);
             }
-            group.retain(|job| job.run.is_some());
             let writes = group.len();
             let mut held = self.held();
             let Some(writer) = held.as_mut() else { return };
@@ -150,9 +137,14 @@ impl Shared {
                 writer.commit(&mut group);
             }
             self.0.handed.fetch_sub(writes, Ordering::SeqCst);
-            writer.fold_if_due();
         }
         drop(self.held().take());
+    }
+
+    /// Does something while nobody writes.
+    pub(super) fn alone<T>(&self, f: impl FnOnce() -> T) -> T {
+        let _held = self.held();
+        f()
     }
 
     /// Runs a write on the caller's thread, if that waits for nobody.
@@ -177,12 +169,13 @@ pub(super) struct Writer {
     counts: Counts,
     /// A commit now returns only when it survives a power cut.
     durable: bool,
-    /// About how many pages the log has got since it was folded last.
+    /// About how many pages the log has got since it was asked to be folded.
     load: u64,
+    fold: Ask,
 }
 
 impl Writer {
-    pub(super) fn new(conn: Connection, path: PathBuf, cache: Arc<TreeCache>) -> Result<Self, StateError> {
+    pub(super) fn new(conn: Connection, path: PathBuf, cache: Arc<TreeCache>, fold: Ask) -> Result<Self, StateError> {
         let read = ReadTxn { conn: &conn };
         let (next_id, counts) = (read.next_id()?, read.counts()?);
         Ok(Self {
@@ -190,6 +183,7 @@ impl Writer {
             counts,
             durable: false,
             load: 0,
+            fold,
             conn,
             path,
             cache,
@@ -208,9 +202,7 @@ impl Writer {
             return Short::Busy(job);
         }
         self.finish(&mut VecDeque::from([job]), Ok(()));
-        Short::Done {
-            fold: self.load >= FOLD_AT,
-        }
+        Short::Done
     }
 
     fn begin(&mut self, durable: bool) -> Result<(), StateError> {
@@ -245,9 +237,9 @@ impl Writer {
                 self.undo();
                 // No transaction could be had: one write is told so, the rest tries again.
                 if acks.is_empty()
-                    && let Some(run) = group.pop_front().and_then(|job| job.run)
+                    && let Some(job) = group.pop_front()
                 {
-                    acks.push(run(Err(e.clone())).acknowledge);
+                    acks.push((job.run)(Err(e.clone())).acknowledge);
                 }
                 Err(e)
             }
@@ -262,12 +254,11 @@ impl Writer {
         let (mut touched, mut delta, mut logged) = (Touched::default(), Delta::default(), false);
         let (first_id, alone) = (self.next_id.get(), group.len() == 1);
         while let Some(job) = group.pop_front() {
-            let Some(run) = job.run else { continue };
             if !alone {
                 self.sql("SAVEPOINT write")?;
             }
             let txn = WriteTxn::new(&self.conn, &self.next_id);
-            let ran = run(Ok(&txn));
+            let ran = (job.run)(Ok(&txn));
             acks.push(ran.acknowledge);
             if self.conn.is_autocommit() {
                 // Some failures (a full disk) make the database undo the whole transaction.
@@ -292,19 +283,11 @@ impl Writer {
         self.cache.committing(&touched);
         self.sql("COMMIT")?;
         self.load += COMMIT_PAGES + (self.conn.total_changes() - before);
+        if self.load >= FOLD_AT {
+            self.load = 0;
+            self.fold.ask();
+        }
         Ok(counts)
-    }
-
-    /// Brings what the log has gathered into the database, so that the log can begin anew.
-    fn fold_if_due(&mut self) {
-        if self.load < FOLD_AT {
-            return;
-        }
-        self.load = 0;
-        // A reader in the middle of a question keeps its part of the log: that is for the next time.
-        if let Err(e) = self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-            debug!(error = %e, "the log of the state store is not folded yet");
-        }
     }
 
     /// Writes what the group as a whole has to leave behind.

@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::broadcast;
 use tracing::field::{Field, Visit};
@@ -25,7 +26,7 @@ const LONGEST: usize = 2000;
 static TAIL: OnceLock<Tail> = OnceLock::new();
 
 /// A line of the log.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct Line {
     /// When, milliseconds since 1970.
     pub at_ms: u64,

@@ -388,7 +388,8 @@ impl Dispatcher {
             return None;
         }
         let parallel = self.shared.options.parallel.max(1);
-        let large_max = if parallel > 1 { parallel - 1 } else { 1 };
+        // A third is for small files, however many large ones wait.
+        let large_max = (parallel - parallel / 3).min(parallel.saturating_sub(1)).max(1);
         let (mut free, mut free_for_large) = (parallel, large_max);
         for site in self.lanes[at].sites() {
             let (running, large) = self.load(site);

@@ -48,26 +48,6 @@ pub(super) fn verdict(error: &ProviderError) -> Verdict {
     }
 }
 
-/// The word for a kind of error, for programs; stable.
-pub(super) fn word(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::NotFound => "not-found",
-        ErrorKind::Exists => "exists",
-        ErrorKind::WrongKind => "wrong-kind",
-        ErrorKind::Denied => "denied",
-        ErrorKind::Auth => "auth",
-        ErrorKind::VersionMismatch => "version-mismatch",
-        ErrorKind::Full => "full",
-        ErrorKind::Unreachable => "unreachable",
-        ErrorKind::TimedOut => "timed-out",
-        ErrorKind::Busy => "busy",
-        ErrorKind::Invalid => "invalid",
-        ErrorKind::Unsupported => "unsupported",
-        ErrorKind::Config => "config",
-        ErrorKind::Protocol => "protocol",
-    }
-}
-
 /// How long to wait between tries.
 #[derive(Debug)]
 pub(super) struct Backoff {
@@ -169,7 +149,7 @@ mod tests {
             [WrongKind, Invalid, Unsupported, Config]
         );
         assert_eq!(verdict(Invalid, Op::Commit), Verdict::Retry);
-        let mut words: Vec<_> = kinds.into_iter().map(word).collect();
+        let mut words: Vec<_> = kinds.into_iter().map(ErrorKind::word).collect();
         words.sort_unstable();
         words.dedup();
         assert_eq!(words.len(), kinds.len());

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::between::{Copying, End};
 use super::paths::Paths;
 use super::plan::Note;
-use super::schedule::{Backoff, LINK_WAIT_MAX, Verdict, verdict, word};
+use super::schedule::{Backoff, LINK_WAIT_MAX, Verdict, verdict};
 use super::stats::Gauge;
 use super::{DeleteOutcome, Desk, Lane, Options, Prepared, as_ms, now_ms};
 use crate::failpoint;
@@ -402,7 +402,7 @@ impl Run {
             Halt::Spoilt(error) => {
                 self.lane.link.failed(&error);
                 self.drop_upload().await;
-                let retried = self.retry(Some(&error), word(error.kind), &error.to_string()).await;
+                let retried = self.retry(Some(&error), error.kind.word(), &error.to_string()).await;
                 (retried, Reception::Nothing)
             }
             Halt::Site(error) => self.settle_failure(&error, None).await,
@@ -452,7 +452,7 @@ impl Run {
         error: &ProviderError,
         source: Option<&End>,
     ) -> (Result<bool, StateError>, Reception) {
-        let kind = word(error.kind);
+        let kind = error.kind.word();
         // A copy has two sites, and one of them is meant.
         let text = match (source, &self.copies) {
             (Some(end), _) => format!("{}: {error}", end.site),

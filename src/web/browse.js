@@ -173,20 +173,20 @@ export function browse(main, state) {
   /** Loads a folder: a little at once, then the rest. */
   async function fill() {
     const mine = ++load;
-    let after = 0;
+    let cursor = 0;
     const all = [];
     whole = false;
     try {
       do {
-        const page = await get("/v1/ls", { path, after, limit: after === 0 ? FIRST : PAGE });
+        const page = await get("/v1/ls", { path, cursor, limit: cursor === 0 ? FIRST : PAGE });
         if (mine !== load) return;
         all.push(...page.entries);
-        after = page.next;
+        cursor = page.next;
         // While more is to come, what is in sight stays where it is.
-        rows = after ? all : all.sort(byName);
-        if (all.length === page.entries.length || !after) arrange();
+        rows = cursor ? all : all.sort(byName);
+        if (all.length === page.entries.length || !cursor) arrange();
         else say(`${count(all.length)} so far`);
-      } while (after);
+      } while (cursor);
       whole = true;
       arrange();
     } catch (error) {
@@ -207,7 +207,7 @@ export function browse(main, state) {
     const news = new Map();
     while (cookies.length > 0) {
       const first = cookies.shift();
-      const page = await get("/v1/ls", { path, after: first - 1, limit: before <= RANGE ? RANGE : Math.min(RANGE, cookies.length + 8) }).catch(() => null);
+      const page = await get("/v1/ls", { path, cursor: first - 1, limit: before <= RANGE ? RANGE : Math.min(RANGE, cookies.length + 8) }).catch(() => null);
       if (!page || mine !== load) return;
       page.entries.forEach((row) => news.set(row.cookie, row));
       const last = page.entries.at(-1)?.cookie ?? first;
@@ -227,13 +227,13 @@ export function browse(main, state) {
     if (path === null || !whole) return;
     const mine = load;
     const all = [];
-    let after = 0;
+    let cursor = 0;
     do {
-      const page = await get("/v1/ls", { path, after, limit: PAGE }).catch(() => null);
+      const page = await get("/v1/ls", { path, cursor, limit: PAGE }).catch(() => null);
       if (!page || mine !== load) return;
       all.push(...page.entries);
-      after = page.next;
-    } while (after);
+      cursor = page.next;
+    } while (cursor);
     const name = shown[at]?.name;
     rows = all.sort(byName);
     arrange();

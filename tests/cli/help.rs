@@ -19,6 +19,7 @@ const VERBS: &[&[&str]] = &[
     &["abort"],
     &["scan"],
     &["status"],
+    &["top"],
     &["ls"],
     &["queue"],
     &["queue", "ls"],
@@ -56,6 +57,9 @@ const VERBS: &[&[&str]] = &[
     &["config", "show"],
     &["config", "init"],
     &["doctor"],
+    &["support-bundle"],
+    &["completions"],
+    &["man"],
 ];
 
 fn help(home: &Home, verb: &[&str]) -> String {

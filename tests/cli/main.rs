@@ -6,18 +6,25 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod completing;
 mod conflicts;
 mod demo;
 mod doctor;
 mod help;
+mod helper;
 mod home;
 mod listing;
+mod logging;
 mod mounting;
 mod path;
 mod publishing;
 mod recovering;
 mod scanning;
 mod secrets;
+mod service;
 mod settings;
 mod sites;
+mod steering;
 mod store;
+mod support;
+mod top;

@@ -156,6 +156,21 @@ impl Sshd {
         fs::write(self.file("known_hosts"), format!("[127.0.0.1]:{} {key}", self.port)).unwrap();
     }
 
+    /// Makes the server's key, as it is now, trusted at a relay's port, for [`settings_by`](Self::settings_by).
+    pub(crate) fn trust_by(&self, relay: u16) {
+        let key = fs::read_to_string(self.file("host_key.pub")).unwrap();
+        fs::write(self.file("relay_hosts"), format!("[127.0.0.1]:{relay} {key}")).unwrap();
+    }
+
+    /// Settings of a site in the server's folder, by way of a relay's port, at which the key is trusted.
+    pub(crate) fn settings_by(&self, relay: u16) -> SftpSite {
+        SftpSite {
+            port: relay,
+            known_hosts: self.file("relay_hosts"),
+            ..self.settings(&self.root())
+        }
+    }
+
     /// Gives the server another host key; takes effect at the next start.
     pub(crate) fn change_host_key(&self) {
         make_key(&self.file("host_key"), "").unwrap();

@@ -2,19 +2,23 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::drive::{SOON, drive_test};
+use crate::common::drive::{SOON, drive_test, say};
 use crate::face::{ADMIN, Face, VIEWER};
 
 /// Changes that are timed.
 const CHANGES: usize = 21;
 /// How soon a change is to be told.
 const AT_ONCE: Duration = Duration::from_millis(100);
+/// How soon one is told that nobody had to look for.
+const PUSHED: Duration = Duration::from_millis(20);
 
 struct Event {
     kind: String,
@@ -64,6 +68,59 @@ fn says(word: &'static str) -> impl Fn(&Value) -> bool {
     move |data| data["what"].as_array().expect("words").iter().any(|w| w == word)
 }
 
+/// Makes names in the drive, past the API, and returns how long after that each was told, the shortest time first.
+fn timed(face: &Face, events: &Receiver<Event>) -> Vec<Duration> {
+    static NAMES: AtomicUsize = AtomicUsize::new(0);
+    let mut took = Vec::new();
+    for _ in 0..CHANGES {
+        while events.try_recv().is_ok() {}
+        let name = format!("folder-{}", NAMES.fetch_add(1, Ordering::Relaxed));
+        std::fs::create_dir(face.drive.path(name)).expect("made");
+        let made = Instant::now();
+        // It may be told before we know that it is made.
+        took.push(next(events, "change", says("tree")).at.saturating_duration_since(made));
+    }
+    took.sort_unstable();
+    took
+}
+
+#[test]
+fn a_change_is_told_at_once_while_much_else_goes_on() {
+    drive_test(|| {
+        let site = tempfile::tempdir().expect("a folder");
+        for number in 0..8 {
+            std::fs::write(site.path().join(format!("{number}.bin")), vec![7; 8 << 20]).expect("written");
+        }
+        let face = Face::of_folder(site.path());
+        let events = listen(&face);
+        next(&events, "status", |_| true);
+        // Bytes arrive, files are written and published, others listen as well.
+        let _others: Vec<_> = (0..8).map(|_| listen(&face)).collect();
+        let publish = face.drive.path("publish");
+        std::fs::create_dir(&publish).expect("made");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, root) = (Arc::clone(&stop), face.drive.path(""));
+        let load = thread::spawn(move || {
+            let mut rounds = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let from = root.join(format!("{}.bin", rounds % 8));
+                assert_eq!(std::fs::read(from).expect("read").len(), 8 << 20);
+                std::fs::write(publish.join(format!("new-{rounds}.bin")), vec![1; 100_000]).expect("written");
+                rounds += 1;
+            }
+            rounds
+        });
+        let took = timed(&face, &events);
+        stop.store(true, Ordering::Relaxed);
+        let rounds = load.join().expect("it went well");
+        let [median, longest] = [took[CHANGES / 2], took[CHANGES - 1]];
+        say(&format!(
+            "under load ({rounds} rounds) a change is told after {median:?} (median), {longest:?} at most"
+        ));
+        assert!(rounds > 0 && median < AT_ONCE, "{took:?}");
+    });
+}
+
 #[test]
 fn a_change_is_told_at_once() {
     drive_test(|| {
@@ -74,21 +131,13 @@ fn a_change_is_told_at_once() {
         let first = next(&events, "status", |_| true);
         assert_eq!(first.data["name"], "test");
 
-        let mut took = Vec::new();
-        for number in 0..CHANGES {
-            while events.try_recv().is_ok() {}
-            // A new name in the drive, made past the API.
-            let before = Instant::now();
-            std::fs::create_dir(face.drive.path(format!("folder-{number}"))).expect("made");
-            took.push(next(&events, "change", says("tree")).at - before);
-        }
-        took.sort_unstable();
-        let median = took[CHANGES / 2];
-        crate::common::drive::say(&format!(
-            "a change is told after {median:?} (median), {:?} at most",
-            took[CHANGES - 1]
+        let took = timed(&face, &events);
+        let [median, longest] = [took[CHANGES / 2], took[CHANGES - 1]];
+        say(&format!(
+            "a change is told after {median:?} (median), {longest:?} at most"
         ));
-        assert!(median < AT_ONCE, "{took:?}");
+        // That it is pushed and not found: looks are 40 ms apart. The longest waits for a processor as well.
+        assert!(median < PUSHED && longest < AT_ONCE * 5, "{took:?}");
 
         std::fs::read(face.drive.path("a.bin")).expect("read");
         next(&events, "change", says("hydration"));

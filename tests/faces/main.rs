@@ -10,6 +10,7 @@ mod common;
 
 mod browser;
 mod dashboard;
+mod document;
 mod events;
 mod face;
 mod guards;

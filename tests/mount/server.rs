@@ -43,19 +43,11 @@ impl Far {
 
     /// Writes the server's key, as it is now, into the known hosts of the relay's port.
     fn trust_host_key(&self) {
-        let key = fs::read_to_string(self.sshd.file("host_key.pub")).unwrap();
-        fs::write(
-            self.sshd.file("relay_hosts"),
-            format!("[127.0.0.1]:{} {key}", self.relay.port()),
-        )
-        .unwrap();
+        self.sshd.trust_by(self.relay.port());
     }
 
     fn settings(&self) -> SftpSite {
-        let mut settings = self.sshd.settings(&self.sshd.root());
-        settings.port = self.relay.port();
-        settings.known_hosts = self.sshd.file("relay_hosts");
-        settings
+        self.sshd.settings_by(self.relay.port())
     }
 
     fn builder(&self) -> Builder {

@@ -20,17 +20,12 @@ impl Far {
     pub(crate) fn start() -> Option<Self> {
         let sshd = Sshd::start_or_skip(Mode::Internal)?;
         let relay = Relay::start(([127, 0, 0, 1], sshd.port()).into()).unwrap();
-        let key = fs::read_to_string(sshd.file("host_key.pub")).unwrap();
-        let known = format!("[127.0.0.1]:{} {key}", relay.port());
-        fs::write(sshd.file("relay_hosts"), known).unwrap();
+        sshd.trust_by(relay.port());
         Some(Self { sshd, relay })
     }
 
     pub(crate) fn settings(&self) -> SftpSite {
-        let mut settings = self.sshd.settings(&self.sshd.root());
-        settings.port = self.relay.port();
-        settings.known_hosts = self.sshd.file("relay_hosts");
-        settings
+        self.sshd.settings_by(self.relay.port())
     }
 
     pub(crate) fn builder(&self) -> Builder {

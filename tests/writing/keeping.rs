@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::common::content::{self, Id, Seen};
 use crate::common::drive::{Builder, Drive, SOON, drive_test, eventually};
@@ -143,6 +143,37 @@ fn an_open_that_cuts_and_reads_fetches_nothing() {
         queue::drained(&drive, DRAIN);
         assert_eq!(drive.fetched(), before, "nothing was fetched");
         assert_eq!(fs::read(site.path().join("publish/plate")).unwrap(), b"anew");
+    });
+}
+
+/// A child that inherits an open file closes it as well: two closes of one file, at the same time.
+#[test]
+fn a_close_returns_only_when_another_close_of_the_file_has_put_it_in_the_queue() {
+    drive_test(|| {
+        let slow = Duration::from_millis(1500);
+        let site = tempfile::tempdir().unwrap();
+        let builder = quick(Builder::local(site.path())).set("publish.settle", "10min");
+        let mut drive = builder
+            .env("BACKLOT_FAILPOINT", "close.synced:sleep:1500")
+            .build()
+            .mounted();
+        fs::create_dir_all(drive.path("publish")).unwrap();
+        let mut file = File::create(drive.path("publish/plate")).unwrap();
+        file.write_all(&bytes(1)).unwrap();
+        let inherited = file.try_clone().unwrap();
+        let begun = Instant::now();
+        let other = std::thread::spawn(move || {
+            drop(inherited);
+            begun.elapsed()
+        });
+        std::thread::park_timeout(slow / 5);
+        drop(file);
+        let waited = begun.elapsed();
+        drive.kill9();
+        let tasks = queue::tasks(drive.data_dir());
+        assert!(waited >= slow, "the second close returned after {waited:?}");
+        assert!(other.join().unwrap() >= slow, "the first close was held up");
+        assert_eq!(tasks.len(), 1, "what was closed is in the queue");
     });
 }
 

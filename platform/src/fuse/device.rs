@@ -25,6 +25,8 @@ use super::error::MountError;
 pub(super) struct Shown<'a> {
     pub(super) fs_name: &'a str,
     pub(super) allow_other: bool,
+    pub(super) read_only: bool,
+    pub(super) no_exec: bool,
 }
 
 /// Mounts on `point`, which must be absolute and free of links, and returns the connection.
@@ -61,7 +63,9 @@ fn direct(point: &Path, shown: &Shown<'_>) -> Result<OwnedFd, MountError> {
         data.push_str(",allow_other");
     }
     let data = CString::new(data).map_err(|_| MountError::BadName(shown.fs_name.to_owned()))?;
-    let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
+    let mut flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
+    flags.set(MountFlags::RDONLY, shown.read_only);
+    flags.set(MountFlags::NOEXEC, shown.no_exec);
     rustix::mount::mount(shown.fs_name, point, format!("fuse.{SUBTYPE}"), flags, &*data).map_err(|e| match e {
         Errno::PERM => MountError::NotPermitted(point.into()),
         _ => failed("the kernel refused the mount", e),
@@ -83,6 +87,12 @@ fn by_helper(point: &Path, shown: &Shown<'_>) -> Result<OwnedFd, MountError> {
     );
     if shown.allow_other {
         options.push_str(",allow_other");
+    }
+    if shown.read_only {
+        options.push_str(",ro");
+    }
+    if shown.no_exec {
+        options.push_str(",noexec");
     }
     // The helper sends the connection over the socket that this names: its standard input, so that nothing of ours must
     // be made inheritable between fork and exec.
@@ -196,6 +206,8 @@ mod tests {
         let shown = Shown {
             fs_name: "a\nb",
             allow_other: false,
+            read_only: false,
+            no_exec: false,
         };
         assert!(matches!(
             mount(Path::new("/nowhere"), &shown),

@@ -70,6 +70,10 @@ pub struct MountOptions {
     pub fs_name: String,
     /// Other users than the one who mounts may enter.
     pub allow_other: bool,
+    /// Nothing can be changed through this mount: the kernel refuses it (EROFS).
+    pub read_only: bool,
+    /// No program can be started from it.
+    pub no_exec: bool,
     /// Threads that take requests from the kernel; requests that wait cost none.
     pub threads: usize,
     /// How long the kernel may remember names and attributes that exist.
@@ -101,6 +105,8 @@ impl MountOptions {
             mount_point: mount_point.into(),
             fs_name: fs_name.into(),
             allow_other: false,
+            read_only: false,
+            no_exec: false,
             // More than four gain nothing: they only take requests in, and each wakes a core for it.
             threads: cores.clamp(2, 4),
             entry_ttl: LONG_TTL,

@@ -22,6 +22,7 @@ use super::shared::Shared;
 use super::unmount::{self, Unmount};
 use super::{MountOptions, abort, point};
 use crate::bridge::{Bridge, BridgeCounters};
+use crate::tally::Operation;
 use crate::types::NativeReads;
 use crate::vfs::{ChangeSink, VirtualFs};
 
@@ -58,6 +59,12 @@ impl Mount {
     #[must_use]
     pub fn counters(&self) -> BridgeCounters {
         self.bridge.counters()
+    }
+
+    /// Returns how the kernel's requests went that were answered so far.
+    #[must_use]
+    pub fn operations(&self) -> Vec<Operation> {
+        self.bridge.operations()
     }
 
     /// Returns whether the kernel reads files by itself, and how often it did.
@@ -121,6 +128,8 @@ pub(super) fn start(fs: Arc<dyn VirtualFs>, rt: Handle, options: MountOptions) -
     };
     let shown = Shown {
         fs_name: &options.fs_name,
+        read_only: options.read_only,
+        no_exec: options.no_exec,
         allow_other: options.allow_other,
     };
     let device = device::mount(&point, &shown)?;

@@ -8,7 +8,7 @@ mod check;
 mod save;
 mod studio;
 
-use std::io::{BufRead, IsTerminal};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -180,6 +180,7 @@ impl Place {
             providers: Some(providers),
             mount: true,
             shown: Vec::new(),
+            mounting: daemon::Mounting::default(),
         };
         Ok((
             Daemon::start(start)
@@ -275,7 +276,7 @@ async fn live(drive: Drive) {
         tick.tick().await;
         let Ok(status) = drive.status() else { continue };
         let h = status.hydration;
-        if !std::io::stderr().is_terminal() {
+        if !text::is_live(&std::io::stderr()) {
             if h.fetched_bytes != seen && h.in_flight.is_empty() {
                 seen = h.fetched_bytes;
                 outln!("hydrated so far: {} in {} requests", text::bytes(seen), h.fetches);

@@ -1,6 +1,5 @@
 //! `backlot queue --follow`: how the queues go on, as a live view on a terminal and as lines in a pipe.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -34,7 +33,7 @@ struct Progress {
 }
 
 pub(super) async fn run(client: &Client, project: Option<&str>, json: bool) -> Result<(), CliError> {
-    let mut view = (std::io::stdout().is_terminal() && !json).then(View::new);
+    let mut view = (text::is_live(&std::io::stdout()) && !json).then(View::new);
     let mut before = None;
     loop {
         let status: Status = client.get("status", &()).await?;

@@ -67,15 +67,9 @@ enum Verb {
     /// Lists the queues and their tasks.
     Ls(List),
     /// Stops queues: what is under way is gone on with once they are resumed.
-    Pause {
-        /// The project; all if left out.
-        project: Option<String>,
-    },
+    Pause(Whole),
     /// Lets queues go on.
-    Resume {
-        /// The project; all if left out.
-        project: Option<String>,
-    },
+    Resume(Whole),
     /// Tries again now what failed or needs a person.
     ///
     /// Files that were cancelled are put into the queue again where their paths name them.
@@ -112,12 +106,25 @@ enum Verb {
         /// 0 to 1000, higher goes first; or `default`.
         #[arg(long, value_name = "N", value_parser = priority)]
         priority: Priority,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
+}
+
+/// Which queues.
+#[derive(Debug, clap::Args)]
+struct Whole {
+    /// The project; all if left out.
+    project: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Which tasks.
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["what", "all"])))]
 struct Named {
     /// Numbers of tasks, or paths of the drive or below its mount point; a folder is all below it.
     #[arg(value_name = "ID|PATH")]
@@ -128,6 +135,9 @@ struct Named {
     /// All tasks of a job of copies.
     #[arg(long, value_name = "ID")]
     job: Option<u64>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// A priority; `None` is the default.
@@ -149,33 +159,40 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     match args.verb {
         None => list(&client, &args.list).await?,
         Some(Verb::Ls(what)) => list(&client, &what).await?,
-        Some(Verb::Pause { project }) => pause(&client, "queues/pause", project).await?,
-        Some(Verb::Resume { project }) => pause(&client, "queues/resume", project).await?,
+        Some(Verb::Pause(which)) => pause(&client, "queues/pause", which).await?,
+        Some(Verb::Resume(which)) => pause(&client, "queues/resume", which).await?,
         Some(Verb::Retry(named)) => {
-            let done: Changed = client.post("tasks/retry", &named.selection(loaded)?).await?;
+            let Some(done) = named.change(&client, "retry", loaded).await? else {
+                return Ok(Exit::Ok);
+            };
             if done.queued > 0 {
                 outln!("{} put into the queue again", text::counted_u64(done.queued, "file"));
             }
             outln!("{} tried again now", text::counted_u64(done.tasks, "task"));
         }
         Some(Verb::Cancel(named)) => {
-            let done: Changed = client.post("tasks/cancel", &named.selection(loaded)?).await?;
+            let Some(done) = named.change(&client, "cancel", loaded).await? else {
+                return Ok(Exit::Ok);
+            };
             outln!("{} taken out of the queue", text::counted_u64(done.tasks, "task"));
             if done.tasks > 0 {
                 outln!("  files stay on this machine, as `local`; `backlot queue retry PATH` puts them in again");
             }
         }
         Some(Verb::Hold(named)) => {
-            let done: Changed = client.post("tasks/hold", &named.selection(loaded)?).await?;
-            outln!("{} held back", text::counted_u64(done.tasks, "task"));
+            if let Some(done) = named.change(&client, "hold", loaded).await? {
+                outln!("{} held back", text::counted_u64(done.tasks, "task"));
+            }
         }
         Some(Verb::Release(named)) => {
-            let done: Changed = client.post("tasks/release", &named.selection(loaded)?).await?;
-            outln!("{} let go", text::counted_u64(done.tasks, "task"));
+            if let Some(done) = named.change(&client, "release", loaded).await? {
+                outln!("{} let go", text::counted_u64(done.tasks, "task"));
+            }
         }
         Some(Verb::Exclude(named)) => {
-            let done: Changed = client.post("tasks/exclude", &named.selection(loaded)?).await?;
-            outln!("{} left out", text::counted_u64(done.tasks, "task"));
+            if let Some(done) = named.change(&client, "exclude", loaded).await? {
+                outln!("{} left out", text::counted_u64(done.tasks, "task"));
+            }
         }
         Some(Verb::Jobs { project, all, json }) => {
             let jobs: Vec<JobReport> = client.get("jobs", &JobQuery { project, all }).await?;
@@ -186,12 +203,22 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
             }
             jobs.iter().filter(|_| !json).for_each(show_job);
         }
-        Some(Verb::Set { what, priority }) => set(&client, what, priority, loaded).await?,
+        Some(Verb::Set { what, priority, json }) => set(&client, what, priority, json, loaded).await?,
     }
     Ok(Exit::Ok)
 }
 
 impl Named {
+    /// Does something to the tasks; returns what came of it, if that is not printed already.
+    async fn change(&self, client: &Client, how: &str, loaded: &Loaded) -> Result<Option<Changed>, CliError> {
+        let done: Changed = client.post(&format!("tasks/{how}"), &self.selection(loaded)?).await?;
+        if self.json {
+            text::json(&done)?;
+            return Ok(None);
+        }
+        Ok(Some(done))
+    }
+
     fn selection(&self, loaded: &Loaded) -> Result<Selection, CliError> {
         let mut selection = Selection {
             all: self.all,
@@ -215,13 +242,27 @@ fn number(text: Option<&str>) -> Option<u64> {
         .ok()
 }
 
-async fn pause(client: &Client, route: &str, project: Option<String>) -> Result<(), CliError> {
+async fn pause(client: &Client, route: &str, which: Whole) -> Result<(), CliError> {
+    let Whole { project, json } = which;
     let queues: Vec<QueueReport> = client.post(route, &PauseRequest { project }).await?;
+    show_queues(&queues, json)
+}
+
+fn show_queues(queues: &[QueueReport], json: bool) -> Result<(), CliError> {
+    if json {
+        return text::json(&queues);
+    }
     queues.iter().for_each(show_queue);
     Ok(())
 }
 
-async fn set(client: &Client, what: String, Priority(priority): Priority, loaded: &Loaded) -> Result<(), CliError> {
+async fn set(
+    client: &Client,
+    what: String,
+    Priority(priority): Priority,
+    json: bool,
+    loaded: &Loaded,
+) -> Result<(), CliError> {
     let id = number(Some(&what)).filter(|_| !loaded.config.projects.contains_key(&what));
     let Some(id) = id else {
         let request = QueuePriorityRequest {
@@ -229,8 +270,7 @@ async fn set(client: &Client, what: String, Priority(priority): Priority, loaded
             priority,
         };
         let queues: Vec<QueueReport> = client.post("queues/priority", &request).await?;
-        queues.iter().for_each(show_queue);
-        return Ok(());
+        return show_queues(&queues, json);
     };
     let of = Selection {
         tasks: vec![id],
@@ -239,6 +279,9 @@ async fn set(client: &Client, what: String, Priority(priority): Priority, loaded
     let done: Changed = client
         .post("tasks/priority", &TaskPriorityRequest { of, priority })
         .await?;
+    if json {
+        return text::json(&done);
+    }
     outln!("{} of another priority now", text::counted_u64(done.tasks, "task"));
     Ok(())
 }
@@ -274,7 +317,7 @@ async fn list(client: &Client, what: &List) -> Result<(), CliError> {
             page.tasks.iter().for_each(show_task);
         }
         let Some(next) = page.next else { break };
-        query.after = next;
+        query.cursor = next;
     }
     if what.json {
         text::json(&all)?;

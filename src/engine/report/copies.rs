@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::TallyReport;
 
 /// Which way somebody asked for a copy: jobs of the two are apart.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CopyDirection {
     /// To another site.
@@ -18,7 +19,7 @@ pub enum CopyDirection {
 }
 
 /// A path to be copied.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CopyPath {
     /// A path of the drive. `*`, `?`, `[ab]` and `{a,b}` stand for names, `**` for folders, and in the last name `####`,
@@ -29,7 +30,7 @@ pub struct CopyPath {
 }
 
 /// What is to be copied.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CopyRequest {
     /// Which way.
@@ -49,7 +50,7 @@ pub struct CopyRequest {
 }
 
 /// What came of it.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct CopyReport {
     /// The jobs that the paths are part of now.
     pub jobs: Vec<JobReport>,
@@ -71,7 +72,7 @@ pub struct CopyReport {
 }
 
 /// A file of a dry run.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PlannedCopy {
     /// Its path in the drive.
     pub path: String,
@@ -80,7 +81,7 @@ pub struct PlannedCopy {
 }
 
 /// How a job stands.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobWord {
     /// Tasks wait for their turn, their time or a site.
@@ -111,7 +112,7 @@ impl fmt::Display for JobWord {
 }
 
 /// What was asked for, of one project, between two sites, one way, on one day.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JobReport {
     /// Its number.
     pub id: u64,
@@ -152,7 +153,7 @@ pub struct JobReport {
 }
 
 /// Which jobs are asked for.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct JobQuery {
     /// Of this project.

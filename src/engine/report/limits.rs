@@ -1,9 +1,10 @@
 //! How fast bytes may move, as told and as asked for.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The limits of one site.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SiteLimitReport {
     /// The key of its section.
     pub site: String,
@@ -14,7 +15,7 @@ pub struct SiteLimitReport {
 }
 
 /// The limit of one direction.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LimitReport {
     /// In force now; `None`: no limit.
     pub bytes_per_second: Option<u64>,
@@ -27,7 +28,7 @@ pub struct LimitReport {
 }
 
 /// `POST /v1/limits`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitRequest {
     /// The key of the site's section.

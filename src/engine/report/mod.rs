@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use backlot_cache::Usage;
 use backlot_platform::types::NativeReads;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::drive::Project;
@@ -30,12 +31,12 @@ pub use pins::{
 };
 pub use programs::{ProgramReport, ProgramsReport};
 pub use queues::{
-    Changed, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport, QueueReport, Selection,
-    TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
+    Changed, ConflictPage, ConflictQuery, ConflictReport, FailureReport, Keep, Obstacle, ObstacleKind, PendingReport,
+    QueueReport, Selection, TallyReport, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord, WaitReport, WaitRequest,
 };
 
 /// Everything `backlot status` shows.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// The drive's name.
     pub name: String,
@@ -79,7 +80,7 @@ pub struct Status {
 }
 
 /// Reads of resident files that the kernel answers by itself (FUSE passthrough).
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NativeReport {
     /// `on` or `off`.
     pub state: String,
@@ -107,7 +108,7 @@ impl From<NativeReads> for NativeReport {
 }
 
 /// What was made or changed here, and what became of it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PublishingReport {
     /// What is not at its site yet.
     pub pending: PendingReport,
@@ -132,7 +133,7 @@ pub struct PublishingReport {
 }
 
 /// A project.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ProjectReport {
     /// The key of its section.
     pub name: String,
@@ -162,7 +163,7 @@ impl ProjectReport {
 }
 
 /// A site.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SiteReport {
     /// The key of its section.
     pub name: String,
@@ -195,7 +196,7 @@ impl SiteReport {
 }
 
 /// The cache.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CacheReport {
     /// Its folder.
     pub dir: PathBuf,
@@ -233,7 +234,7 @@ impl CacheReport {
 }
 
 /// Bytes on their way, and counters since the start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct HydrationReport {
     /// Bytes that arrived from sites.
     pub fetched_bytes: u64,
@@ -258,7 +259,7 @@ pub struct HydrationReport {
 }
 
 /// An open file that bytes arrive for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FlightReport {
     /// Its path at the site.
     pub path: String,
@@ -273,7 +274,7 @@ pub struct FlightReport {
 }
 
 /// Sequences that are played, and what was fetched ahead of their readers since the start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SequencesReport {
     /// Frames are fetched ahead.
     pub on: bool,
@@ -298,7 +299,7 @@ pub struct SequencesReport {
 }
 
 /// A sequence that is played.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SequenceReport {
     /// Its folder in the drive and its name, as in `demo/plates/comp.####.exr`; `demo/thumbs/*` for a folder whose small files
     /// are read one after another.
@@ -326,7 +327,7 @@ pub struct SequenceReport {
 }
 
 /// A row of `backlot ls`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LsEntry {
     /// Continues a listing after this row.
     pub cookie: u64,

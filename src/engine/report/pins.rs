@@ -3,12 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::pins::Tally;
 
 /// `POST /v1/pins`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PinRequest {
     /// Paths and patterns of the drive.
@@ -23,7 +24,7 @@ pub struct PinRequest {
 }
 
 /// A rule by which files are kept resident, and how far it is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PinReport {
     /// Its number; `None` for one of the settings.
     pub id: Option<u64>,
@@ -50,7 +51,7 @@ pub struct PinReport {
 }
 
 /// `GET /v1/pins`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PinsReport {
     /// The rules; those of a project together, the settings' first.
     pub rules: Vec<PinReport>,
@@ -59,7 +60,7 @@ pub struct PinsReport {
 }
 
 /// How far all pins are.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PinTotals {
     /// Rules.
     pub rules: u64,
@@ -100,7 +101,7 @@ impl PinTotals {
 }
 
 /// A file that could not be fetched.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PinFailure {
     /// Its path in the drive.
     pub path: String,
@@ -109,7 +110,7 @@ pub struct PinFailure {
 }
 
 /// How far a hydration is.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct HydrationProgress {
     /// It has ended; the figures are what is here now.
     pub done: bool,
@@ -151,7 +152,7 @@ impl HydrationProgress {
 }
 
 /// `POST /v1/cache/evict` and `POST /v1/cache/clear`: what was dropped, and what was kept.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct EvictReport {
     /// Files of which bytes were dropped.
     pub evicted_files: u64,
@@ -174,7 +175,7 @@ pub struct EvictReport {
 }
 
 /// A file that was kept.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Kept {
     /// Its path in the drive.
     pub path: String,
@@ -183,7 +184,7 @@ pub struct Kept {
 }
 
 /// Why a file was kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeptWhy {
     /// A pin covers it.
@@ -208,7 +209,7 @@ impl fmt::Display for KeptWhy {
 }
 
 /// `GET /v1/cache`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CacheStat {
     /// Its folder.
     pub dir: PathBuf,
@@ -257,7 +258,7 @@ pub struct CacheStat {
 }
 
 /// The look through the cache in the background, since the start.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ScrubReport {
     /// Each content is looked at once in so many milliseconds; `None`: never.
     pub every_ms: Option<u64>,
@@ -283,7 +284,7 @@ pub struct ScrubReport {
 }
 
 /// `GET /v1/cache/top`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct CacheTop {
     /// The folders that hold most.
     pub rows: Vec<TopRow>,
@@ -296,7 +297,7 @@ pub struct CacheTop {
 }
 
 /// A folder and what it holds of the cache.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct TopRow {
     /// Its path in the drive.
     pub path: String,
@@ -309,7 +310,7 @@ pub struct TopRow {
 }
 
 /// `GET` and `POST /v1/cache/verify`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct VerifyProgress {
     /// It is under way.
     pub running: bool,

@@ -1,9 +1,10 @@
 //! What was fetched for which program.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Programs, what was fetched for them since the start, and what was refused to them.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ProgramsReport {
     /// Programs are held back.
     pub on: bool,
@@ -18,7 +19,7 @@ pub struct ProgramsReport {
 }
 
 /// A program.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ProgramReport {
     /// Its name; `backlot` for what the daemon does by itself, `(unknown)` for the kernel and for processes of other
     /// namespaces, `(others)` for those that are not told apart any more.

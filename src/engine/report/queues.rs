@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::state::Tally;
 
 /// A number of files and their bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct TallyReport {
     /// Tasks.
     pub tasks: u64,
@@ -29,7 +30,7 @@ impl From<Tally> for TallyReport {
 }
 
 /// The queue of a project.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct QueueReport {
     /// The key of the project's section.
     pub project: String,
@@ -52,6 +53,9 @@ pub struct QueueReport {
     pub excluded: TallyReport,
     /// Those of `waiting` that failed before.
     pub retrying: TallyReport,
+    /// When the file that has waited longest was changed last, milliseconds since 1970.
+    #[serde(default)]
+    pub oldest_ms: Option<i64>,
 }
 
 impl QueueReport {
@@ -65,7 +69,7 @@ impl QueueReport {
 }
 
 /// What a task is about.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskKind {
     /// A file goes up.
@@ -81,7 +85,7 @@ pub enum TaskKind {
 }
 
 /// The word for how a task stands.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskWord {
     /// For its turn.
@@ -118,7 +122,7 @@ impl fmt::Display for TaskWord {
 }
 
 /// A task.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskReport {
     /// Its number.
     pub id: u64,
@@ -156,7 +160,8 @@ pub struct TaskReport {
 }
 
 /// Which tasks are asked for.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TaskQuery {
     /// Of this project.
     pub project: Option<String>,
@@ -164,24 +169,24 @@ pub struct TaskQuery {
     pub state: Option<TaskWord>,
     /// Of this job.
     pub job: Option<u64>,
-    /// With higher numbers than this.
+    /// Those that follow on this: `next` of the page before.
     #[serde(default)]
-    pub after: u64,
-    /// At most so many.
+    pub cursor: u64,
+    /// At most so many, and no more than 1,000.
     pub limit: Option<usize>,
 }
 
 /// Some tasks, in the order of their numbers.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskPage {
     /// The tasks.
     pub tasks: Vec<TaskReport>,
-    /// Ask again with this as `after`; absent at the end.
+    /// Ask again with this as `cursor`; absent at the end.
     pub next: Option<u64>,
 }
 
 /// Which tasks something is done to: all that any of these names.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Selection {
     /// Every one.
@@ -197,7 +202,7 @@ pub struct Selection {
 }
 
 /// What became of what was asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Changed {
     /// Tasks that are otherwise now.
     pub tasks: u64,
@@ -206,7 +211,7 @@ pub struct Changed {
 }
 
 /// A file that this machine and its site have different successors of.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConflictReport {
     /// Where ours is now.
     pub ours: String,
@@ -228,8 +233,27 @@ pub struct ConflictReport {
     pub their_mtime_ns: Option<i64>,
 }
 
+/// Which conflicts are asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConflictQuery {
+    /// Those that follow on this: `next` of the page before.
+    pub cursor: Option<String>,
+    /// At most so many, and no more than 1,000.
+    pub limit: Option<usize>,
+}
+
+/// Some conflicts that nobody has settled, the oldest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ConflictPage {
+    /// The conflicts.
+    pub conflicts: Vec<ConflictReport>,
+    /// Ask again with this as `cursor`; absent at the end.
+    pub next: Option<String>,
+}
+
 /// Which side of a conflict is kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Keep {
     /// Ours.
@@ -239,7 +263,7 @@ pub enum Keep {
 }
 
 /// What is not at its site yet.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PendingReport {
     /// Files to be sent.
     pub files: u64,
@@ -270,7 +294,7 @@ impl PendingReport {
 }
 
 /// Why tasks fail.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FailureReport {
     /// The errors' kind, for programs.
     pub kind: String,
@@ -283,7 +307,7 @@ pub struct FailureReport {
 }
 
 /// What is waited for.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WaitRequest {
     /// Everything.
@@ -295,7 +319,7 @@ pub struct WaitRequest {
 }
 
 /// How far something is that is waited for.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct WaitReport {
     /// Everything asked for is at its site.
     pub done: bool,
@@ -312,7 +336,7 @@ pub struct WaitReport {
 }
 
 /// Something that does not get to its site by itself.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Obstacle {
     /// The path in the drive.
     pub path: String,
@@ -325,7 +349,7 @@ pub struct Obstacle {
 }
 
 /// What is in the way.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObstacleKind {
     /// It needs a person.

@@ -67,7 +67,7 @@ fn what_is_to_do_is_counted_by_state_without_leftovers() {
             (t.root, TaskState::Waiting, false, tally(1, 0)),
         ]
     );
-    let oldest = t.store.read(|txn| txn.oldest_send()).unwrap().expect("one");
+    let oldest = t.store.read(|txn| txn.oldest_send(None)).unwrap().expect("one");
     assert_eq!(oldest.id, b);
 }
 
