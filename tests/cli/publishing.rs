@@ -393,7 +393,7 @@ fn the_api_answers_what_it_can_not_do_with_a_problem() {
                 ("tasks/retry", r#"{"tasks":[99]}"#, "not-found"),
                 ("tasks/retry", "{}", "bad-request"),
                 ("tasks/hold", r#"{"paths":["show/.."]}"#, "bad-path"),
-                ("tasks/hold", r#"{"path":["show"]}"#, "bad-request"),
+                ("tasks/hold", r#"{"path":["show"]}"#, "unknown-field"),
                 (
                     "queues/priority",
                     r#"{"project":"show","priority":2000}"#,
