@@ -29,6 +29,8 @@ use crate::engine::drive::Drive;
 const DELAY: Duration = Duration::from_millis(20);
 /// 200 Mbit/s, in bytes.
 const RATE: u64 = 25_000_000;
+/// Few, so that a sequence is seen to go up.
+const AT_ONCE: u32 = 4;
 /// Short, so that a publish is seen to go up.
 const SETTLE: Period = Period::from_millis(500);
 /// How often the live view looks.
@@ -137,6 +139,7 @@ impl Place {
         config.cache.min_free = ByteSize::mib(64);
         config.hydration.read_deadline = check::DEADLINE;
         config.publish.settle = SETTLE;
+        config.publish.parallel = AT_ONCE;
         let local = LocalSite {
             root: remote.clone(),
             ..LocalSite::default()

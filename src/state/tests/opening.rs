@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::state::Tree;
+use crate::state::{Tree, schema};
 
 /// Names the folder for a test run again in a child of its own.
 const CHILD: &str = "BACKLOT_STATE_TEST_DIR";
@@ -101,18 +101,21 @@ fn refused(home: &TempDir, database: &Path) -> StateError {
 #[test]
 fn a_newer_database_is_refused_with_both_versions_named() {
     let (home, database) = closed();
+    let (ours, newer) = (schema::known_version(), schema::known_version() + 4);
     rusqlite::Connection::open(&database)
         .unwrap()
-        .pragma_update(None, "user_version", 7)
+        .pragma_update(None, "user_version", newer)
         .unwrap();
     let error = refused(&home, &database);
     assert!(
-        matches!(error, StateError::TooNew { found: 7, known: 4, .. }),
+        matches!(error, StateError::TooNew { found, known, .. } if (found, known) == (newer, ours)),
         "{error:?}"
     );
     let text = error.to_string();
     assert!(
-        text.contains("version 7") && text.contains("up to 4") && text.contains("state.sqlite"),
+        text.contains(&format!("version {newer}"))
+            && text.contains(&format!("up to {ours}"))
+            && text.contains("state.sqlite"),
         "{text}"
     );
 }

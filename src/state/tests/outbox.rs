@@ -26,6 +26,7 @@ impl Fixture {
 
     fn take(&self) -> Task {
         let claim = Claim {
+            job: None,
             root: self.root,
             now_ms: NOW + 1_000_000,
             lease_ms: NOW + 2_000_000,
