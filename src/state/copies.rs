@@ -269,6 +269,9 @@ impl WriteTxn<'_> {
         );
         self.run(RENEW, params)?;
         self.round_began(job)?;
+        if there.job != job {
+            self.round_over(there.job)?;
+        }
         Ok(there.id)
     }
 
@@ -315,6 +318,10 @@ impl WriteTxn<'_> {
     /// its target is cleared away by the next try, or is gone on with.
     pub fn exclude_copy(&self, id: TaskId) -> Result<bool, StateError> {
         let sql = "UPDATE task SET state = 4, lease_ms = 0 WHERE id = ?1 AND what IN (3, 4) AND state <> 4";
-        Ok(self.run(sql, [as_i64(id.0)])? == 1)
+        let excluded = self.run(sql, [as_i64(id.0)])? == 1;
+        if let Some(task) = self.task(id)?.filter(|_| excluded) {
+            self.round_over(task.job)?;
+        }
+        Ok(excluded)
     }
 }

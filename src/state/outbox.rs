@@ -403,10 +403,12 @@ impl WriteTxn<'_> {
     /// A person wants tasks tried again: the rounds of their jobs go on.
     pub(super) fn rounds_go_on(&self, filter: TaskFilter) -> Result<(), StateError> {
         let sql = "SELECT DISTINCT job FROM task WHERE (?1 IS NULL OR id = ?1) AND (?2 IS NULL OR root = ?2) \
-                   AND (?3 IS NULL OR state = ?3) AND (state = 2 OR state = 0 AND tries > 0)";
+                   AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR job = ?4) \
+                   AND (state = 2 OR state = 0 AND tries > 0 OR state = 4 AND ?1 IS NOT NULL)";
         let (id, root) = (filter.id.map(|id| as_i64(id.0)), filter.root.map(|root| as_i64(root.0)));
         let state = filter.state.map(TaskState::code);
-        for job in self.many(sql, (id, root, state), |row| count_at(row, 0).map(JobId))? {
+        let job = filter.job.map(|job| as_i64(job.0));
+        for job in self.many(sql, (id, root, state, job), |row| count_at(row, 0).map(JobId))? {
             self.round_began(job)?;
         }
         Ok(())

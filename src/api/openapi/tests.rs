@@ -7,12 +7,13 @@ use super::*;
 /// Rewrites the committed document.
 const BLESS: &str = "BACKLOT_TEST_BLESS";
 /// Lists that are not told page by page, for they can't be long.
-const SHORT: [(&str, &str); 6] = [
+const SHORT: [(&str, &str); 7] = [
     ("/v1/settings", "a row a setting"),
     ("/v1/log", "the last 200 lines"),
     ("/v1/queues", "a row a project"),
     ("/v1/limits", "a row a site"),
     ("/v1/sites", "a row a site"),
+    ("/v1/sync", "a row a project and site"),
     ("/v1/jobs", "one for each pair of sites and day, of each project the newest alone"),
 ];
 
