@@ -567,7 +567,17 @@ impl Inner {
             })
             .await?;
         match outcome {
-            DeleteOutcome::Done | DeleteOutcome::NothingThere => debug!(%path, "deleted at the site"),
+            DeleteOutcome::Done | DeleteOutcome::NothingThere => {
+                debug!(%path, "deleted at the site");
+                // A listing may have found it there.
+                let shown = self.store.read(|txn| match txn.place(root, &path)? {
+                    Some((parent, name)) => Ok(txn.lookup(parent, &name)?.map(|_| (parent, name))),
+                    None => Ok(None),
+                })?;
+                if let Some((parent, name)) = shown {
+                    self.refresh_name(parent, &name).await;
+                }
+            }
             DeleteOutcome::OtherVersion | DeleteOutcome::NotEmpty => {
                 info!(%path, ?outcome, "not deleted at the site: somebody has put something else there, which is shown again");
                 let place = self.store.read(|txn| txn.place(root, &path))?;

@@ -133,7 +133,11 @@ mod tests {
             ..NameRules::default()
         };
         assert!(keys.refuse(&long).unwrap().contains("401 bytes"));
-        assert!(WINDOWS.refuse(&path(format!("{0}/{0}", "u".repeat(128)).as_bytes())).is_some());
+        assert!(
+            WINDOWS
+                .refuse(&path(format!("{0}/{0}", "u".repeat(128)).as_bytes()))
+                .is_some()
+        );
     }
 
     #[test]

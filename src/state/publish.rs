@@ -7,7 +7,7 @@ use super::StateError;
 use super::edit::Left;
 use super::error::Db;
 use super::listing::{OWN_MTIME, OWN_PERM};
-use super::node::{ChangeKind, as_i64, count_at, ino_at, name_at, version_at};
+use super::node::{ChangeKind, Node, as_i64, count_at, ino_at, name_at, version_at};
 use super::read::ReadTxn;
 use super::write::WriteTxn;
 use crate::model::{EntryKind, Ino, Name, RelPath, Version};
@@ -128,6 +128,11 @@ impl ReadTxn<'_> {
     }
 }
 
+/// Says whether a node is a mirror of just this version.
+fn is_just(node: &Node, version: &Version) -> bool {
+    !node.own && node.kind == EntryKind::File && node.version.as_ref() == Some(version)
+}
+
 impl ReadTxn<'_> {
     /// Returns the folder that a path below a project's folder ends in, and the last name; `None` where no folder is.
     pub fn place(&self, root: Ino, path: &RelPath) -> Result<Option<(Ino, Name)>, StateError> {
@@ -216,7 +221,7 @@ impl WriteTxn<'_> {
     }
 
     /// Notes what is at a path of a project's site, put there by this machine: whatever the drive shows there is in front
-    /// of it. Says whether the drive shows nothing there.
+    /// of it. Says whether the drive shows nothing there, or just that: a listing may have been faster than the note.
     pub fn is_at_site(&self, root: Ino, path: &RelPath, version: &Version) -> Result<bool, StateError> {
         // A folder that is gone from the drive is shown again by a listing, with what is in it.
         let Some((parent, name)) = self.place(root, path)? else {
@@ -227,7 +232,7 @@ impl WriteTxn<'_> {
         if shown.as_ref().is_none_or(|node| node.own) {
             self.put_shadow(parent, &name, EntryKind::File, Some(version))?;
         }
-        Ok(shown.is_none())
+        Ok(shown.is_none_or(|node| is_just(&node, version)))
     }
 
     /// Notes that the site has nothing of ours under a path any more: what is found there later is news.
@@ -275,7 +280,10 @@ impl WriteTxn<'_> {
         let Some((parent, name)) = self.place(root, &left.path)? else {
             return Ok(false);
         };
-        let is_shown = self.lookup(parent, &name)?.is_some();
+        // What a listing found there before it was known to be ours is what is to go.
+        let shown = self.lookup(parent, &name)?;
+        let is_left = |node: &Node| left.version.as_ref().is_some_and(|version| is_just(node, version));
+        let is_shown = shown.is_some_and(|node| !is_left(&node));
         if let (true, Some(version)) = (is_shown, &left.version) {
             self.lies_behind((parent, &name), version)?;
         }

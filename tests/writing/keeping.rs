@@ -146,6 +146,36 @@ fn an_open_that_cuts_and_reads_fetches_nothing() {
     });
 }
 
+/// A program that saves under a temporary name and renames it a little late.
+#[test]
+fn a_listing_that_is_faster_than_the_note_of_an_upload_brings_no_old_name_back() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        fs::create_dir(site.path().join("publish")).unwrap();
+        let builder = propagating(Builder::local(site.path()));
+        let drive = builder
+            .env("BACKLOT_FAILPOINT", "publish.adopted:sleep:3000")
+            .build()
+            .mounted();
+        fs::write(drive.path("publish/.plate.tmp"), bytes(1)).unwrap();
+        eventually("it is at the site", || site.path().join("publish/.plate.tmp").exists());
+        fs::rename(drive.path("publish/.plate.tmp"), drive.path("publish/plate")).unwrap();
+        drive.scan();
+        let listed = names(&drive.path("publish"));
+        assert_eq!(
+            listed,
+            [".plate.tmp", "plate"],
+            "the listing was faster: else this proves nothing"
+        );
+        queue::drained(&drive, DRAIN);
+        eventually("the old name is gone", || {
+            names(&drive.path("publish")) == ["plate"] && names(&site.path().join("publish")) == ["plate"]
+        });
+        assert!(fs::read(site.path().join("publish/plate")).unwrap() == bytes(1));
+        holds(&drive);
+    });
+}
+
 /// A child that inherits an open file closes it as well: two closes of one file, at the same time.
 #[test]
 fn a_close_returns_only_when_another_close_of_the_file_has_put_it_in_the_queue() {

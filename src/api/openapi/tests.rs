@@ -14,7 +14,10 @@ const SHORT: [(&str, &str); 7] = [
     ("/v1/limits", "a row a site"),
     ("/v1/sites", "a row a site"),
     ("/v1/sync", "a row a project and site"),
-    ("/v1/jobs", "one for each pair of sites and day, of each project the newest alone"),
+    (
+        "/v1/jobs",
+        "one for each pair of sites and day, of each project the newest alone",
+    ),
 ];
 
 fn here() -> &'static FilePath {

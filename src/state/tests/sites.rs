@@ -39,7 +39,11 @@ fn a_row_is_of_one_path_and_one_site() {
     set("a/b", &failed);
     set("b", &failed);
     assert_eq!(rows("a/b"), [failed.clone(), synced.clone()], "by site");
-    assert_eq!(rows("b"), std::slice::from_ref(&failed), "another folder's name is another file's");
+    assert_eq!(
+        rows("b"),
+        std::slice::from_ref(&failed),
+        "another folder's name is another file's"
+    );
     assert_eq!(rows("a/c"), []);
     assert_eq!(rows("a"), []);
     let in_a = t.store.read(|txn| txn.site_rows_in(root, &path("a"))).unwrap();
