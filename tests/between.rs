@@ -113,6 +113,7 @@ impl Two {
 }
 
 /// What is at a site, hidden temporary files too. It may change meanwhile.
+/// All files below a folder, but those that rclone's server writes before they are whole: killed, it leaves them.
 fn at(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let (mut found, mut folders) = (BTreeMap::new(), vec![root.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -120,7 +121,9 @@ fn at(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let path = entry.path();
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 folders.push(path);
-            } else if let Ok(bytes) = fs::read(&path) {
+            } else if !entry.file_name().as_encoded_bytes().starts_with(b".rclone_temp_put_")
+                && let Ok(bytes) = fs::read(&path)
+            {
                 found.insert(path.strip_prefix(root).unwrap().to_owned(), bytes);
             }
         }

@@ -284,6 +284,11 @@ struct Opening {
     free_for_large: usize,
 }
 
+/// Returns how many of a site's slots files of several parts may have: a third is for small files, however many large ones wait.
+fn large_max(parallel: usize) -> usize {
+    (parallel - parallel / 3).min(parallel.saturating_sub(1)).max(1)
+}
+
 impl Dispatcher {
     async fn serve(mut self) {
         loop {
@@ -388,8 +393,7 @@ impl Dispatcher {
             return None;
         }
         let parallel = self.shared.options.parallel.max(1);
-        // A third is for small files, however many large ones wait.
-        let large_max = (parallel - parallel / 3).min(parallel.saturating_sub(1)).max(1);
+        let large_max = large_max(parallel);
         let (mut free, mut free_for_large) = (parallel, large_max);
         for site in self.lanes[at].sites() {
             let (running, large) = self.load(site);

@@ -154,7 +154,7 @@ pub struct JobReport {
 
 /// Which jobs are asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct JobQuery {
     /// Of this project.
     pub project: Option<String>,

@@ -12,7 +12,7 @@ use super::decide::{Decision, Known, Why, decide, differing, step};
 use super::{CopyListener, End, Origin, Seen};
 use crate::model::{EntryKind, Ino, RelPath, Version};
 use crate::providers::{Entry, ErrorKind, HashKind, Hasher, ProviderError};
-use crate::state::{Arrival, StateError, StateStore, Task, TaskWhat};
+use crate::state::{Arrival, Copied, ReadTxn, StateError, StateStore, Task, TaskWhat};
 
 /// The desk of the copies of one job.
 #[derive(Debug)]
@@ -238,6 +238,29 @@ impl CopyDesk {
         }))
     }
 
+    /// Returns what a copy put at the target. Where that is known by a third site that both have it from, it is the source's.
+    fn copied(&self, txn: &ReadTxn<'_>, path: &RelPath, version: &Version) -> Result<Option<Copied>, StateError> {
+        let Some(there) = txn.copied(self.root, path, &self.target.site)? else {
+            return Ok(None);
+        };
+        if there.source == self.source.site {
+            return Ok(Some(there));
+        }
+        let here = txn.copied(self.root, path, &self.source.site)?;
+        let is_same = here.is_some_and(|here| {
+            here.version == *version && (&here.source, &here.source_version) == (&there.source, &there.source_version)
+        });
+        Ok(Some(if is_same {
+            Copied {
+                source: self.source.site.clone(),
+                source_version: version.clone(),
+                ..there
+            }
+        } else {
+            there
+        }))
+    }
+
     /// Decides about a file that both sites have, and asks the sites for its hash where it matters and both name one.
     pub(super) async fn decision(
         &self,
@@ -246,7 +269,7 @@ impl CopyDesk {
         source: &Entry,
         target: &Entry,
     ) -> Result<Decision, Failure> {
-        let copied = self.store.read(|txn| txn.copied(self.root, path, &self.target.site))?;
+        let copied = self.store.read(|txn| self.copied(txn, path, &source.version))?;
         let (of_source, of_target) = (self.source.provider.capabilities(), self.target.provider.capabilities());
         let known = Known {
             source: &self.source.site,

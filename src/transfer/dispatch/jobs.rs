@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use super::{Dispatcher, LaneState, SLEEP_MAX, Worked, time_until};
+use super::{Dispatcher, LaneState, SLEEP_MAX, Worked, large_max, time_until};
 use crate::model::SiteName;
 use crate::state::{Job, PRIORITY_NORMAL, QueueRow, StateError};
 use crate::transfer::between::{CopyDesk, Copying, End};
@@ -154,10 +154,9 @@ impl Dispatcher {
             };
             let Some(before) = self.before(at) else { continue };
             let parallel = self.shared.options.parallel.max(1);
-            // A file of several parts may not have the last slot.
             let is_full = |site: &&SiteName| {
                 let (all, large) = self.load(site);
-                all >= parallel || large >= parallel.saturating_sub(1).max(1)
+                all >= parallel || large >= large_max(parallel)
             };
             let full: Vec<&SiteName> = self.lanes[at].sites().filter(is_full).collect();
             if before.is_empty() && full.is_empty() {
@@ -177,8 +176,11 @@ impl Dispatcher {
                 continue;
             }
             // What can't be gone on with would be sent again.
-            let can_stop =
-                |worked: &&&Worked| worked.large && self.lanes[worked.lane].lane.provider.capabilities().resume_upload;
+            let can_stop = |worked: &&&Worked| {
+                // Of one that was named, not listed, nobody knows the size; one part goes to its end anyway.
+                let may_be_large = worked.large || worked.task.size == 0;
+                may_be_large && self.lanes[worked.lane].lane.provider.capabilities().resume_upload
+            };
             let mut stopping: Vec<&&Worked> = in_the_way.iter().filter(can_stop).collect();
             stopping.sort_by_key(|worked| worked.task.priority);
             let many = if before.is_empty() { 1 } else { stopping.len() };
