@@ -112,8 +112,8 @@ impl Two {
     }
 }
 
-/// What is at a site, hidden temporary files too. It may change meanwhile.
-/// All files below a folder, but those that rclone's server writes before they are whole: killed, it leaves them.
+/// What is at a site, hidden temporary files too, but those that rclone's server leaves when it is killed. It may change
+/// meanwhile.
 fn at(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let (mut found, mut folders) = (BTreeMap::new(), vec![root.to_owned()]);
     while let Some(folder) = folders.pop() {
