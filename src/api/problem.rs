@@ -118,7 +118,7 @@ impl From<CopyError> for Problem {
         let bad = || Self::new(StatusCode::BAD_REQUEST, "bad-request", title.clone());
         match e {
             CopyError::Nothing | CopyError::BadPriority(_) | CopyError::Frames(_) | CopyError::NoFrames(_) => bad(),
-            CopyError::NoSite(_) => not_found("`backlot status` shows the sites"),
+            CopyError::NoSite(_) => not_found("`backlot site ls` shows the sites"),
             CopyError::SameSite(..) => bad().hint("give another site by --to or --from"),
             CopyError::NoProject(_) => {
                 not_found("`backlot status` shows the projects; a path begins with a project's folder")

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use backlot_config::Loaded;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::client::Client;
 use super::error::{CliError, Exit};
@@ -68,14 +67,7 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
 }
 
 async fn follow(client: &Client, mut state: HydrationState, json: bool) -> Result<HydrationState, CliError> {
-    let bar = if text::is_live(&std::io::stderr()) && !json {
-        ProgressBar::new(0)
-    } else {
-        ProgressBar::hidden()
-    };
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg} [{elapsed}]") {
-        bar.set_style(style);
-    }
+    let bar = text::bar(!json);
     while !state.progress.done {
         bar.set_length(state.progress.bytes);
         bar.set_position(state.progress.resident_bytes);

@@ -13,8 +13,8 @@ use crate::engine::volumes::table;
 use crate::model::RelPath;
 use crate::model::volumes::{InVolume, Volume, VolumeError, is_windows_spelling, locate};
 
-/// Returns the path in the drive that somebody means: below the mount point; else, in a folder of the drive, relative to
-/// that; else relative to the drive's root. One of a volume of the settings may be spelt as any system does.
+/// Returns the path in the drive that somebody means: below the mount point, as it stands or seen from the working folder;
+/// else relative to the drive's root. One of a volume of the settings may be spelt as any system does.
 pub(super) fn in_drive(given: &OsStr, loaded: &Loaded) -> Result<String, CliError> {
     let volumes = volumes(loaded)?;
     Ok(meant(given, loaded, &volumes, None)?.in_drive.to_string())
@@ -96,24 +96,34 @@ fn resolve(given: &Path, here: Option<&Path>, mount_point: &Path) -> Result<Stri
     let path = match here.and_then(below) {
         _ if given.is_absolute() => below(given).ok_or_else(outside)?,
         Some(folder) => folder.join(given),
-        None => given.to_owned(),
+        None => here
+            .and_then(|here| below(&plain(&here.join(given))?))
+            .unwrap_or_else(|| given.to_owned()),
     };
     let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => out.push(name),
-            Component::ParentDir => {
-                if !out.pop() {
-                    return Err(outside());
-                }
-            }
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
-        }
-    }
+    let plain = plain(&path).ok_or_else(outside)?;
+    out.extend(plain.components().filter(|part| *part != Component::RootDir));
     out.into_os_string().into_string().map_err(|_bytes| {
         CliError::usage(format!("{} is not UTF-8, which this command needs", given.display()))
             .hint("name the folder that holds it; the mounted drive itself takes any name")
     })
+}
+
+/// Returns a path without dots, by its letters alone; `None` if it leads out at the top.
+fn plain(path: &Path) -> Option<PathBuf> {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                if !out.pop() {
+                    return None;
+                }
+            }
+            Component::CurDir => {}
+            Component::Normal(_) | Component::RootDir | Component::Prefix(_) => out.push(part),
+        }
+    }
+    Some(out)
 }
 
 /// The mount point without symbolic links on the way to it, as the kernel names it. Itself is not looked at.
@@ -148,6 +158,9 @@ mod tests {
             ("../other", "/mnt/projects/demo", "other"),
             ("demo", "/mnt/projects", "demo"),
             ("demo", "/mnt/projects2", "demo"),
+            ("projects/demo/x", "/mnt", "demo/x"),
+            ("../mnt/./projects/demo", "/home", "demo"),
+            ("projects2/demo", "/mnt", "projects2/demo"),
         ] {
             assert_eq!(resolved(given, here).unwrap(), means, "{given} in {here}");
         }

@@ -1,11 +1,10 @@
 //! `backlot push` and `backlot pull`.
 
 use std::ffi::OsString;
-use std::io::{BufRead, IsTerminal};
+use std::io::BufRead;
 use std::time::Duration;
 
 use backlot_config::{Loaded, Period};
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
 use super::client::Client;
@@ -253,15 +252,7 @@ fn told(report: &CopyReport, dry_run: bool) {
 
 /// Waits until the jobs have nothing left that goes on by itself; returns what is to be exited with.
 async fn waited(client: &Client, report: &mut CopyReport, timeout: Option<Period>) -> Result<Exit, CliError> {
-    let bar = if std::io::stderr().is_terminal() {
-        ProgressBar::new_spinner()
-    } else {
-        ProgressBar::hidden()
-    };
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(100));
+    let bar = text::spinner(true);
     let until = timeout.map(|timeout| Instant::now() + timeout.as_duration());
     loop {
         let mut jobs: Vec<JobReport> = Vec::new();

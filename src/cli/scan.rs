@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use backlot_config::{Loaded, Log, LogLevel};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::client::Client;
 use super::error::{CliError, Exit};
@@ -86,15 +85,7 @@ fn known_project(path: &str, loaded: &Loaded) -> Result<(), CliError> {
 
 async fn follow(client: &Client, path: &str, json: bool) -> Result<Exit, CliError> {
     let mut scans: Vec<ScanState> = client.post("scans", &ScanRequest { path: path.to_owned() }).await?;
-    let bar = if text::is_live(&std::io::stderr()) && !json {
-        ProgressBar::new_spinner()
-    } else {
-        ProgressBar::hidden()
-    };
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(100));
+    let bar = text::spinner(!json);
     while scans.iter().any(|s| !s.progress.done) {
         let (mut folders, mut entries, mut waiting) = (0, 0, 0);
         for s in &scans {

@@ -1,6 +1,9 @@
 //! Figures and names as people read them.
 
 use std::borrow::Cow;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
 
 /// Returns bytes with a binary unit, as in `1.5 GiB`.
 pub(super) fn bytes(n: u64) -> String {
@@ -44,7 +47,7 @@ pub(super) fn printable(name: &str) -> Cow<'_, str> {
 
 /// Returns a time span as people say it, as in `2 hours`.
 pub(super) fn span(seconds: u64) -> String {
-    indicatif::HumanDuration(std::time::Duration::from_secs(seconds)).to_string()
+    indicatif::HumanDuration(Duration::from_secs(seconds)).to_string()
 }
 
 /// Returns a time given in milliseconds since 1970 as the local clock shows it.
@@ -62,6 +65,28 @@ pub(super) fn when(ms: i64) -> String {
 /// Says whether a stream is a terminal on which something can move: no pipe, no file, and one that knows how to.
 pub(super) fn is_live(stream: &impl std::io::IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("TERM").is_none_or(|kind| kind != "dumb")
+}
+
+/// Returns a bar that fills on standard error; one that is not seen where nothing can move there, or is not to.
+pub(super) fn bar(shown: bool) -> ProgressBar {
+    moving(shown, ProgressBar::new(0), "{bar:30} {msg} [{elapsed}]")
+}
+
+/// As [`bar`], for what nobody knows the end of.
+pub(super) fn spinner(shown: bool) -> ProgressBar {
+    let spinner = moving(shown, ProgressBar::new_spinner(), "{spinner} {msg} [{elapsed}]");
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+fn moving(shown: bool, bar: ProgressBar, template: &str) -> ProgressBar {
+    if !shown || !is_live(&std::io::stderr()) {
+        return ProgressBar::hidden();
+    }
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
 }
 
 /// Prints a value as JSON, for programs.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use backlot_config::{Loaded, Period};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::client::Client;
 use super::error::{CliError, Exit};
@@ -92,15 +92,7 @@ pub(super) enum Ended {
 impl Waiting {
     pub(super) fn new(loaded: &Loaded, timeout: Option<Period>) -> Result<Self, CliError> {
         let is_watched = text::is_live(&std::io::stderr());
-        let bar = if is_watched {
-            ProgressBar::new_spinner()
-        } else {
-            ProgressBar::hidden()
-        };
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(100));
+        let bar = text::spinner(true);
         Ok(Self {
             client: Client::at(loaded.config.drive.socket_path(), ASK_EVERY + MARGIN)?,
             bar,

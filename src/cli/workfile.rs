@@ -1,11 +1,9 @@
 //! `backlot workfile`.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use backlot_config::Loaded;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::client::Client;
 use super::error::{CliError, Exit};
@@ -89,14 +87,7 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
 }
 
 async fn follow(client: &Client, mut state: FetchLastState, json: bool) -> Result<FetchLastState, CliError> {
-    let bar = if std::io::stderr().is_terminal() && !json {
-        ProgressBar::new(0)
-    } else {
-        ProgressBar::hidden()
-    };
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg} [{elapsed}]") {
-        bar.set_style(style);
-    }
+    let bar = text::bar(!json);
     while !state.progress.done {
         bar.set_length(state.progress.bytes);
         bar.set_position(state.progress.copied_bytes);
