@@ -730,13 +730,14 @@ impl Checker<'_> {
         self.remote_path(config, name, project);
         self.always_accessible_on(name, project);
         for (site, path) in &project.paths {
-            self.site_exists(&key("paths"), site);
+            let key = ["projects", name, "paths", site];
+            self.site_exists(&key, site);
             if *site == project.remote_site {
                 let hint = "say it with `remote-path`".to_owned();
-                self.error(&key("paths"), format!("`{site}` is the remote site"), hint);
+                self.error(&key, format!("`{site}` is the remote site"), hint);
             } else if !is_path_at_site(path) {
                 self.error(
-                    &key("paths"),
+                    &key,
                     format!("`{path}` is not a path under the site's root"),
                     PATH_HINT.to_owned(),
                 );

@@ -638,11 +638,11 @@ fn projects_with_impossible_paths_and_patterns() {
     }
     check_project(
         "paths = { nowhere = \"x\" }",
-        "user:7:9: projects.demo.paths: there is no site `nowhere`; add [sites.nowhere]",
+        "user:7:21: projects.demo.paths.nowhere: there is no site `nowhere`; add [sites.nowhere]",
     );
     check_project(
         "paths = { studio = \"x\" }",
-        "user:7:9: projects.demo.paths: `studio` is the remote site; say it with `remote-path`",
+        "user:7:20: projects.demo.paths.studio: `studio` is the remote site; say it with `remote-path`",
     );
     check_project(
         "pins = [\"ok\", \"a[\"]",

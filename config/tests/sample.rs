@@ -84,7 +84,12 @@ fn what_is_commented_out_is_the_default() {
         panic!("the file server is a folder")
     };
     assert!(link_delay.is_some() && link_rate.is_some());
-    assert_eq!(config.projects["demo"], backlot_config::Project::new("demo", "studio"));
+    let demo = backlot_config::Project {
+        // An example of what has no default.
+        paths: [("london".to_owned(), "shows/demo".to_owned())].into(),
+        ..backlot_config::Project::new("demo", "studio")
+    };
+    assert_eq!(config.projects["demo"], demo);
     assert!(config.machine.name.take().is_some() && config.machine.site_id.take().is_some());
 
     let plain = config_of("");
