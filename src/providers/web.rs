@@ -51,6 +51,8 @@ pub(super) struct Fault {
     pub(super) kind: ErrorKind,
     pub(super) why: String,
     pub(super) wait: Option<Duration>,
+    /// A connection that stood was lost before the answer began.
+    is_dropped: bool,
 }
 
 impl Fault {
@@ -59,7 +61,14 @@ impl Fault {
             kind,
             why: why.into(),
             wait: None,
+            is_dropped: false,
         }
+    }
+
+    /// With what the server asks to wait.
+    pub(super) fn after(mut self, wait: Option<Duration>) -> Self {
+        self.wait = wait;
+        self
     }
 
     pub(super) fn on(self, op: Op, path: &RelPath) -> ProviderError {
@@ -85,7 +94,8 @@ pub(super) struct Reply {
     pub(super) headers: HeaderMap,
     response: reqwest::Response,
     idle: Duration,
-    _slot: Option<OwnedSemaphorePermit>,
+    /// Held until the body is read.
+    slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Web {
@@ -136,16 +146,15 @@ impl Web {
     }
 
     /// Sends a request and waits for the head of its answer. The time without progress is bounded, not the time in all.
+    ///
+    /// What only asks is asked once more when its connection is lost before the answer begins: servers close connections
+    /// that wait for their next request, and may do so just when it comes.
     pub(super) async fn send(&self, request: RequestBuilder, body: Option<Bytes>) -> Result<Reply, Fault> {
-        let Some(body) = body else {
-            return self.send_counted(request, None).await;
-        };
-        let length = body.len() as u64;
-        let pieces = stream::unfold(body, |mut left| async move {
-            let piece = left.split_to(left.len().min(PIECE));
-            (!piece.is_empty()).then_some((Ok(piece), left))
-        });
-        self.send_counted(request, Some((length, pieces.boxed()))).await
+        let slot = Arc::clone(&self.slots).acquire_owned().await;
+        let slot = slot.map_err(|_| Fault::new(ErrorKind::Unreachable, "the site is closed"))?;
+        let mut reply = self.insist(request, body).await?;
+        reply.slot = Some(slot);
+        Ok(reply)
     }
 
     /// As [`send`](Self::send), with a body of known length that comes as it likes. Not counted among the requests under
@@ -156,32 +165,28 @@ impl Web {
         length: u64,
         pieces: BoxStream<'static, std::io::Result<Bytes>>,
     ) -> Result<Reply, Fault> {
-        self.exchange(request, Some((length, pieces)), None).await
+        self.exchange(request, Some((length, pieces))).await
     }
 
     /// As [`send`](Self::send), for what belongs to a request that is under way: it must not wait for a slot that only the
     /// end of others like it would free.
     pub(super) async fn send_beside(&self, request: RequestBuilder, body: Bytes) -> Result<Reply, Fault> {
-        let length = body.len() as u64;
-        let pieces = stream::iter([Ok(body)]).boxed();
-        self.exchange(request, Some((length, pieces)), None).await
+        self.insist(request, Some(body)).await
     }
 
-    async fn send_counted(
-        &self,
-        request: RequestBuilder,
-        body: Option<(u64, BoxStream<'static, std::io::Result<Bytes>>)>,
-    ) -> Result<Reply, Fault> {
-        let slot = Arc::clone(&self.slots).acquire_owned().await;
-        let slot = slot.map_err(|_| Fault::new(ErrorKind::Unreachable, "the site is closed"))?;
-        self.exchange(request, body, Some(slot)).await
+    async fn insist(&self, request: RequestBuilder, body: Option<Bytes>) -> Result<Reply, Fault> {
+        let again = request.try_clone().filter(only_asks);
+        let pieces = |body: Option<Bytes>| body.map(|body| (body.len() as u64, in_pieces(body)));
+        match (self.exchange(request, pieces(body.clone())).await, again) {
+            (Err(fault), Some(again)) if fault.is_dropped => self.exchange(again, pieces(body)).await,
+            (sent, _) => sent,
+        }
     }
 
     async fn exchange(
         &self,
         mut request: RequestBuilder,
         body: Option<(u64, BoxStream<'static, std::io::Result<Bytes>>)>,
-        slot: Option<OwnedSemaphorePermit>,
     ) -> Result<Reply, Fault> {
         let progress = Arc::new(Progress::new());
         if let Some((length, pieces)) = body {
@@ -225,13 +230,27 @@ impl Web {
                         headers: response.headers().clone(),
                         response,
                         idle: self.idle,
-                        _slot: slot,
+                        slot: None,
                     });
                 }
                 () = tokio::time::sleep(left.min(self.idle)) => {}
             }
         }
     }
+}
+
+/// Tells requests that change nothing: they may be sent twice.
+fn only_asks(request: &RequestBuilder) -> bool {
+    let built = request.try_clone().and_then(|request| request.build().ok());
+    built.is_some_and(|request| request.method().is_safe() || request.method() == "PROPFIND")
+}
+
+fn in_pieces(body: Bytes) -> BoxStream<'static, std::io::Result<Bytes>> {
+    let pieces = stream::unfold(body, |mut left| async move {
+        let piece = left.split_to(left.len().min(PIECE));
+        (!piece.is_empty()).then_some((Ok(piece), left))
+    });
+    pieces.boxed()
 }
 
 /// When something last moved.
@@ -361,7 +380,11 @@ fn fault(error: &reqwest::Error) -> Fault {
         }
         at = cause.source();
     }
-    Fault::new(kind, why)
+    let is_dropped = kind == ErrorKind::Unreachable && error.is_request() && !error.is_connect();
+    Fault {
+        is_dropped,
+        ..Fault::new(kind, why)
+    }
 }
 
 fn is_distrust(cause: &(dyn std::error::Error + 'static)) -> bool {
@@ -459,6 +482,8 @@ pub(super) fn status_kind(status: StatusCode) -> ErrorKind {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -475,5 +500,52 @@ mod tests {
         progress.note(true);
         progress.note(false);
         assert!(progress.is_all_sent());
+    }
+
+    /// A server that answers the first request of a connection, and loses each connection when the second one comes.
+    async fn forgetful(listener: tokio::net::TcpListener, asked: Arc<AtomicU64>) {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = tokio::io::BufStream::new(stream);
+            for nth in 0..2 {
+                let mut line = String::new();
+                while stream.read_line(&mut line).await.unwrap() > 2 {
+                    line.clear();
+                }
+                asked.fetch_add(1, Relaxed);
+                if nth == 0 {
+                    stream
+                        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                        .await
+                        .unwrap();
+                    stream.flush().await.unwrap();
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_only_asks_outlives_a_connection_that_is_lost_when_it_comes() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}/", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicU64::new(0));
+        let server = tokio::spawn(forgetful(listener, Arc::clone(&asked)));
+        let second = Duration::from_secs(5);
+        let web = Web::new(&address, None, second, None, second).unwrap();
+        let url: reqwest::Url = address.parse().unwrap();
+        let ask = |method: &str| web.request(method.parse().unwrap(), url.clone());
+        for (method, body) in [("GET", None), ("GET", None), ("PROPFIND", Some("x")), ("HEAD", None)] {
+            let sent = web.send(ask(method), body.map(Bytes::from)).await;
+            drop(sent.unwrap_or_else(|e| panic!("{method}: {e}")).text().await);
+        }
+        let before = asked.load(Relaxed);
+        assert!(before >= 6, "two connections at least were lost: {before}");
+        // What changes something may have been done: its answer is not known.
+        drop(web.send(ask("GET"), None).await.unwrap().text().await.unwrap());
+        let before = asked.load(Relaxed);
+        let fault = web.send(ask("DELETE"), None).await.unwrap_err();
+        assert_eq!(fault.kind, ErrorKind::Unreachable);
+        assert_eq!(asked.load(Relaxed), before + 1);
+        server.abort();
     }
 }

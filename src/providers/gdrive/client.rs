@@ -179,12 +179,8 @@ async fn refusal(reply: Reply) -> Fault {
         .map(|e| e.error)
         .unwrap_or_default();
     let reason = said.errors.first().map(|r| r.reason.as_str()).unwrap_or_default();
-    let mut fault = Fault::new(
-        kind(status, reason),
-        format!("Drive says {status} {reason}: {}", said.message),
-    );
-    fault.wait = wait;
-    fault
+    let why = format!("Drive says {status} {reason}: {}", said.message);
+    Fault::new(kind(status, reason), why).after(wait)
 }
 
 /// What a refusal means; its reason says more than its status.

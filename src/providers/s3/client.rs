@@ -257,7 +257,7 @@ impl Client {
         if kind == ErrorKind::Auth {
             self.renew();
         }
-        Fault { kind, why, wait }
+        Fault::new(kind, why).after(wait)
     }
 
     /// Looks the credentials up again: they may have been renewed where they are kept.

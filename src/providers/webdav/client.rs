@@ -129,7 +129,7 @@ impl Client {
         };
         // So that the connection can be used again; what it says is for people with a browser.
         drop(reply.finish().await);
-        Err(Fault { kind, why, wait })
+        Err(Fault::new(kind, why).after(wait))
     }
 
     fn propfind(&self, url: Url, depth: &'static str) -> RequestBuilder {

@@ -276,11 +276,7 @@ fn start(site: &WebdavSite, plan: &UploadPlan, url: Url) -> Sending {
         let reply = web.send_stream(request, size, body.boxed()).await?;
         if !reply.status.is_success() {
             let why = format!("the server says HTTP {}", reply.status);
-            return Err(Fault {
-                kind: crate::providers::web::status_kind(reply.status),
-                why,
-                wait: reply.wait(),
-            });
+            return Err(Fault::new(crate::providers::web::status_kind(reply.status), why).after(reply.wait()));
         }
         let etag = reply.header(&ETAG).and_then(xml::etag);
         reply.finish().await?;
