@@ -4,6 +4,7 @@
 //! which host asks. Invariants: a name and its place in the queue change together or not at all; what the site has is
 //! deleted there only where the project lets deletes through.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -20,7 +21,10 @@ use super::objects::Objects;
 use super::writing::{PublishName, blocking};
 use crate::failpoint;
 use crate::model::{EntryKind, Ino, Name, RelPath};
-use crate::state::{NewAttrs, NewEntry, Node, OwnFile, Refusal, Removed, RenameHow, Renamed, StateError, WriteTxn};
+use crate::state::{
+    Left, NewAttrs, NewEntry, Node, OwnFile, Refusal, Removed, RenameHow, Renamed, StateError, WriteTxn,
+};
+use crate::transfer::begun_below;
 
 /// The set-group-id bit: what is made in a folder that has it gets the folder's group.
 const SET_GID: u16 = 0o2000;
@@ -188,7 +192,9 @@ impl Inner {
         let removing = move |txn: &WriteTxn<'_>| -> Result<Removed, StateError> {
             let (parent, name) = here.at();
             let removed = if dir {
-                txn.rmdir(parent, name, here.keeps_remote(), now)?
+                let removed = txn.rmdir(parent, name, here.keeps_remote(), now)?;
+                leave_begun(txn, &queue, &here, removed.remote.is_some())?;
+                removed
             } else {
                 txn.unlink(parent, name, here.keeps_remote(), now)?
             };
@@ -476,6 +482,13 @@ fn requeue(
         txn.drop_send(to.parent, &to.name)?;
         txn.drop_send(from.parent, &from.name)?;
     }
+    if renamed.kind == EntryKind::Dir {
+        let known = Left {
+            path: from.below.clone(),
+            version: None,
+        };
+        leave_begun(txn, queue, from, renamed.left.contains(&known))?;
+    }
     queue_moved(txn, queue, renamed.ino, renamed.kind, to)?;
     if let (RenameHow::Exchange, Some((other, kind))) = (how, renamed.other) {
         queue_moved(txn, queue, other, kind, from)?;
@@ -485,6 +498,44 @@ fn requeue(
         if !txn.is_covered(from.project.root, left)? && deletes {
             queue.delete(txn, &from.project, left)?;
         }
+    }
+    Ok(())
+}
+
+/// Sees to folders that left a place while something in them was on its way to the site, which may have them by now: that
+/// is not shown, and goes once it is empty. `is_known`: the site is known to have the folder, so that the project's rule on
+/// deletes holds.
+fn leave_begun(
+    txn: &WriteTxn<'_>,
+    queue: &super::writing::Queueing,
+    from: &Place,
+    is_known: bool,
+) -> Result<(), StateError> {
+    let project = &from.project;
+    let begun = begun_below(txn, project.root, &project.remote_path.concat(&from.below))?;
+    if begun.is_empty() {
+        return Ok(());
+    }
+    let mut folders = BTreeSet::from([from.below.clone()]);
+    for path in begun {
+        let below = path.as_bytes().strip_prefix(project.remote_path.as_bytes());
+        let mut at = below
+            .and_then(|below| RelPath::new(below).ok())
+            .and_then(|below| below.split_last());
+        while let Some((dir, _)) = at.filter(|(dir, _)| *dir != from.below) {
+            at = dir.split_last();
+            folders.insert(dir);
+        }
+    }
+    if !is_known {
+        txn.leave_folder(from.parent, &from.name)?;
+    }
+    if is_known && !from.lets_deletes_through() {
+        return Ok(());
+    }
+    // What is below a folder comes after it.
+    for path in folders.into_iter().rev() {
+        queue.delete(txn, project, &Left { path, version: None })?;
     }
     Ok(())
 }

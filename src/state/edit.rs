@@ -334,6 +334,11 @@ impl WriteTxn<'_> {
         Ok(Some(Left { path, version }))
     }
 
+    /// Notes that the site may have a folder, put there by this machine, where none is shown any more.
+    pub fn leave_folder(&self, parent: Ino, name: &Name) -> Result<(), StateError> {
+        self.put_shadow(parent, name, EntryKind::Dir, None)
+    }
+
     /// Takes one name from a file; the last one leaves it nameless.
     fn unname(&self, ino: Ino, now_ns: i64) -> Result<(), StateError> {
         self.run(

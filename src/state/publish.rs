@@ -309,6 +309,10 @@ impl WriteTxn<'_> {
                 return Ok(());
             }
             self.become_mirror_folder(at)?;
+            // One by that name was to be removed: it is in use again.
+            if let Some((project, path)) = self.project_of(at)? {
+                self.cancel_delete(project.root, &path)?;
+            }
             let Some((parent, name)) = self.parent_of(at)? else {
                 return Ok(());
             };

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use between::{Copies, CopyListener, CopyProject, End, Origin, Planned, Preview, PreviewError, preview};
 pub use dispatch::Transfers;
+pub use send::begun_below;
 pub use stats::{Stats, UnderWay};
 
 use crate::model::{Ino, RelPath, SiteName, Version};

@@ -20,9 +20,9 @@ use super::plan::{Note, parts_at_once};
 use super::stats::{Entry as Shown, UnderWay};
 use super::worker::{Halt, Run};
 use crate::failpoint;
-use crate::model::{RelPath, Version};
+use crate::model::{Ino, RelPath, Version};
 use crate::providers::{Entry, ErrorKind, PartDone, UploadToken};
-use crate::state::{TaskState, WriteTxn};
+use crate::state::{ReadTxn, StateError, TaskState, WriteTxn};
 
 /// Notes that are longer than this, in bytes, are written no more often than [`LONG_NOTE_EVERY`].
 const LONG_NOTE: usize = 16 << 10;
@@ -33,6 +33,18 @@ const COMMITS_MAX: u32 = 4;
 fn note_text(note: &Note) -> Result<String, Halt> {
     note.to_text()
         .ok_or_else(|| Halt::Local("the upload can't be noted".to_owned()))
+}
+
+/// Returns where, under their site's root, uploads of a project lead that were begun and whose end is not written down, as
+/// far as that is below a path: the site may have any folder on the way there.
+pub fn begun_below(txn: &ReadTxn<'_>, project: Ino, path: &RelPath) -> Result<Vec<RelPath>, StateError> {
+    let is_below = |found: &RelPath| {
+        let rest = found.as_bytes().strip_prefix(path.as_bytes());
+        rest.is_some_and(|rest| rest.starts_with(b"/"))
+    };
+    let tasks = txn.tasks_with_upload(project)?;
+    let notes = tasks.iter().filter_map(|task| Note::parse(task.upload.as_deref()?));
+    Ok(notes.map(|note| note.plan.path).filter(is_below).collect())
 }
 
 impl Run {

@@ -17,6 +17,7 @@ use super::between::{Copying, End};
 use super::paths::Paths;
 use super::plan::Note;
 use super::schedule::{Backoff, LINK_WAIT_MAX, Verdict, verdict};
+use super::send::begun_below;
 use super::stats::Gauge;
 use super::{DeleteOutcome, Desk, Lane, Options, Prepared, as_ms, now_ms};
 use crate::failpoint;
@@ -349,16 +350,11 @@ impl Run {
             return Ok(false);
         }
         let (root, below) = (self.task.root, self.task.path.as_ref());
-        let (removals, uploads) = self.shared.store.read(|txn| {
+        let found = self.shared.store.read(|txn| {
             let removals = below.map_or(Ok(false), |below| txn.has_deletes_below(root, below))?;
-            Ok((removals, txn.tasks_with_upload(root)?))
+            Ok(removals || !begun_below(txn, root, path)?.is_empty())
         })?;
-        let is_below = |note: Note| {
-            let rest = note.plan.path.as_bytes().strip_prefix(path.as_bytes());
-            rest.is_some_and(|rest| rest.starts_with(b"/"))
-        };
-        let mut notes = uploads.iter().filter_map(|task| Note::parse(task.upload.as_deref()?));
-        Ok(removals || notes.any(is_below))
+        Ok(found)
     }
 
     fn stumble(&self) -> u32 {

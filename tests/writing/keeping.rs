@@ -1,5 +1,6 @@
 //! Bytes that the site has and that are changed, moved or replaced here: none is lost, none is mixed with another's.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -15,6 +16,15 @@ use crate::rig::{DRAIN, holds, names, propagating, quick, same_on_all_sides, see
 
 fn bytes(version: u64) -> Vec<u8> {
     content::whole(Id { file: 1, version }, 10_000 + version)
+}
+
+fn tops(folder: &Path) -> Vec<OsString> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    names
 }
 
 /// Drops what the kernel holds of a file, as far as it lets go.
@@ -173,6 +183,53 @@ fn a_listing_that_is_faster_than_the_note_of_an_upload_brings_no_old_name_back()
         });
         assert!(fs::read(site.path().join("publish/plate")).unwrap() == bytes(1));
         holds(&drive);
+    });
+}
+
+/// A folder gets to the site with the first file in it: it may have moved on, or be gone, before that is known.
+#[test]
+fn a_listing_that_is_faster_than_the_note_of_an_upload_brings_no_old_folder_back() {
+    drive_test(|| {
+        for (mode, moves) in [("propagate", true), ("propagate", false), ("refuse", true)] {
+            let site = tempfile::tempdir().unwrap();
+            fs::create_dir(site.path().join("publish")).unwrap();
+            let builder = propagating(Builder::local(site.path())).set("projects.show.remote-delete", mode);
+            let drive = builder
+                .env("BACKLOT_FAILPOINT", "publish.adopted:sleep:3000")
+                .build()
+                .mounted();
+            let (here, there) = (drive.path("publish/d0"), drive.path("publish/d1"));
+            fs::create_dir_all(here.join("in")).unwrap();
+            fs::write(here.join("in/plate"), bytes(1)).unwrap();
+            let arrived = site.path().join("publish/d0/in/plate");
+            eventually("it is at the site", || arrived.exists());
+            if moves {
+                fs::rename(&here, &there).unwrap();
+            } else {
+                fs::remove_file(here.join("in/plate")).unwrap();
+                fs::remove_dir(here.join("in")).unwrap();
+                fs::remove_dir(&here).unwrap();
+            }
+            let left: &[&str] = if moves { &["d1"] } else { &[] };
+            drive.scan();
+            assert_eq!(tops(&drive.path("publish")), left, "{mode}");
+            assert!(arrived.exists(), "the listing was faster: else this proves nothing");
+            queue::drained(&drive, DRAIN);
+            eventually("the old folder is gone", || tops(&site.path().join("publish")) == left);
+            drive.scan();
+            assert_eq!(tops(&drive.path("publish")), left, "{mode}");
+            if moves {
+                assert!(fs::read(site.path().join("publish/d1/in/plate")).unwrap() == bytes(1));
+            }
+            // The name can be used again, and stays.
+            fs::create_dir(&here).unwrap();
+            fs::write(here.join("again"), bytes(2)).unwrap();
+            queue::drained(&drive, DRAIN);
+            drive.scan();
+            assert_eq!(names(&here), ["again"], "{mode}");
+            assert_eq!(names(&site.path().join("publish/d0")), ["again"], "{mode}");
+            holds(&drive);
+        }
     });
 }
 
