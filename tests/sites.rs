@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::drive::{Builder, Drive, PROJECT, drive_test_within, eventually, eventually_within, say};
+use common::mail::{Sink, mails};
 use common::queue;
 use common::sshd::{Mode, Sshd};
 use common::web::{Service, WebServer};
@@ -89,8 +90,22 @@ impl Studio {
 
     /// The service, not started yet: it looks at the store every half second.
     fn service(&self, id: &str) -> Drive {
+        self.service_builder(id).build()
+    }
+
+    fn service_builder(&self, id: &str) -> Builder {
         let interval = format!("projects.{PROJECT}.scan-interval");
-        self.settings().set(&interval, "500ms").env("AYON_SITE_ID", id).build()
+        self.settings().set(&interval, "500ms").env("AYON_SITE_ID", id)
+    }
+
+    /// The service, which tells a coordinator by mail of what is sent to London.
+    fn telling_service(&self, id: &str, post: Option<&Sink>) -> Drive {
+        let builder = self.service_builder(id).set("notify.quiet", "1s");
+        match post {
+            Some(post) => mails(builder, post, &["kim@studio.example"]).set("receivers.people.sites", vec!["london"]),
+            None => builder,
+        }
+        .build()
     }
 
     fn at_hq(&self) -> PathBuf {
@@ -171,6 +186,41 @@ fn publish(drive: &Drive, path: &str, bytes: &[u8]) {
     fs::write(at, bytes).unwrap();
 }
 
+/// The two shots' end is told in one mail, though nobody took it at first and the service died over it.
+fn told_by_mail(post: &mut Sink, service: &mut Drive) {
+    let message = |service: &Drive| {
+        let told = json(service, &["notify", "ls", "--json"]);
+        told["messages"].as_array().unwrap().clone()
+    };
+    eventually_within(COPIED, "the mail was tried in vain", || {
+        let of = message(service);
+        of.len() == 1 && of[0]["tries"].as_u64() > Some(0)
+    });
+    service.kill9();
+    post.start(&[]);
+    service.sync();
+    let mails = post.exactly(1);
+    assert_eq!(
+        (mails[0].subject(), mails[0].to[0].as_str()),
+        ("show: 12 files at london", "kim@studio.example")
+    );
+    for part in [
+        "Project:  show\n",
+        "From:     hq (",
+        "To:       london\n",
+        "Arrived:  12 files, ",
+        "\n  show/sh010/publish/",
+        "\n  and 2 more\n",
+    ] {
+        assert!(mails[0].body.contains(part), "{part:?} is not in\n{}", mails[0].body);
+    }
+    for part in ["Failed", "vault"] {
+        assert!(!mails[0].body.contains(part), "{part:?} is in\n{}", mails[0].body);
+    }
+    let of = message(service);
+    assert!(of.len() == 1 && of[0]["state"] == "told", "{of:#?}");
+}
+
 #[test]
 fn what_an_artist_publishes_reaches_the_vault_whatever_dies_on_the_way() {
     drive_test_within(LIMIT, || {
@@ -179,7 +229,9 @@ fn what_an_artist_publishes_reaches_the_vault_whatever_dies_on_the_way() {
         };
         studio.put("sh010/publish/old.ma", b"there before");
         let anna = studio.anna();
-        let mut service = studio.service("hq-sync");
+        // Not started yet: nobody takes mails until the shots are in London.
+        let mut post = Sink::prepared();
+        let mut service = studio.telling_service("hq-sync", post.as_ref());
         service.sync();
         eventually_within(COPIED, "what was there before is at the vault", || {
             is_at(&service, "sh010/publish/old.ma", "vault", 4)
@@ -255,8 +307,7 @@ fn what_an_artist_publishes_reaches_the_vault_whatever_dies_on_the_way() {
             fs::read(studio.at_vault().join("sh020/publish/plate.0001.exr")).is_ok_and(|got| got == newer)
         });
 
-        // A coordinator sends two shots to London, which is away just then. Where a mail is told of the job's end, it is
-        // looked for here.
+        // A coordinator sends two shots to London, which is away just then.
         studio.london.kill();
         eventually_within(COPIED, "the service knows that london is down", || {
             link(&service, "london") == "down"
@@ -277,6 +328,9 @@ fn what_an_artist_publishes_reaches_the_vault_whatever_dies_on_the_way() {
         assert!(files(&studio.at_london()) == everywhere && files(&studio.at_vault()) == everywhere);
         let done = table(&[("hq-sync", -1), ("hq", 4), ("hq-door", 4), ("london", 4), ("vault", 4)]);
         assert_eq!(states(&service, ""), done);
+        if let Some(post) = &mut post {
+            told_by_mail(post, &mut service);
+        }
         assert!(service.terminate().success());
         assert_eq!(queue::tasks(service.data_dir()), []);
     });

@@ -39,7 +39,7 @@ fn notifier(api: &Face) -> Result<Arc<Running>, Problem> {
         Problem::new(
             StatusCode::CONFLICT,
             "not-mounted",
-            "nobody is told anything while the drive is not mounted",
+            "nobody is told anything while the drive is neither mounted nor served by `backlot sync`",
         )
         .hint("`backlot mount` mounts it")
     })

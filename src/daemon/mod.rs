@@ -143,7 +143,8 @@ impl Daemon {
             below_the_kernels(&mut config, limit);
         }
         // First: what is wrong with it is said before anything is touched.
-        let notifier = if mount { Some(Notifier::new(&config)?) } else { None };
+        let works = mount || sync.is_some();
+        let notifier = works.then(|| Notifier::new(&config)).transpose()?;
         let drive = match providers {
             Some(providers) => Drive::open_with(&config, providers).await?,
             None => Drive::open(&config).await?,

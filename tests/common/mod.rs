@@ -6,6 +6,7 @@
 
 pub mod content;
 pub mod drive;
+pub mod mail;
 pub mod queue;
 pub mod relay;
 pub mod sshd;
