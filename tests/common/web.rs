@@ -1,4 +1,5 @@
-//! Real S3 and WebDAV servers on the loopback interface, for tests: `rclone serve` of both kinds, moto's S3, wsgidav.
+//! Real S3 and WebDAV servers on the loopback interface, for tests: `rclone serve` of both kinds, moto's S3, wsgidav; and
+//! rclone's SFTP server, whose password can be changed.
 //!
 //! Owns: a server's process, its temporary folder and, where asked for, its certificate. Refuses to know: what is tested
 //! with it. Invariant: it listens on loopback alone, and is gone when it is dropped.
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use backlot_config::{AddressStyle, Period, S3Site, SecretRef, WebdavSite};
+use backlot_config::{AddressStyle, HostKey, Period, S3Site, SecretRef, SftpAuth, SftpSite, WebdavSite};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The variables that turn missing servers from a skip into a failure.
@@ -30,12 +31,13 @@ pub(crate) enum Service {
     Moto,
     RcloneDav,
     Wsgidav,
+    RcloneSftp,
 }
 
 impl Service {
     fn program(self) -> &'static str {
         match self {
-            Self::RcloneS3 | Self::RcloneDav => "rclone",
+            Self::RcloneS3 | Self::RcloneDav | Self::RcloneSftp => "rclone",
             Self::Moto => "moto_server",
             Self::Wsgidav => "wsgidav",
         }
@@ -53,6 +55,8 @@ pub(crate) struct WebServer {
     dir: tempfile::TempDir,
     port: u16,
     tls: bool,
+    /// What it wants to hear.
+    secret: String,
     child: Child,
 }
 
@@ -123,13 +127,14 @@ impl WebServer {
         // The port is free when it is chosen, and may be taken when the server starts.
         for _ in 0..5 {
             let port = free_port()?;
-            match launch(service, dir.path(), port, tls) {
+            match launch(service, dir.path(), port, tls, SECRET) {
                 Ok(child) => {
                     return Ok(Self {
                         service,
                         dir,
                         port,
                         tls,
+                        secret: SECRET.to_owned(),
                         child,
                     });
                 }
@@ -206,6 +211,21 @@ impl WebServer {
         }
     }
 
+    pub(crate) fn sftp(&self, folder: &str) -> SftpSite {
+        SftpSite {
+            host: "127.0.0.1".into(),
+            port: self.port,
+            user: USER.to_owned(),
+            root: format!("/{folder}"),
+            auth: SftpAuth::Password,
+            password: Some(SecretRef::File(self.file("secret"))),
+            known_hosts: self.file("known_hosts"),
+            host_key: HostKey::AcceptNew,
+            connect_timeout: Period::from_secs(30),
+            ..SftpSite::default()
+        }
+    }
+
     /// Kills the server, without a word to anyone.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -214,7 +234,14 @@ impl WebServer {
 
     /// Starts the server again, on the same port. What moto held is gone.
     pub(crate) fn restart(&mut self) {
-        self.child = launch(self.service, self.dir.path(), self.port, self.tls).unwrap();
+        self.child = launch(self.service, self.dir.path(), self.port, self.tls, &self.secret).unwrap();
+    }
+
+    /// Starts the server anew, with another secret: what is in the file that settings point to is wrong from now on.
+    pub(crate) fn restart_with(&mut self, secret: &str) {
+        self.kill();
+        secret.clone_into(&mut self.secret);
+        self.restart();
     }
 
     fn signal(&self, signal: Signal) {
@@ -241,20 +268,25 @@ impl Drop for WebServer {
     }
 }
 
-fn launch(service: Service, dir: &Path, port: u16, tls: bool) -> Result<Child, String> {
+fn launch(service: Service, dir: &Path, port: u16, tls: bool, secret: &str) -> Result<Child, String> {
     let mut command = Command::new(find(service.program())?);
     let at = |name: &str| dir.join(name);
     let address = format!("127.0.0.1:{port}");
     match service {
-        Service::RcloneS3 | Service::RcloneDav => {
+        Service::RcloneS3 | Service::RcloneDav | Service::RcloneSftp => {
             command
                 .env("RCLONE_CONFIG", "/dev/null")
                 .env("RCLONE_CACHE_DIR", at("cache"))
                 .arg("serve");
             if service == Service::RcloneS3 {
-                command.args(["s3", "--auth-key", &format!("{USER},{SECRET}")]);
+                command.args(["s3", "--auth-key", &format!("{USER},{secret}")]);
             } else {
-                command.args(["webdav", "--user", USER, "--pass", SECRET]);
+                let kind = if service == Service::RcloneSftp {
+                    "sftp"
+                } else {
+                    "webdav"
+                };
+                command.args([kind, "--user", USER, "--pass", secret]);
             }
             command.args(["--addr", &address]);
             if tls {
@@ -272,7 +304,7 @@ fn launch(service: Service, dir: &Path, port: u16, tls: bool) -> Result<Child, S
         Service::Wsgidav => {
             let text = format!(
                 "host: 127.0.0.1\nport: {port}\nserver: cheroot\nverbose: 1\nprovider_mapping:\n  \"/\": \"{}\"\n\
-                 simple_dc:\n  user_mapping:\n    \"*\":\n      {USER}:\n        password: {SECRET}\n\
+                 simple_dc:\n  user_mapping:\n    \"*\":\n      {USER}:\n        password: {secret}\n\
                  http_authenticator:\n  accept_basic: true\n  accept_digest: false\n  default_to_digest: false\n\
                  property_manager: false\nlock_storage: false\n",
                 at("root").display()

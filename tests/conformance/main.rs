@@ -12,6 +12,7 @@ mod passwords;
 mod reading;
 mod relay;
 mod rig;
+mod secrets;
 mod servers;
 #[path = "../common/sshd.rs"]
 mod sshd;

@@ -12,6 +12,7 @@ use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Response, Session, run_stream};
 use russh::{Channel, ChannelId, MethodKind, MethodSet};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::runtime;
 
@@ -114,22 +115,23 @@ impl Handler for Server {
     }
 }
 
-/// Starts a server and logs in there; returns what came of it.
-async fn log_in(wants: Wants, password: &str, dir: &Path) -> Result<(), ProviderError> {
+/// Starts a server for so many connections, and returns the settings of a site there with such a password.
+async fn serve(wants: Wants, connections: usize, password: &str, dir: &Path) -> (JoinHandle<()>, Settings) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let config = Config {
+    let config = Arc::new(Config {
         keys: vec![Ed25519Keypair::from_seed(&[7; 32]).into()],
         auth_rejection_time: Duration::ZERO,
         ..Config::default()
-    };
+    });
     let serving = tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let session = run_stream(Arc::new(config), stream, Server { wants, greeted: false })
-            .await
-            .unwrap();
-        // However the session ends: what counts is what the client made of it.
-        drop(session.await);
+        for _ in 0..connections {
+            let (stream, _) = listener.accept().await.unwrap();
+            let server = Server { wants, greeted: false };
+            let session = run_stream(Arc::clone(&config), stream, server).await.unwrap();
+            // However the session ends: what counts is what the client made of it.
+            drop(session.await);
+        }
     });
     let secret = dir.join("secret");
     std::fs::write(&secret, password).unwrap();
@@ -145,6 +147,12 @@ async fn log_in(wants: Wants, password: &str, dir: &Path) -> Result<(), Provider
         host_key: HostKey::AcceptNew,
         ..Settings::default()
     };
+    (serving, settings)
+}
+
+/// Starts a server and logs in there; returns what came of it.
+async fn log_in(wants: Wants, password: &str, dir: &Path) -> Result<(), ProviderError> {
+    let (serving, settings) = serve(wants, 1, password, dir).await;
     let outcome = SftpSite::new(&settings, None, Duration::from_secs(10))
         .unwrap()
         .probe()
@@ -169,5 +177,22 @@ fn a_password_is_given_in_the_form_that_the_server_wants() {
         // More than a password is more than we have: that is said, and does not hang.
         let error = log_in(Wants::TwoAnswers, PASSWORD, dir.path()).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Auth, "{error}");
+    });
+}
+
+#[test]
+fn a_password_that_was_put_right_is_used_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (serving, settings) = serve(Wants::Password, 2, "of last year", dir.path()).await;
+        let site = SftpSite::new(&settings, None, Duration::from_secs(10)).unwrap();
+        for _ in 0..3 {
+            // The server hears of it once: it locks out those who insist.
+            assert_eq!(site.probe().await.unwrap_err().kind, ErrorKind::Auth);
+        }
+        std::fs::write(dir.path().join("secret"), PASSWORD).unwrap();
+        site.probe().await.unwrap();
+        drop(site);
+        serving.await.unwrap();
     });
 }

@@ -4,6 +4,7 @@
 //! why. Invariant: every request is signed for a few minutes and for exactly what it asks; credentials that were refused
 //! are looked up again before the next one.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -29,6 +30,8 @@ pub(super) struct Client {
     bucket: Bucket,
     references: References,
     credentials: RwLock<Option<Arc<Credentials>>>,
+    /// The store took them no more: they are looked up before the next request.
+    refused: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -146,6 +149,7 @@ impl Client {
             bucket,
             references,
             credentials: RwLock::new(credentials),
+            refused: AtomicBool::new(false),
         })
     }
 
@@ -189,6 +193,9 @@ impl Client {
         let mut headers = ask.headers;
         headers.sort();
         let pairs = || query.iter().map(|(name, value)| (*name, value.as_str()));
+        if self.refused.swap(false, Relaxed) {
+            self.renew();
+        }
         let credentials = self.credentials.read().unwrap_or_else(PoisonError::into_inner).clone();
         let url = match credentials {
             Some(credentials) => rusty_s3::signing::sign(
@@ -255,7 +262,7 @@ impl Client {
             (kind, why) = (ErrorKind::Auth, format!("{skew}; {why}"));
         }
         if kind == ErrorKind::Auth {
-            self.renew();
+            self.refused.store(true, Relaxed);
         }
         Fault::new(kind, why).after(wait)
     }

@@ -1,14 +1,16 @@
 //! Logging in at an SSH server: by agent, key file or password.
 //!
-//! Owns: the order of attempts and the texts of refusals. Refuses to know: where secrets come from. Invariant: a secret is
-//! shown to the server alone; errors name keys by fingerprint and files by path.
+//! Owns: the order of attempts and the texts of refusals. Refuses to know: what the connection is for. Invariant: a secret is
+//! shown to the server alone, and is forgotten after the login; errors name keys by fingerprint and files by path.
 
 use std::fmt::Write as _;
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use backlot_config::SecretRef;
 use russh::client::{AuthResult, Handle, Handler, KeyboardInteractiveAuthResponse as Interactive};
 use russh::keys::agent::{AgentIdentity, client::AgentClient};
 use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey};
@@ -22,7 +24,7 @@ use crate::providers::ErrorKind;
 /// Servers hang up after six attempts (OpenSSH's MaxAuthTries).
 const AGENT_KEYS: usize = 6;
 
-/// How to log in. Its `Debug` form holds no secret: `SecretString` sees to that.
+/// How to log in. Secrets are looked up at each login: they may have been renewed where they are kept.
 #[derive(Clone, Debug)]
 pub(super) enum Credentials {
     /// With any key of the agent at `$SSH_AUTH_SOCK`.
@@ -30,10 +32,39 @@ pub(super) enum Credentials {
     /// With the key in a file.
     Key {
         file: PathBuf,
-        passphrase: Option<SecretString>,
+        passphrase: Option<SecretRef>,
     },
     /// With a password.
-    Password(SecretString),
+    Password(SecretRef),
+}
+
+impl Credentials {
+    /// Makes sure that the secrets can be had.
+    pub(super) fn check(&self) -> Result<(), Closed> {
+        self.secret().map(drop)
+    }
+
+    fn secret(&self) -> Result<Option<SecretString>, Closed> {
+        let reference = match self {
+            Self::Agent => None,
+            Self::Key { passphrase, .. } => passphrase.as_ref(),
+            Self::Password(password) => Some(password),
+        };
+        let secret = reference.map(SecretRef::resolve).transpose();
+        secret.map_err(|e| auth(e.to_string()))
+    }
+
+    /// Returns a number that is another once something else would be shown to the server: hashed by a key of this process.
+    /// `None`: that can't be told, or not without asking somebody.
+    pub(super) fn mark(&self, by: &RandomState) -> Option<u64> {
+        let secret = self.secret().ok()?;
+        let key = match self {
+            Self::Agent => return None,
+            Self::Key { file, .. } => std::fs::read(file).ok()?,
+            Self::Password(_) => Vec::new(),
+        };
+        Some(by.hash_one((secret.as_ref().map(ExposeSecret::expose_secret), key)))
+    }
 }
 
 fn auth(why: impl Into<String>) -> Closed {
@@ -57,8 +88,10 @@ pub(super) async fn log_in<H: Handler>(
         auth(why)
     };
     let broke = |e: russh::Error| Closed::new(ErrorKind::Unreachable, format!("{host}, logging in: {e}"));
+    let secret = credentials.secret()?;
     match credentials {
-        Credentials::Password(password) => {
+        Credentials::Password(_) => {
+            let password = secret.as_ref().ok_or_else(|| auth("there is no password"))?;
             let left = match ssh
                 .authenticate_password(user, password.expose_secret())
                 .await
@@ -78,8 +111,8 @@ pub(super) async fn log_in<H: Handler>(
             }
             Err(refused("the password; check `user` and `password`".to_owned(), &left))
         }
-        Credentials::Key { file, passphrase } => {
-            let key = load_key(file, passphrase.as_ref()).await?;
+        Credentials::Key { file, .. } => {
+            let key = load_key(file, secret.as_ref()).await?;
             let public = key.public_key().clone();
             let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash_for(ssh, &public).await.map_err(broke)?);
             match ssh.authenticate_publickey(user, key).await.map_err(broke)? {

@@ -23,10 +23,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backlot_config::{HostKey, SecretRef, SftpAuth, SftpSite as Settings};
+use backlot_config::{HostKey, SftpAuth, SftpSite as Settings};
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use secrecy::SecretString;
 
 use self::auth::Credentials;
 use self::connect::{Connection, Server};
@@ -204,29 +203,27 @@ fn folder_error(fault: Fault, op: Op, path: &RelPath) -> ProviderError {
 
 fn credentials(settings: &Settings) -> Result<Credentials, ProviderError> {
     let config = |why: &str| ProviderError::new(ErrorKind::Config, Op::Connect).because(why.to_owned());
-    let resolve = |secret: &SecretRef| -> Result<SecretString, ProviderError> {
-        secret
-            .resolve()
-            .map_err(|e| ProviderError::new(ErrorKind::Auth, Op::Connect).because(e))
-    };
-    match settings.auth {
-        SftpAuth::Agent => Ok(Credentials::Agent),
+    let credentials = match settings.auth {
+        SftpAuth::Agent => Credentials::Agent,
         SftpAuth::Key => {
             let file = settings
                 .key_file
                 .clone()
                 .ok_or_else(|| config("`auth = \"key\"` needs `key-file`"))?;
-            let passphrase = settings.passphrase.as_ref().map(resolve).transpose()?;
-            Ok(Credentials::Key { file, passphrase })
+            let passphrase = settings.passphrase.clone();
+            Credentials::Key { file, passphrase }
         }
         SftpAuth::Password => {
             let password = settings
                 .password
-                .as_ref()
+                .clone()
                 .ok_or_else(|| config("`auth = \"password\"` needs `password`"))?;
-            Ok(Credentials::Password(resolve(password)?))
+            Credentials::Password(password)
         }
-    }
+    };
+    let can_be_had = credentials.check();
+    can_be_had.map_err(|e| ProviderError::new(ErrorKind::Auth, Op::Connect).because(e.why))?;
+    Ok(credentials)
 }
 
 /// `st_mode`'s type bits.

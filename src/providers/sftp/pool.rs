@@ -4,6 +4,7 @@
 //! the settings allow; at most one is being opened at a time, and all who need it wait for the same; one that has ended
 //! is never handed out.
 
+use std::hash::RandomState;
 use std::ops::Deref;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -28,7 +29,8 @@ const BUSY: usize = 1 << 20;
 const LIGHT: usize = 4 << 10;
 /// The most that one operation counts for: how long it goes on is nobody's business who chooses now.
 const HEAVY: u64 = 16 << 20;
-/// For so long after the server has refused our credentials, it isn't asked again: servers lock out those who insist.
+/// For so long after the server has refused our credentials, it isn't asked again with the same ones: servers lock out those
+/// who insist.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
 type Outcome = Result<Arc<Connection>, Arc<Closed>>;
@@ -45,14 +47,24 @@ struct Inner {
     server: Server,
     most: usize,
     state: Mutex<State>,
+    /// By which credentials are told apart, without keeping them.
+    marks: RandomState,
 }
 
 #[derive(Default)]
 struct State {
     open: Vec<Arc<Connection>>,
     opening: Option<Opening>,
-    refused: Option<(Instant, Arc<Closed>)>,
+    refused: Option<Refused>,
     features: Option<Features>,
+}
+
+/// A login that the server refused.
+struct Refused {
+    at: Instant,
+    why: Arc<Closed>,
+    /// Of the credentials.
+    mark: Option<u64>,
 }
 
 impl std::fmt::Debug for State {
@@ -70,6 +82,7 @@ impl Pool {
                 server,
                 most: most.max(1),
                 state: Mutex::default(),
+                marks: RandomState::new(),
             }),
         }
     }
@@ -94,14 +107,14 @@ impl Pool {
                 if load > BUSY
                     && state.open.len() < self.shared.most
                     && state.opening.is_none()
-                    && state.refused().is_none()
+                    && self.shared.refused(&state).is_none()
                 {
                     // Not waited for: it serves those who come later.
                     drop(self.shared.open(&mut state));
                 }
                 return Ok(Lease::new(best, bytes));
             }
-            if let Some(why) = state.refused() {
+            if let Some(why) = self.shared.refused(&state) {
                 return Err(Fault::Closed(why));
             }
             match &state.opening {
@@ -163,16 +176,17 @@ impl Drop for Lease {
     }
 }
 
-impl State {
-    fn refused(&self) -> Option<Arc<Closed>> {
-        self.refused
-            .as_ref()
-            .filter(|(at, _)| at.elapsed() < REFUSED_FOR)
-            .map(|(_, why)| Arc::clone(why))
-    }
-}
-
 impl Inner {
+    /// Returns why the server is not asked now. Reads a small file for that, while there was a refusal shortly before.
+    fn refused(&self, state: &State) -> Option<Arc<Closed>> {
+        let refused = state.refused.as_ref()?;
+        if refused.at.elapsed() >= REFUSED_FOR {
+            return None;
+        }
+        let mark = self.server.credentials.mark(&self.marks);
+        (mark == refused.mark).then(|| Arc::clone(&refused.why))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -181,6 +195,8 @@ impl Inner {
     fn open(self: &Arc<Self>, state: &mut State) -> Opening {
         let inner = Arc::clone(self);
         let task = tokio::spawn(async move {
+            // Before: what is put in place meanwhile has not been refused.
+            let mark = inner.server.credentials.mark(&inner.marks);
             let outcome = inner.server.connect().await.map(Arc::new).map_err(Arc::new);
             let mut state = inner.lock();
             state.opening = None;
@@ -195,7 +211,11 @@ impl Inner {
                 Err(why) => {
                     debug!(host = %inner.server.name(), why = %why.why, "not connected");
                     if why.kind == ErrorKind::Auth {
-                        state.refused = Some((Instant::now(), Arc::clone(why)));
+                        state.refused = Some(Refused {
+                            at: Instant::now(),
+                            why: Arc::clone(why),
+                            mark,
+                        });
                     }
                 }
             }

@@ -3,6 +3,7 @@
 //! Owns: addresses, logging in. Refuses to know: what is asked for and why.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use backlot_config::{SecretRef, WebdavSite as Settings};
@@ -28,6 +29,8 @@ pub(super) struct Client {
     user: Option<String>,
     secret: Option<SecretRef>,
     known: RwLock<Option<Arc<SecretString>>>,
+    /// The server took it no more: it is looked up before the next request.
+    refused: AtomicBool,
 }
 
 /// Percent-encodes what an address's path can't hold as it is.
@@ -67,6 +70,7 @@ impl Client {
             user: settings.user.clone(),
             secret,
             known: RwLock::new(None),
+            refused: AtomicBool::new(false),
         };
         client.look_up()?;
         Ok(client)
@@ -99,6 +103,10 @@ impl Client {
 
     pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.web.request(method, url);
+        if self.refused.swap(false, Relaxed) {
+            // What can't be had now leaves the old one.
+            drop(self.look_up());
+        }
         let secret = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
         match (&self.user, secret) {
             (Some(user), Some(secret)) => request.basic_auth(user, Some(secret.expose_secret())),
@@ -120,8 +128,7 @@ impl Client {
         let (status, wait) = (reply.status, reply.wait());
         let kind = status_kind(status);
         if kind == ErrorKind::Auth {
-            // What can't be had now leaves the old one.
-            drop(self.look_up());
+            self.refused.store(true, Relaxed);
         }
         let why = match reply.named("location") {
             Some(_) if status.is_redirection() => "the server sends us elsewhere: see `url`".to_owned(),
