@@ -353,8 +353,12 @@ impl Builder {
             .of_site(name, "host-key", host_key)
             .of_site(name, "connections", settings.connections)
             .of_site(name, "connect-timeout", settings.connect_timeout.to_string());
-        match &settings.key_file {
+        let built = match &settings.key_file {
             Some(key) => built.of_site(name, "key-file", shown(key)),
+            None => built,
+        };
+        match &settings.password {
+            Some(password) => built.of_site(name, "password", password.to_string()),
             None => built,
         }
     }
