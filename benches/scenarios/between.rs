@@ -1,8 +1,9 @@
 //! Copies from one server to another, beside `rclone copy` between the same two, with the same number of connections.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -50,8 +51,15 @@ impl Servers {
         for made in [&from, &london_root, &vault_root.join(BUCKET)] {
             std::fs::create_dir_all(made)?;
         }
-        std::fs::write(dir.join("user"), "ada")?;
-        std::fs::write(dir.join("secret"), SECRET)?;
+        for (name, text) in [("user", "ada"), ("secret", SECRET)] {
+            // Secrets that others can read are refused.
+            let mut file = File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(dir.join(name))?;
+            file.write_all(text.as_bytes())?;
+        }
         let vault_port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let mut command = Command::new("rclone");
         command

@@ -97,7 +97,7 @@ impl DriveSetup {
         ensure!(
             line.starts_with("ready"),
             "the daemon did not start: {}",
-            said().lines().last().unwrap_or_default()
+            said().trim_end()
         );
         Ok((Drive { setup: self, process }, took))
     }
