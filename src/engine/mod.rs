@@ -12,6 +12,7 @@ mod doubt;
 pub mod drive;
 pub mod filesystem;
 mod firewall;
+mod first_look;
 mod handles;
 mod heads;
 pub mod histogram;
