@@ -1,15 +1,16 @@
 //! `backlot sync` for long, compressed: files appear and change at hq round by round while servers die and come back.
 //! `BACKLOT_TEST_SYNC_ROUNDS` sets how many rounds (60; the long gate takes 600).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::common::drive::{Builder, Drive, PROJECT, drive_test_within, eventually_within, say};
 use crate::common::queue;
 use crate::common::sshd::{Mode, Sshd};
 use crate::common::web::{Service, WebServer};
-use crate::rig::{BUCKET, at, bytes, json, memory, put};
+use crate::rig::{self, BUCKET, bytes, json, memory, put};
 
 /// Files that are written again and again.
 const CHANGING: usize = 5;
@@ -28,6 +29,46 @@ fn no_task_twice(service: &Drive) -> usize {
         assert!(seen.insert(key), "twice: {task:?}");
     }
     tasks.len()
+}
+
+/// What is at a site, without the lease of the service.
+fn at(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = rig::at(root);
+    files.retain(|path, _| !path.as_os_str().as_encoded_bytes().starts_with(b".backlot-sync-"));
+    files
+}
+
+/// Waits until both are equal; says what differs, and what the service thinks of it, if that does not come about.
+fn caught_up(service: &Drive, hq: &Path, vault: &Path) {
+    let limit = Instant::now() + Duration::from_secs(90);
+    loop {
+        let (ours, theirs) = (at(hq), at(vault));
+        if ours == theirs {
+            return;
+        }
+        if Instant::now() > limit {
+            let names: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+            let differ = names.into_iter().filter(|path| ours.get(*path) != theirs.get(*path));
+            let told = differ.map(|path| {
+                let len = |files: &BTreeMap<PathBuf, Vec<u8>>| files.get(path).map(Vec::len);
+                let out = service.run(["site", "state", "--json", &format!("{PROJECT}/{}", path.display())]);
+                let state = String::from_utf8_lossy(&out.stdout).into_owned();
+                format!(
+                    "{}: {:?} at hq, {:?} at the vault: {state}",
+                    path.display(),
+                    len(&ours),
+                    len(&theirs)
+                )
+            });
+            let told: Vec<_> = told.collect();
+            let status = service.tell(["sync", "status"]);
+            panic!(
+                "the vault did not catch up: {told:#?}, {status}, {:#?}",
+                queue::tasks(service.data_dir())
+            );
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
 }
 
 fn jobs(service: &Drive) -> usize {
@@ -85,7 +126,7 @@ fn the_service_stays_small_and_true_through_many_rounds_and_outages() {
             }
             // The last round of outages is over, and what it left behind is done.
             if round % 20 == 19 {
-                eventually_within(Duration::from_secs(90), "it catches up", || at(&at_vault) == at(&root));
+                caught_up(&service, &root, &at_vault);
                 held.push(memory(service.pid()));
             }
         }
@@ -95,9 +136,7 @@ fn the_service_stays_small_and_true_through_many_rounds_and_outages() {
         if rounds % 20 > 14 && rounds % 20 <= 17 {
             hq.restart();
         }
-        eventually_within(Duration::from_secs(90), "the vault has all of it", || {
-            at(&at_vault) == at(&root)
-        });
+        caught_up(&service, &root, &at_vault);
         let all = at(&root);
         eventually_within(Duration::from_secs(30), "nothing is left to do", || {
             queue::tasks(service.data_dir()).is_empty()
