@@ -23,6 +23,7 @@ mod names;
 mod native;
 pub mod objects;
 mod opening;
+mod openvfs;
 mod pending;
 pub mod pins;
 mod places;
