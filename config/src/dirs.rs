@@ -6,8 +6,9 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::schema::{Config, ProviderSettings};
+use crate::schema::Config;
 use crate::secret_ref::SecretRef;
+use crate::sites::ProviderSettings;
 
 /// Home folder and base directories of one user.
 #[derive(Debug, Clone, Default)]

@@ -19,8 +19,9 @@ use crate::dirs::Dirs;
 use crate::env_layer;
 use crate::error::{ConfigError, ConfigErrors, did_you_mean};
 use crate::origin::{Layer, Origins, Place};
-use crate::schema::{Config, ProviderSettings, SCHEMA_VERSION};
+use crate::schema::{Config, SCHEMA_VERSION};
 use crate::sections;
+use crate::sites::ProviderSettings;
 use crate::tree::{self, Table, Value};
 use crate::validate;
 

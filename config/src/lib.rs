@@ -4,7 +4,7 @@
 //! used for, and reads files only: environment and home folder are given to the [`Loader`].
 //! Invariant: whoever holds a [`Loaded`] holds settings that were checked as a whole.
 //!
-//! `schema` is the model; `layers` finds the files and lays them over one another as a `tree` of values with places, under
+//! `schema` is the model, with `sites` and `fuse`; `layers` finds the files and lays them over one another as a `tree` of values with places, under
 //! `env_layer`; `sections` and `de` make the typed model of it; `validate` checks it; `origin` and `error` are what people
 //! are told.
 
@@ -13,12 +13,14 @@ mod de;
 mod dirs;
 mod env_layer;
 mod error;
+mod fuse;
 mod layers;
 mod notify;
 mod origin;
 mod schema;
 mod secret_ref;
 mod sections;
+mod sites;
 mod sync;
 mod timetable;
 mod tree;
@@ -28,16 +30,19 @@ mod workfiles;
 
 pub use copies::Copies;
 pub use error::{ConfigError, ConfigErrors, did_you_mean};
+pub use fuse::{Fuse, Passthrough, Threads};
 pub use layers::{Loaded, Loader};
 pub use notify::{Notify, Occasion, Receiver, SmtpSecurity};
 pub use origin::{Layer, Origin, Origins, Place, Position, Row, render_origin};
 pub use schema::{
-    AddressStyle, Api, Cache, Config, Drive, ExecSite, Firewall, Fuse, GdriveAuth, GdriveSite, HostKey, Hydration,
-    LocalSite, Log, LogFormat, LogLevel, Machine, Mtimes, Passthrough, PerSystem, Project, ProviderSettings, Publish,
-    RemoteDelete, S3Site, SCHEMA_VERSION, Scan, Scrub, SftpAuth, SftpSite, Site, SiteLimits, Threads, Volume,
-    VolumeRoots, WebdavSite, ZoneKind, ZoneRule,
+    Api, Cache, Config, Drive, Firewall, Hydration, Log, LogFormat, LogLevel, Machine, Project, Publish, RemoteDelete,
+    SCHEMA_VERSION, Scan, Scrub, Volume, VolumeRoots, ZoneKind, ZoneRule,
 };
 pub use secret_ref::{SecretError, SecretRef};
+pub use sites::{
+    AddressStyle, ExecSite, GdriveAuth, GdriveSite, HostKey, LocalSite, Mtimes, PerSystem, ProviderSettings, S3Site,
+    SftpAuth, SftpSite, Site, SiteLimits, WebdavSite,
+};
 pub use sync::Sync;
 pub use timetable::{MinuteOfWeek, Timetable, TimetableError};
 pub use units::{ByteSize, Period, UnitError};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::layers::Loaded;
-use crate::schema::{ProviderSettings, Site};
+use crate::sites::{ProviderSettings, Site};
 
 /// The layers of settings, weakest first: a later one overrides the ones before it, key by key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

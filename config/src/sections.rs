@@ -11,12 +11,11 @@ use serde::de::DeserializeOwned;
 use crate::copies::Copies;
 use crate::de::{self, Kind, Step, keys_of};
 use crate::error::{ConfigError, did_you_mean};
+use crate::fuse::Fuse;
 use crate::notify::{Notify, Receiver};
 use crate::origin::Place;
-use crate::schema::{
-    Api, Cache, Config, Drive, ExecSite, Firewall, Fuse, GdriveSite, Hydration, LocalSite, Log, Machine, Project,
-    ProviderSettings, Publish, S3Site, Scan, SftpSite, Site, SiteLimits, Volume, WebdavSite,
-};
+use crate::schema::{Api, Cache, Config, Drive, Firewall, Hydration, Log, Machine, Project, Publish, Scan, Volume};
+use crate::sites::{ExecSite, GdriveSite, LocalSite, ProviderSettings, S3Site, SftpSite, Site, SiteLimits, WebdavSite};
 use crate::sync::Sync;
 use crate::tree::{Node, Table, Value};
 use crate::workfiles::Workfiles;

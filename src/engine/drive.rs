@@ -1,6 +1,6 @@
 //! One drive: its store, cache, sites and projects, put together; and what the daemon's faces may ask of it.
 //!
-//! Owns: opening and closing a drive, finding the site of a node, taking note of changes. Refuses to know: FUSE, HTTP,
+//! Owns: opening and closing a drive, finding the site of a node and the content of a file. Refuses to know: FUSE, HTTP,
 //! the command line. Invariant: a change is in the store before the kernel is told of it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use backlot_cache::{CacheError, CacheOptions, ContentCache, ContentId};
 use backlot_config::{Config, RemoteDelete};
 use backlot_platform::tally::Operation;
-use backlot_platform::types::{NativeReads, NodeId};
+use backlot_platform::types::NativeReads;
 use backlot_platform::vfs::ChangeSink;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::warn;
 
 use super::bandwidth::Bandwidth;
 use super::cached::Verification;
@@ -37,7 +37,6 @@ use super::places::Places;
 use super::publish::Sending;
 use super::pulse::Bell;
 use super::refusals::Refusals;
-use super::report::{CacheReport, FlightReport, HydrationReport, ProgramsReport, ProjectReport, SiteReport, Status};
 use super::scan::{ScanJob, Scans};
 use super::scrub::Scrub;
 use super::sequence::Sequences;
@@ -50,8 +49,8 @@ use super::writing::{Copies, Settling};
 use super::zones::Zones;
 use crate::model::{Ino, Name, PathError, ProjectName, RelPath, SiteName, Version};
 use crate::providers::layers::Meter;
-use crate::providers::{Controls, ErrorKind, Listed, Provider, ProviderError};
-use crate::state::{ListingDiff, NewProject, Node, Remote, StateError, StateStore, Tree};
+use crate::providers::{Controls, Listed, Provider, ProviderError};
+use crate::state::{NewProject, Node, Remote, StateError, StateStore, Tree};
 use crate::transfer::Transfers;
 
 /// Files that the cache keeps open at most.
@@ -239,10 +238,10 @@ pub struct Inner {
     pub(super) stop: CancellationToken,
     contents: Mutex<HashMap<ContentId, Weak<OpenContent>>>,
     /// Folders whose entries the kernel may have cached.
-    shown: Mutex<HashSet<Ino>>,
-    sink: OnceLock<Arc<dyn ChangeSink>>,
-    host: OnceLock<Arc<HostTells>>,
-    started: Instant,
+    pub(super) shown: Mutex<HashSet<Ino>>,
+    pub(super) sink: OnceLock<Arc<dyn ChangeSink>>,
+    pub(super) host: OnceLock<Arc<HostTells>>,
+    pub(super) started: Instant,
 }
 
 impl fmt::Debug for Inner {
@@ -643,29 +642,6 @@ impl Inner {
         self.transfers.get()
     }
 
-    /// Tells the kernel that names of a folder lead elsewhere now.
-    pub(super) fn tell_names(&self, dir: Ino, names: &[&Name]) {
-        let Some(sink) = self.sink.get() else { return };
-        for name in names {
-            sink.entry_changed(NodeId(dir.0), name.as_os_str());
-        }
-        sink.content_changed(NodeId(dir.0));
-    }
-
-    /// Tells the kernel that nothing it holds of a file's bytes is to be used any more.
-    fn tell_content(&self, ino: Ino) {
-        if let Some(sink) = self.sink.get() {
-            sink.content_changed(self.names_lead_to(ino));
-        }
-    }
-
-    /// Tells the kernel that the attributes of a node changed.
-    pub(super) fn tell_attrs(&self, node: NodeId) {
-        if let Some(sink) = self.sink.get() {
-            sink.attr_changed(node);
-        }
-    }
-
     /// The name of a version of a file's bytes in the cache: it survives renames, and no two drives share one.
     pub(super) fn content_id(&self, ino: Ino, version: &Version) -> ContentId {
         let mut hash = blake3::Hasher::new();
@@ -732,184 +708,6 @@ impl Inner {
 
     fn contents(&self) -> MutexGuard<'_, HashMap<ContentId, Weak<OpenContent>>> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The kernel asks about a folder: it may cache its entries from now on, and its listing should be fresh.
-    pub(super) fn looked_at(self: &Arc<Self>, dir: Ino) {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(dir);
-        super::scan::recheck_if_old(self, dir);
-    }
-
-    /// Looks at one file at its site and takes over what it finds: the way out of a version mismatch.
-    pub(super) async fn refresh(self: &Arc<Self>, ino: Ino) {
-        let (dir, name) = match self.tree.parent_of(ino) {
-            Ok(Some(parent)) => parent,
-            Ok(None) => return,
-            Err(e) => return warn!(%ino, error = %e, "can't look for the file's folder"),
-        };
-        self.refresh_name(dir, &name).await;
-    }
-
-    /// Looks at one name at its site and takes over what it finds.
-    pub(super) async fn refresh_name(self: &Arc<Self>, dir: Ino, name: &Name) {
-        let Ok((project, folder)) = self.locate(dir) else {
-            return;
-        };
-        let (path, name) = (folder.join(name), name.clone());
-        let began = match self.store.moment() {
-            Ok(began) => began,
-            Err(e) => return warn!(%path, error = %e, "can't look at the store"),
-        };
-        let looked = tokio::time::timeout(self.limits.read_deadline, project.site.provider().stat(&path)).await;
-        let written = match looked {
-            Ok(Ok(entry)) => {
-                let (remote, doubts) = (remote(Listed { name, entry }), Arc::clone(&self.doubts));
-                self.store
-                    .write(move |txn| {
-                        txn.apply_entry(dir, &remote, began, now_ms())
-                            .inspect(|diff| doubts.note(diff))
-                    })
-                    .await
-            }
-            Ok(Err(e)) if e.kind == ErrorKind::NotFound => {
-                self.store
-                    .write(move |txn| txn.apply_absent(dir, &name, began, now_ms()))
-                    .await
-            }
-            Ok(Err(e)) => {
-                project.site.link().failed(&e);
-                return debug!(%path, error = %e, "could not look at the file");
-            }
-            Err(_elapsed) => return,
-        };
-        match written {
-            Ok(diff) => self.announce(&diff),
-            Err(e) => warn!(%path, error = %e, "could not store what the site says"),
-        }
-    }
-
-    /// Tells open handles and the kernel what changed. The change is in the store by now.
-    pub(super) fn announce(&self, diff: &ListingDiff) {
-        for (ino, content) in &diff.changed {
-            if *content {
-                // First: whoever comes by the name from now on gets the new bytes.
-                self.leave(*ino, |_| true);
-            }
-            if *content && self.handles.mark_stale(*ino) {
-                info!(%ino, "an open file changed at its site; its handles answer ESTALE from now on");
-            }
-        }
-        for (_, ino) in &diff.removed {
-            self.handles.mark_stale(*ino);
-        }
-        if !diff.first && diff.added.len() + diff.removed.len() > 0 {
-            self.sequences.changed(diff.dir);
-        }
-        if diff.changed.iter().any(|(_, content)| *content) || diff.added.len() + diff.removed.len() > 0 {
-            self.pins.tree_changed();
-            self.sync.changed(diff.dir);
-        }
-        let Some(sink) = self.sink.get() else { return };
-        if !self
-            .shown
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&diff.dir)
-        {
-            return;
-        }
-        for (ino, content) in &diff.changed {
-            let node = self.names_lead_to(*ino);
-            if *content {
-                sink.content_changed(node);
-            } else {
-                sink.attr_changed(node);
-            }
-        }
-        if diff.added.is_empty() && diff.removed.is_empty() {
-            return;
-        }
-        for (name, _) in diff.added.iter().chain(&diff.removed) {
-            sink.entry_changed(NodeId(diff.dir.0), name.as_os_str());
-        }
-        sink.content_changed(NodeId(diff.dir.0));
-    }
-
-    /// Returns total and free bytes: of the first site that tells, else of the cache's disk.
-    pub(super) fn space(&self) -> (u64, u64) {
-        let told = self.projects.iter().find_map(|p| p.site.space());
-        told.map_or_else(|| disk_space(&self.cache_dir), |s| (s.total, s.available))
-    }
-
-    /// Returns the drive's name and folders, its projects, sites, cache and counters.
-    ///
-    /// # Errors
-    /// When the store can't be read.
-    pub fn status(&self) -> Result<Status, StateError> {
-        let counts = self.tree.counts()?;
-        let usage = self.cache.usage();
-        let projects = self.projects.iter().map(|p| {
-            let scan = self.store.read(|txn| txn.finished_scan(p.root))?;
-            Ok(ProjectReport::new(p, scan, self.scans.of(p.root)))
-        });
-        Ok(Status {
-            name: self.name.clone(),
-            site_id: self.site_id.clone(),
-            mount_point: self.mount_point.clone(),
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            entries: counts.entries,
-            files: counts.files,
-            bytes: counts.bytes,
-            projects: projects.collect::<Result<_, StateError>>()?,
-            sites: self.sites.values().map(|s| SiteReport::new(s)).collect(),
-            cache: CacheReport::new(&usage, &self.cache_dir, self.scrub.told()),
-            hydration: HydrationReport {
-                fetched_bytes: self.stats.fetched_bytes.load(Ordering::Relaxed),
-                fetches: self.stats.fetches.load(Ordering::Relaxed),
-                failed: self.stats.failed.load(Ordering::Relaxed),
-                cancelled: self.stats.cancelled.load(Ordering::Relaxed),
-                uncached_bytes: self.stats.uncached_bytes.load(Ordering::Relaxed),
-                head_bytes: self.heads.served(),
-                open_handles: self.handles.len(),
-                in_flight: self.in_flight(),
-                mismatches: self.mismatch_reports(),
-            },
-            programs: self.programs(),
-            sequences: self.sequences.report(self)?,
-            native_reads: self.host_report().map(|host| host.native.into()),
-            pins: self.pin_totals(),
-            publishing: self.publishing()?,
-        })
-    }
-
-    pub(super) fn host_report(&self) -> Option<HostReport> {
-        self.host.get().and_then(|tells| tells())
-    }
-
-    /// Returns what was fetched for which program since the start, and what was refused to whom.
-    #[must_use]
-    pub fn programs(&self) -> ProgramsReport {
-        self.firewall.report()
-    }
-
-    fn in_flight(&self) -> Vec<FlightReport> {
-        let mut out = Vec::new();
-        for (_, content) in self.handles.contents() {
-            let flights = content.in_flight();
-            if flights.is_empty() {
-                continue;
-            }
-            out.push(FlightReport {
-                path: content.path().to_string(),
-                site: content.site().name().0.clone(),
-                size: content.content().len(),
-                resident_bytes: content.content().resident_bytes(),
-                requests: flights.len(),
-            });
-        }
-        out
     }
 }
 

@@ -189,12 +189,13 @@ impl VirtualFs for DriveFs {
         if name.len() > crate::model::NAME_MAX {
             return Err(FsErrorKind::NameTooLong.into());
         }
-        self.drive.looked_at(ino_of(parent));
-        let found = self
-            .drive
-            .tree
-            .lookup(ino_of(parent), name.as_bytes())
-            .map_err(state_error)?;
+        let dir = ino_of(parent);
+        self.drive.looked_at(dir);
+        let look_up = || self.drive.tree.lookup(dir, name.as_bytes());
+        let mut found = look_up().map_err(state_error)?;
+        if found.is_none() && self.drive.first_look(dir).await.map_err(state_error)? {
+            found = look_up().map_err(state_error)?;
+        }
         let node = self.drive.as_written(found.ok_or(FsErrorKind::NotFound)?);
         if node.kind == EntryKind::Dir {
             self.drive.looked_at(node.ino);
@@ -273,6 +274,7 @@ impl VirtualFs for DriveFs {
     async fn readdir(&self, _cx: &OpCx, dir: NodeId, after: u64, max: usize) -> Result<Vec<DirEntry>, FsError> {
         if after == 0 {
             self.drive.looked_at(ino_of(dir));
+            self.drive.first_look(ino_of(dir)).await.map_err(state_error)?;
         }
         let children = self.drive.tree.children(ino_of(dir), after, max).map_err(state_error)?;
         Ok(children

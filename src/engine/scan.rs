@@ -1,7 +1,8 @@
 //! Bringing what sites hold into the store: whole scans, and a look at single folders that somebody looks at.
 //!
 //! Owns: the walk, its progress, when to walk again. Refuses to know: the kernel. Invariants: absence is taken only from
-//! a listing that ended whole; an interrupted scan goes on where it stopped; nothing here is in the way of a `readdir`.
+//! a listing that ended whole; an interrupted scan goes on where it stopped; nothing here is in the way of a `readdir`
+//! of a folder that was listed once.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use super::drive::{Inner, LookupError, OpenError, Project, now_ms, remote};
+use super::first_look::FirstLooks;
 use crate::model::{EntryKind, Ino, RelPath};
 use crate::providers::{ErrorKind, ProviderError};
 use crate::state::{ListingDiff, Remote, StateError};
@@ -109,6 +111,7 @@ pub(super) struct Scans {
     jobs: Mutex<Vec<Arc<ScanJob>>>,
     looks: Mutex<Looks>,
     rechecks: Semaphore,
+    pub(super) first: FirstLooks,
 }
 
 /// Folders that somebody looked at.
@@ -129,6 +132,7 @@ impl Default for Scans {
             jobs: Mutex::default(),
             looks: Mutex::default(),
             rechecks: Semaphore::new(RECHECKS),
+            first: FirstLooks::default(),
         }
     }
 }
@@ -510,26 +514,27 @@ async fn recheck(drive: &Arc<Inner>, dir: Ino, max_age: Duration) -> Result<(), 
     if node.own {
         return Ok(());
     }
-    // A scan that runs gets to every folder; only one that would be shown empty until then is worth a list of its own.
+    // A scan that runs gets to every folder; only one that nothing is known of is worth a list of its own.
     let scanning = drive.scans.of(project.root).is_some();
-    if scanning && node.listed_at_ms.is_some() {
+    let mut new: Vec<(Ino, RelPath)> = Vec::new();
+    if node.listed_at_ms.is_none() {
+        // Whoever wants to see what is in it joins this.
+        drive.first_look(dir).await?;
+        if !scanning {
+            let children = drive.tree.children(dir, 0, usize::MAX)?.into_iter();
+            let folders = children.filter(|child| child.node.kind == EntryKind::Dir && !child.node.own);
+            new.extend(folders.map(|child| (child.node.ino, path.join(&child.name))));
+        }
+    } else if scanning || node.listed_at_ms.is_some_and(|at| is_fresh(at, now_ms(), max_age)) {
         return Ok(());
+    } else {
+        let _turn = drive.scans.rechecks.acquire().await;
+        let (_, diff) = list_into_store(drive, &project, dir, &path, None).await?;
+        let added = |ino: &Ino| diff.added.iter().any(|(_, added)| added == ino);
+        let folders = diff.subfolders.iter().filter(|(_, ino)| added(ino));
+        new.extend(folders.map(|(name, ino)| (*ino, path.join(name))));
     }
-    if node.listed_at_ms.is_some_and(|at| is_fresh(at, now_ms(), max_age)) {
-        return Ok(());
-    }
-    let _turn = drive.scans.rechecks.acquire().await;
-    let (_, diff) = list_into_store(drive, &project, dir, &path, None).await?;
-    if scanning {
-        return Ok(());
-    }
-    // A folder that is new here has never been listed: go on into it, so that it isn't shown empty.
-    let new: Vec<_> = diff
-        .subfolders
-        .iter()
-        .filter(|(_, ino)| diff.added.iter().any(|(_, added)| added == ino))
-        .map(|(name, ino)| (*ino, path.join(name)))
-        .collect();
+    // A folder that is new here has never been listed: go on into it, so that nobody has to wait for it.
     for (ino, below) in new {
         let job = ScanJob {
             id: 0,

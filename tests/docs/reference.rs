@@ -147,7 +147,13 @@ fn made() -> String {
     let mut files: Vec<_> = fs::read_dir(dir).expect("there").flatten().map(|e| e.path()).collect();
     files.sort();
     // The model first, then what is in files of its own.
-    files.sort_by_key(|file| file.file_name().is_none_or(|name| name != "schema.rs"));
+    let order = ["schema.rs", "sites.rs"];
+    files.sort_by_key(|file| {
+        order
+            .iter()
+            .position(|name| file.ends_with(name))
+            .unwrap_or(order.len())
+    });
     let defaults = defaults();
     let mut out = INTRO.to_owned();
     let mut count = 0;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use crate::common::drive::{Builder, drive_test, eventually, run_within, say};
+use crate::common::drive::{Builder, drive_test, run_within, say};
 use crate::common::tree;
 
 fn names(dir: &Path) -> Vec<OsString> {
@@ -81,22 +81,60 @@ fn a_listing_that_goes_on_while_the_folder_changes_sees_what_stayed_exactly_once
     });
 }
 
+/// A farm machine that has just mounted the drive is told a path and opens it.
 #[test]
-fn a_folder_that_was_never_scanned_is_shown_empty_and_then_filled() {
+fn the_first_look_at_a_folder_waits_until_it_is_listed() {
     drive_test(|| {
         let site = tempfile::tempdir().unwrap();
         tree::write(&site.path().join("a/b/c/d.exr"), 1, 10);
         // Each answer of the site takes its time, so that the first look comes before it.
-        let mut drive = Builder::local(site.path()).site("link-delay", "300ms").build();
+        let build = || Builder::local(site.path()).site("link-delay", "300ms").build();
+        let mut drive = build();
         drive.mount();
         let begun = Instant::now();
-        assert_eq!(names(&drive.project()), Vec::<OsString>::new());
+        let read = fs::read(drive.path("a/b/c/d.exr"));
+        let took = begun.elapsed();
+        assert_eq!(read.unwrap(), tree::bytes(1, 0, 10));
         assert!(
-            begun.elapsed() < Duration::from_millis(290),
-            "a listing waits for no site: {:?}",
-            begun.elapsed()
+            took > Duration::from_millis(300),
+            "it was known already after {took:?}: that proves nothing"
         );
-        eventually("the file shows", || fs::metadata(drive.path("a/b/c/d.exr")).is_ok());
+        assert!(drive.path("a/b/c/none").symlink_metadata().is_err());
+        let mut drive = build();
+        drive.mount();
+        assert_eq!(names(&drive.project()), ["a"]);
+        assert_eq!(names(&drive.path("a/b/c")), ["d.exr"]);
+    });
+}
+
+#[test]
+fn a_first_look_ends_by_itself_and_when_it_is_interrupted() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        tree::write(&site.path().join("a/b/c/d.exr"), 1, 10);
+        let builder = Builder::local(site.path()).site("link-delay", "1h");
+        let mut drive = builder.set("hydration.read-deadline", "4s").build();
+        drive.mount();
+        let mut ls = Command::new("ls").arg(drive.project()).spawn().unwrap();
+        std::thread::park_timeout(Duration::from_millis(500));
+        assert!(ls.try_wait().unwrap().is_none(), "it waits");
+        let pid = rustix::process::Pid::from_child(&ls);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        let begun = Instant::now();
+        ls.wait().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert_eq!(names(&drive.project()), Vec::<OsString>::new());
+        let took = begun.elapsed();
+        assert!(
+            took < Duration::from_secs(6) && took > Duration::from_secs(2),
+            "{took:?}"
+        );
+        // What did not come is not waited for again and again.
+        let begun = Instant::now();
+        for n in 0..50 {
+            assert!(drive.path(format!("a{n}")).symlink_metadata().is_err());
+        }
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     });
 }
 

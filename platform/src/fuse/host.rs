@@ -239,7 +239,8 @@ impl Filesystem for FuseHost {
         let (fs, cx, name) = (Arc::clone(&self.fs), op_cx(req), name.to_owned());
         let fut = async move {
             convert::check_name(&name)?;
-            match fs.lookup(&cx, NodeId(parent.0), &name, CaseMode::Exact).await {
+            let found = fs.lookup(&cx, NodeId(parent.0), &name, CaseMode::Exact);
+            match unless_given_up(cx.pid, found).await {
                 Ok(entry) => Ok(Some(entry)),
                 Err(e) if e.kind == FsErrorKind::NotFound => Ok(None),
                 Err(e) => Err(e),

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fuser::FileAttr;
 
+use super::caller::unless_given_up;
 use super::convert;
 use crate::error::FsError;
 use crate::types::{Attr, DirEntry, NodeId, NodeKind, OpCx};
@@ -129,7 +130,8 @@ async fn fill_rows(
 ) -> Result<(), FsError> {
     let mut after = convert::dir_cookie(offset);
     let mut want = hint.get();
-    let mut page = fs.readdir(cx, dir, after, want).await?;
+    // The first look at a folder may have to wait for a site.
+    let mut page = unless_given_up(cx.pid, fs.readdir(cx, dir, after, want)).await?;
     // Asked for first, so that a node that is no folder fails before it shows dots.
     if offset < convert::AFTER_DOT {
         if add(Row::Dot(dir)) {
