@@ -19,8 +19,10 @@ const WITHIN: Duration = Duration::from_secs(10);
 const DEAR_LOOKS: usize = 8;
 /// ... if they are so many of four opens, make a program one that only looks.
 const OF_FOUR: usize = 3;
-/// It is one until it has not looked into a file for so long.
+/// It is one until it has not looked into a file for so long; each time anew for twice as long, and an hour at most: `file`
+/// over a project reads small files whole for minutes, and is still `file`.
 const FORGIVEN: Duration = Duration::from_secs(60);
+const FORGIVEN_MOST: Duration = Duration::from_secs(3600);
 /// Opens that are remembered.
 const OPENS: usize = 64;
 /// A budget is for so long.
@@ -41,6 +43,8 @@ pub(super) struct Looks {
     opens: VecDeque<(Instant, Option<u64>)>,
     /// It is held back, and looked into a file last then.
     held: Option<Instant>,
+    /// How often it was held back so far.
+    times: u32,
     /// Bytes that may be fetched, and as of when.
     left: u64,
     filled: Option<Instant>,
@@ -51,6 +55,7 @@ impl Looks {
         Self {
             opens: VecDeque::new(),
             held: None,
+            times: 0,
             left: 0,
             filled: None,
         }
@@ -88,13 +93,20 @@ impl Looks {
             return false;
         }
         self.held = Some(now);
+        self.times = self.times.saturating_add(1);
         self.filled = None;
         true
     }
 
+    fn forgiven_after(&self) -> Duration {
+        let doubled = 1_u32.checked_shl(self.times.saturating_sub(1)).unwrap_or(u32::MAX);
+        FORGIVEN.saturating_mul(doubled).min(FORGIVEN_MOST)
+    }
+
     /// Says whether it only looks.
     pub(super) fn is_held(&self, now: Instant) -> bool {
-        self.held.is_some_and(|last| now.duration_since(last) < FORGIVEN)
+        self.held
+            .is_some_and(|last| now.duration_since(last) < self.forgiven_after())
     }
 
     /// Takes bytes out of what it may have fetched, so much a minute; `false` if there are not as many left.
@@ -138,6 +150,19 @@ mod tests {
         assert!(held && looks.is_held(now));
         assert!(looks.is_held(now + Duration::from_secs(59)));
         assert!(!looks.is_held(now + Duration::from_secs(61)));
+    }
+
+    #[test]
+    fn who_does_it_again_is_forgiven_after_twice_as_long() {
+        let (mut looks, mut now, _) = looks(40, Duration::from_millis(20), 0);
+        for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
+            let after = Duration::from_secs(minutes * 60);
+            assert!(looks.is_held(now + after - Duration::from_secs(1)), "{minutes}");
+            assert!(!looks.is_held(now + after), "{minutes}");
+            now += after;
+            let held = (0..LOOKS).filter(|_| looks.closed(Some(4096), 60 * MIB, now)).count();
+            assert_eq!(held, 1, "{minutes}");
+        }
     }
 
     #[test]
