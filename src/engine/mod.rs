@@ -25,6 +25,7 @@ mod names;
 mod native;
 pub mod objects;
 mod opening;
+mod openvfs;
 mod overview;
 mod pending;
 pub mod pins;

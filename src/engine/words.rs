@@ -179,7 +179,11 @@ fn urgency(sync: Sync) -> u8 {
 impl Inner {
     /// Returns the word for a file and how many of its bytes are here.
     pub(super) fn file_state(&self, node: &Node) -> (FileState, u64) {
-        let sync = self.store.read(|txn| Asker::new(self, txn)?.sync_of(node, None));
+        let sync = match self.tree.is_in_conflict(node.ino) {
+            Ok(true) => Ok(Sync::Conflict),
+            Ok(false) if !node.own => Ok(Sync::Clean),
+            _ => self.store.read(|txn| Asker::new(self, txn)?.sync_of(node, None)),
+        };
         let sync = sync.unwrap_or_else(|e| {
             debug!(ino = %node.ino, error = %e, "how the file stands is not known");
             if node.own { Sync::LocalOnly } else { Sync::Clean }

@@ -11,12 +11,13 @@ use tracing::warn;
 
 use super::drive::Inner;
 use super::filesystem::state_error;
+use super::openvfs::{self, Placeholder};
 use super::pins::PinError;
 use super::pins::rules::Pattern;
-use crate::model::{EntryKind, Ino};
+use crate::model::{EntryKind, Ino, Version};
 use crate::state::Node;
 
-/// Every virtual attribute lives under this prefix.
+/// Every virtual attribute of our own lives under this prefix.
 const PREFIX: &str = "user.backlot.";
 
 /// A virtual attribute.
@@ -40,11 +41,19 @@ pub(super) enum Virtual {
     Pin,
     /// `user.backlot.zone`: what becomes of it by where it is.
     Zone,
+    /// `user.openvfs.data`: its state, as openvfs words it.
+    OpenVfs,
 }
 
 impl Virtual {
     pub(super) fn from_name(name: &OsStr) -> Option<Self> {
-        match name.to_str()?.strip_prefix(PREFIX)? {
+        let name = name.to_str()?;
+        match name {
+            openvfs::DATA => return Some(Self::OpenVfs),
+            openvfs::REAL_SIZE => return Some(Self::CachedBytes),
+            _ => {}
+        }
+        match name.strip_prefix(PREFIX)? {
             "state" => Some(Self::State),
             "cached_bytes" => Some(Self::CachedBytes),
             "site" => Some(Self::Site),
@@ -65,7 +74,7 @@ const VALUE_MAX: usize = 64 << 10;
 
 /// Says whether a name is kept for virtual attributes.
 pub(super) fn is_reserved(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(PREFIX.as_bytes())
+    name.as_bytes().starts_with(PREFIX.as_bytes()) || name == openvfs::DATA || name == openvfs::REAL_SIZE
 }
 
 /// Refuses what can't be an attribute of a user's.
@@ -108,6 +117,16 @@ pub(super) fn value(drive: &Inner, node: &Node, asked: Virtual) -> Option<Vec<u8
             .map(|(project, _)| project.site.name().0.clone().into_bytes()),
         Virtual::Error => drive.trouble_with(node).map(String::into_bytes),
         Virtual::Zone => drive.zone_of(node.ino).map(|zone| zone_word(zone).as_bytes().to_vec()),
+        Virtual::OpenVfs => {
+            let placeholder = Placeholder {
+                etag: node.version.as_ref().map_or("", Version::as_str),
+                file_id: node.ino.0.to_string(),
+                size: node.size,
+                residency: drive.residency(node).0,
+                is_pinned: drive.is_pinned(node.ino),
+            };
+            Some(placeholder.to_value())
+        }
         Virtual::RemotePath => drive.locate(node.ino).ok().map(|(_, path)| path.as_bytes().to_vec()),
     }
 }

@@ -11,14 +11,16 @@
 //! and afterwards only those do that were asked for when it was visible. Slots are shared by keys, which costs a fresh
 //! question now and then and nothing else. A write that touched too many keys raises a floor under all slots instead.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use super::held;
 use super::node::Node;
 use crate::model::{Ino, NAME_MAX};
 
@@ -45,6 +47,8 @@ type NameKey = Box<[u8]>;
 pub(super) struct TreeCache {
     /// The number of the last commit.
     seq: AtomicU64,
+    /// The number of the commit that is being made; while none is, that of the last.
+    next: AtomicU64,
     hook: Hook,
     floor: AtomicU64,
     stamps: Box<[AtomicU64]>,
@@ -52,6 +56,8 @@ pub(super) struct TreeCache {
     nodes: Cache<Ino, Held<Node>>,
     /// `None`: surely nothing has the name.
     names: Cache<NameKey, Held<Option<Node>>>,
+    /// Our sides of conflicts that nobody has settled. What they are hangs on more than one key, so any commit counts.
+    in_conflict: Mutex<Option<Held<Arc<HashSet<Ino>>>>>,
 }
 
 /// Who is told of commits.
@@ -121,6 +127,7 @@ impl TreeCache {
         let policy = EvictionPolicy::lru;
         Self {
             seq: AtomicU64::new(0),
+            next: AtomicU64::new(0),
             hook: Hook::default(),
             floor: AtomicU64::new(0),
             stamps: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
@@ -137,6 +144,7 @@ impl TreeCache {
                     weight(key.len() + size_of_val(held), held.value.as_ref())
                 })
                 .build(),
+            in_conflict: Mutex::new(None),
         }
     }
 
@@ -198,10 +206,22 @@ impl TreeCache {
         }
     }
 
+    /// Returns our sides of unsettled conflicts, if nothing was committed since they were asked for and nothing is being.
+    pub(super) fn in_conflict(&self) -> Option<Arc<HashSet<Ino>>> {
+        let known = held(&self.in_conflict).clone()?;
+        (known.seq == self.next.load(Ordering::SeqCst)).then_some(known.value)
+    }
+
+    /// Holds our sides of unsettled conflicts, read after commit `seq`.
+    pub(super) fn put_in_conflict(&self, seq: u64, value: Arc<HashSet<Ino>>) {
+        *held(&self.in_conflict) = Some(Held { seq, value });
+    }
+
     /// Makes what a commit will change count no longer. Called by the writer alone, before the commit; if that fails,
     /// the keys are asked for afresh until the next one.
     pub(super) fn committing(&self, touched: &Touched) {
         let next = self.seq() + 1;
+        self.next.store(next, Ordering::SeqCst);
         if touched.too_many {
             self.floor.store(next, Ordering::SeqCst);
             return;

@@ -3,6 +3,9 @@
 //! Invariant: listings go to the database by key, past what is held in memory, so that a walk over the whole drive drives
 //! out nothing.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use super::{Child, Counts, Node, StateError, StateStore};
 use crate::model::{Ino, Name, RelPath};
 
@@ -55,6 +58,25 @@ impl Tree {
             cache.put_name(seq, parent, name, node.as_ref());
         }
         Ok(node)
+    }
+
+    /// Says whether a file is our side of a conflict that nobody has settled.
+    pub fn is_in_conflict(&self, ino: Ino) -> Result<bool, StateError> {
+        let ask = || -> Result<HashSet<Ino>, StateError> {
+            let conflicts = self.store.read(|txn| txn.unsettled())?;
+            Ok(conflicts.iter().map(|conflict| conflict.ino).collect())
+        };
+        let Some(cache) = self.store.cache() else {
+            return Ok(ask()?.contains(&ino));
+        };
+        if let Some(known) = cache.in_conflict() {
+            return Ok(known.contains(&ino));
+        }
+        let seq = cache.seq();
+        let found = Arc::new(ask()?);
+        let is = found.contains(&ino);
+        cache.put_in_conflict(seq, found);
+        Ok(is)
     }
 
     /// Returns up to `limit` entries of a folder that come after a cookie (0: from the start), in the order of cookies.

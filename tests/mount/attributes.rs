@@ -2,7 +2,7 @@
 //! chown, utimens, setxattr*.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
@@ -79,6 +79,59 @@ fn virtual_attributes_answer_when_asked_for_and_follow_the_file() {
             rustix::fs::getxattr_query(&plate, "user.backlot.state"),
             Ok("cached".len())
         );
+    });
+}
+
+/// As `vfsstat` of openvfs does.
+#[test]
+fn openvfs_reads_what_it_knows_of_a_file() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        tree::write(&site.path().join("sq/plate.exr"), 1, 4 << 20);
+        let drive = Builder::local(site.path()).build().mounted();
+        let plate = drive.path("sq/plate.exr");
+        let data = |path: &Path| {
+            let mut buffer = [0; 8192];
+            let len = rustix::fs::lgetxattr(path, "user.openvfs.data", &mut buffer)?;
+            Ok::<_, Errno>(buffer[..len].to_vec())
+        };
+        let told = |state: u8, pin_state: u8| {
+            let version = get(&plate, "user.backlot.version").unwrap();
+            let number = fs::symlink_metadata(&plate).unwrap().ino().to_string();
+            let mut value = b"\x85\xa4etag".to_vec();
+            match u8::try_from(version.len()).unwrap() {
+                short @ 0..32 => value.push(0xa0 | short),
+                long => value.extend([0xd9, long]),
+            }
+            value.extend(version.as_bytes());
+            value.extend(b"\xa6fileid");
+            value.push(0xa0 | u8::try_from(number.len()).unwrap());
+            value.extend(number.as_bytes());
+            value.extend(b"\xa4size\xcf\0\0\0\0\0\x40\0\0\xa5state");
+            value.push(state);
+            value.extend(b"\xa8pinstate");
+            value.push(pin_state);
+            Ok(value)
+        };
+        let real_size = || get(&plate, "user.openvfs.realsize").unwrap();
+        assert_eq!((data(&plate), real_size()), (told(1, 0), "0".to_owned()));
+        fs::read(&plate).unwrap();
+        assert_eq!((data(&plate), real_size()), (told(0, 0), "4194304".to_owned()));
+        rustix::fs::setxattr(&plate, "user.backlot.pin", b"1", XattrFlags::empty()).unwrap();
+        assert_eq!(data(&plate), told(0, 2));
+
+        // Nobody may say otherwise, nobody may claim the drive by it, and it is not listed.
+        for name in ["user.openvfs.data", "user.openvfs.realsize"] {
+            let set = rustix::fs::setxattr(&plate, name, b"x", XattrFlags::empty());
+            assert_eq!(set, Err(Errno::PERM), "{name}");
+            assert_eq!(rustix::fs::removexattr(&plate, name), Err(Errno::PERM), "{name}");
+        }
+        assert_eq!(data(&drive.path("sq")), Err(Errno::NODATA));
+        assert_eq!(
+            get(drive.mount_point(), "user.openvfs.registration"),
+            Err(Errno::NODATA)
+        );
+        assert_eq!(listed(&plate), "");
     });
 }
 

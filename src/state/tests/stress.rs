@@ -91,9 +91,11 @@ fn what_is_held_is_answered_without_the_database() {
     let known = tree.lookup(t.root, b"a").unwrap();
     assert_eq!(tree.lookup(t.root, b"b").unwrap(), None);
     assert_eq!(tree.node(a).unwrap(), known);
+    assert!(!tree.is_in_conflict(a).unwrap());
     t.store.close();
     assert_eq!(tree.lookup(t.root, b"a").unwrap(), known);
     assert_eq!(tree.lookup(t.root, b"b").unwrap(), None);
     assert_eq!(tree.node(a).unwrap(), known);
+    assert!(!tree.is_in_conflict(a).unwrap());
     assert!(matches!(tree.lookup(t.root, b"c"), Err(StateError::Closed)));
 }

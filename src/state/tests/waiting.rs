@@ -1,7 +1,11 @@
 //! What is asked about all that waits, and about all that was made here.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
 use super::*;
-use crate::state::{Conflict, NewDelete, NewEntry, NewSend, Tally, TaskId, TaskState};
+use crate::state::{Conflict, NewDelete, NewEntry, NewSend, Tally, TaskId, TaskState, Tree};
 
 fn send(t: &Fixture, of: &str, size: u64) -> TaskId {
     let send = NewSend {
@@ -123,11 +127,21 @@ fn a_conflict_is_settled_when_ours_has_the_name_or_is_gone() {
     let ino = make(&t, "a", 1);
     let root = t.root;
     let theirs = Version::new("theirs");
+    let tree = Tree::new(t.store.clone());
+    // What is held in memory says the same as the database, twice in a row.
+    let unsettled = || -> Vec<Conflict> {
+        let unsettled = t.store.read(|txn| txn.unsettled()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(tree.is_in_conflict(ino).unwrap(), !unsettled.is_empty());
+            assert!(!tree.is_in_conflict(root).unwrap());
+        }
+        unsettled
+    };
+    assert!(unsettled().is_empty());
     write(&t.store, move |txn| {
         txn.put_aside((root, &name("a")), ino, &name("a.conflict"), &theirs, NOW)
     })
     .unwrap();
-    let unsettled = || -> Vec<Conflict> { t.store.read(|txn| txn.unsettled()).unwrap() };
     assert_eq!(unsettled().len(), 1);
     let rename = |from: &'static str, to: &'static str| {
         let how = crate::state::RenameHow::Replace;
@@ -142,4 +156,60 @@ fn a_conflict_is_settled_when_ours_has_the_name_or_is_gone() {
     assert_eq!(unsettled().len(), 1);
     write(&t.store, move |txn| txn.unlink(root, &name("elsewhere"), false, NOW)).unwrap();
     assert!(unsettled().is_empty());
+}
+
+/// A file is put aside and put right again and again. Who asks after an acknowledgement sees it, and nobody who saw the
+/// later state sees the earlier one again.
+#[test]
+fn no_word_about_a_conflict_is_older_than_the_last_acknowledged_write() {
+    let t = Fixture::new();
+    let ino = make(&t, "a", 1);
+    let root = t.root;
+    // Writes; after an odd number of them the file is in conflict.
+    let begun = AtomicU64::new(0);
+    let acknowledged = AtomicU64::new(0);
+    let done = AtomicBool::new(false);
+    let sure = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            let tree = Tree::new(t.store.clone());
+            let (begun, acknowledged, done, sure) = (&begun, &acknowledged, &done, &sure);
+            scope.spawn(move || {
+                while !done.load(Ordering::SeqCst) {
+                    let before = acknowledged.load(Ordering::SeqCst);
+                    let is = tree.is_in_conflict(ino).unwrap();
+                    if begun.load(Ordering::SeqCst) == before {
+                        assert_eq!(is, !before.is_multiple_of(2), "after {before} writes");
+                        sure.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        for round in 1..=1_000_u64 {
+            begun.store(round, Ordering::SeqCst);
+            write(&t.store, move |txn| {
+                if round.is_multiple_of(2) {
+                    let how = crate::state::RenameHow::Replace;
+                    txn.rename((root, &name("b")), (root, &name("a")), how, NOW).map(drop)
+                } else {
+                    txn.put_aside((root, &name("a")), ino, &name("b"), &Version::new("theirs"), NOW)
+                        .map(drop)
+                }
+            })
+            .unwrap();
+            acknowledged.store(round, Ordering::SeqCst);
+            // Some answers fall into no write.
+            if round % 10 < 2 {
+                let (so_far, begun) = (sure.load(Ordering::Relaxed), Instant::now());
+                while sure.load(Ordering::Relaxed) == so_far && begun.elapsed() < Duration::from_secs(10) {
+                    thread::yield_now();
+                }
+            }
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    assert!(
+        sure.load(Ordering::Relaxed) > 100,
+        "the readers were answered between writes"
+    );
 }
