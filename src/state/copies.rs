@@ -188,7 +188,8 @@ impl WriteTxn<'_> {
     }
 
     /// Puts a copy into the queue, or renews the one of the same path and target that is there: see [`Asked`]. One that is
-    /// running goes on, and one that a person holds back stays held. A renewed one belongs to the job that asked last.
+    /// running goes on, unless it is of another version, and one that a person holds back stays held. A renewed one belongs
+    /// to the job that asked last.
     pub fn queue_copy(&self, copy: &NewCopy, key: &JobKey, now_ms: i64) -> Result<TaskId, StateError> {
         let job = self.ensure_job(key, now_ms)?;
         self.queue_copy_in(copy, job, key.root, &key.target, now_ms)
@@ -207,7 +208,7 @@ impl WriteTxn<'_> {
                               replaces, replaced, seen) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10, ?11, ?12)";
         const RENEW: &str = "UPDATE task SET job = ?2, what = ?3, version = ?4, size = ?5, priority = ?6, state = ?7, \
                              due_ms = ?8, replaces = ?9, replaced = ?10, seen = ?11, tries = 0, kind = NULL, \
-                             error = NULL WHERE id = ?1";
+                             error = NULL, gen = gen + ?12 WHERE id = ?1";
         let what = if copy.folder {
             TaskWhat::CopyFolder
         } else {
@@ -236,8 +237,12 @@ impl WriteTxn<'_> {
             return Ok(id);
         };
         let same_file = there.what == what && there.version.is_some() && there.version == copy.source_version;
+        // The file changed while the version before is on its way: whoever copies that learns from the generation that
+        // there is more to do.
+        let is_newer = copy.source_version.is_some() && there.version.is_some() && !same_file;
+        let is_overtaken = there.state == TaskState::Running && there.what == what && is_newer;
         let stays = match copy.asked {
-            _ if there.state == TaskState::Running && there.what == what => true,
+            _ if there.state == TaskState::Running && there.what == what => !is_overtaken,
             Asked::Named => false,
             Asked::Found => there.state == TaskState::Excluded && there.job == job,
             Asked::Automatic => same_file && there.what != TaskWhat::CopyLeftover || there.state == TaskState::Excluded,
@@ -266,6 +271,7 @@ impl WriteTxn<'_> {
             replaces,
             replaced,
             &copy.seen,
+            is_overtaken,
         );
         self.run(RENEW, params)?;
         self.round_began(job)?;

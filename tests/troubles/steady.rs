@@ -76,7 +76,6 @@ fn jobs(service: &Drive) -> usize {
 }
 
 #[test]
-#[ignore = "open: now and then a file that changed stays `queued` for the vault without a task, until the next whole look"]
 fn the_service_stays_small_and_true_through_many_rounds_and_outages() {
     let rounds: usize = std::env::var("BACKLOT_TEST_SYNC_ROUNDS").map_or(60, |n| n.parse().expect("a number"));
     drive_test_within(Duration::from_secs(300 + rounds as u64 * 4), move || {

@@ -309,3 +309,34 @@ fn a_store_of_the_version_before_keeps_its_jobs_and_tasks() {
     let made = write(&store, move |txn| txn.ensure_job(&key, NOW)).unwrap();
     assert!(made > JobId(7), "a number is never used again");
 }
+
+/// It changed at its source while the version before was on its way.
+#[test]
+fn a_newer_version_that_is_asked_for_during_a_copy_is_copied_afterwards() {
+    for asked in [Asked::Automatic, Asked::Found, Asked::Named] {
+        let t = Fixture::new();
+        let id = t.copy("a");
+        let task = t.claim_of(t.of(id).job, 9).remove(0);
+        let newer = NewCopy {
+            source_version: Some(Version::new("s2")),
+            size: 20,
+            asked,
+            ..new("a")
+        };
+        assert_eq!(t.copy_as(newer.clone(), t.key("london", 1)), id);
+        assert_eq!(t.of(id).state, TaskState::Running, "{asked:?}: one at a time");
+        let arrival = t.arrival(&task, false);
+        let ended = t.does(move |txn| txn.finish_copy(&task, &arrival));
+        assert!(!ended, "{asked:?}");
+        let next = t.claim_of(t.of(id).job, 9).remove(0);
+        assert_eq!(
+            (next.id, next.version.clone(), next.size),
+            (id, Some(Version::new("s2")), 20)
+        );
+        // Asked for once more, it is what is on its way.
+        t.copy_as(newer, t.key("london", 1));
+        let arrival = t.arrival(&next, false);
+        assert!(t.does(move |txn| txn.finish_copy(&next, &arrival)), "{asked:?}");
+        t.check();
+    }
+}
