@@ -244,7 +244,8 @@ impl Inner {
     fn worded(&self, node: &Node, sync: Sync) -> (FileState, u64) {
         let (residency, bytes) = self.residency(node);
         if sync == Sync::Clean && self.mismatch_of(node).is_some() {
-            return (FileState::Failed, bytes);
+            // What is still to be dropped of it is not given out either.
+            return (FileState::Failed, 0);
         }
         (FileState::of(sync, residency, node.size), bytes)
     }

@@ -304,6 +304,8 @@ impl OpenContent {
         error!(path = %self.path, "{mismatch}; nothing of it is kept");
         // First: from now on nobody is given any of it.
         drop(self.failed.set(Arc::clone(&mismatch)));
+        // Whoever is refused asks why.
+        self.mismatches.note(self.content.id(), &mismatch);
         let (this, content) = (Arc::clone(self), self.content.clone());
         let dropped = self.on_disk(move || {
             if let Some(head) = &this.head {
@@ -316,7 +318,6 @@ impl OpenContent {
         if let Err(e) = dropped.await {
             error!(path = %self.path, error = %e, "wrong bytes stay in the cache, incomplete, and are not served");
         }
-        self.mismatches.note(self.content.id(), &mismatch);
         HydrateError::Mismatch(mismatch)
     }
 }
