@@ -193,7 +193,9 @@ impl VirtualFs for DriveFs {
         self.drive.looked_at(dir);
         let look_up = || self.drive.tree.lookup(dir, name.as_bytes());
         let mut found = look_up().map_err(state_error)?;
-        if found.is_none() && self.drive.first_look(dir).await.map_err(state_error)? {
+        if found.is_none() {
+            self.drive.first_look(dir).await.map_err(state_error)?;
+            // Also where there was nothing to wait for: it may have been listed between the two questions.
             found = look_up().map_err(state_error)?;
         }
         let node = self.drive.as_written(found.ok_or(FsErrorKind::NotFound)?);

@@ -36,17 +36,17 @@ impl Inner {
     }
 
     /// Lists a folder that was never listed, and returns once that is done, has failed, or lasts for longer than anybody
-    /// waits for bytes (`hydration.read-deadline`). Says whether there is something now where nothing was known before.
-    pub(super) async fn first_look(self: &Arc<Self>, dir: Ino) -> Result<bool, StateError> {
+    /// waits for bytes (`hydration.read-deadline`). What is known of the folder counts then.
+    pub(super) async fn first_look(self: &Arc<Self>, dir: Ino) -> Result<(), StateError> {
         if !self.is_unlisted(dir)? {
-            return Ok(false);
+            return Ok(());
         }
         let Ok((project, _)) = self.locate(dir) else {
-            return Ok(false);
+            return Ok(());
         };
         let link = project.site.link();
         if link.is_down() {
-            return Ok(false);
+            return Ok(());
         }
         let Look { begun, mut ended } = self.look_first(dir);
         let mut state = link.watch();
@@ -56,7 +56,7 @@ impl Inner {
             _ = state.wait_for(|state| matches!(state, LinkState::Down { .. })) => {}
             () = tokio::time::sleep_until((begun + self.limits.read_deadline).into()) => {}
         }
-        Ok(!self.is_unlisted(dir)?)
+        Ok(())
     }
 
     /// Begins the first look at a folder, or returns the one that runs or has come to nothing of late.

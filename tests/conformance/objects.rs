@@ -44,7 +44,15 @@ impl BucketBack {
         self.bucket.name()
     }
 
+    /// A question whose answer breaks off is asked again: rclone ends one so whose object is replaced meanwhile, and whoever
+    /// reads is told.
     fn ask(&self, method: Method, key: &str, query: &[(&str, &str)], body: Vec<u8>) -> (u16, Vec<u8>) {
+        (0..20)
+            .find_map(|_| self.try_ask(method, key, query, body.clone()))
+            .expect("an answer breaks off only where its object is replaced")
+    }
+
+    fn try_ask(&self, method: Method, key: &str, query: &[(&str, &str)], body: Vec<u8>) -> Option<(u16, Vec<u8>)> {
         let url = if key.is_empty() {
             self.bucket.base_url().clone()
         } else {
@@ -79,7 +87,13 @@ impl BucketBack {
                 .timeout(Duration::from_secs(60));
             let reply = request.send().await.unwrap();
             let status = reply.status().as_u16();
-            (status, reply.bytes().await.unwrap().to_vec())
+            match reply.bytes().await {
+                Ok(bytes) => Some((status, bytes.to_vec())),
+                Err(e) => {
+                    assert!(e.is_decode(), "{e:?}");
+                    None
+                }
+            }
         })
     }
 

@@ -89,6 +89,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// `rclone serve s3` opens what it reads by its name, and does not keep it while it is replaced.
+    pub(crate) fn reads_by_name(&self) -> bool {
+        matches!(self, Self::S3(server) if server.service == Service::RcloneS3)
+    }
+
     /// Makes a fresh site; what strikes is counted in `faults`.
     pub(crate) fn rig(&self, wrap: Wrap, faults: &Arc<Faults>) -> Rig {
         let faults = Arc::clone(faults);

@@ -119,7 +119,7 @@ fn a_first_look_ends_by_itself_and_when_it_is_interrupted() {
         std::thread::park_timeout(Duration::from_millis(500));
         assert!(ls.try_wait().unwrap().is_none(), "it waits");
         let pid = rustix::process::Pid::from_child(&ls);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let begun = Instant::now();
         ls.wait().unwrap();
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());

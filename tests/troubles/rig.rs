@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -58,8 +58,13 @@ pub(crate) fn at(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Fails, naming what differs, unless both have the same files.
+/// Fails, naming what differs, unless both have the same files. What an upload left that was broken off may still be cleared
+/// away.
 pub(crate) fn assert_same(one: &Path, other: &Path) {
+    let begun = Instant::now();
+    while at(one).keys().ne(at(other).keys()) && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
     let (one, other) = (at(one), at(other));
     let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&one), names(&other));

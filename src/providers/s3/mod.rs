@@ -54,6 +54,11 @@ const UPLOAD: &str = "x-amz-meta-backlot-upload";
 /// Modification times that are remembered: each is a fact about one state of one object, and holds for ever.
 const MTIMES_MAX: u64 = 200_000;
 
+/// A head that makes no sense is asked for again, so often and after so long: rclone leaves the etag out of one that it answers
+/// in the moment in which the object is replaced.
+const HEADS_MAX: u32 = 3;
+const HEAD_AGAIN: Duration = Duration::from_millis(50);
+
 /// A bucket as a site.
 #[derive(Debug)]
 pub struct S3Site {
@@ -168,6 +173,16 @@ impl S3Site {
 
     /// Looks at an object; `None`: the store has none with that key. (It may still have others below it.)
     async fn head(&self, key: &str) -> Result<Option<Head>, Fault> {
+        for _ in 1..HEADS_MAX {
+            match self.head_now(key).await {
+                Err(fault) if fault.kind == ErrorKind::Protocol => tokio::time::sleep(HEAD_AGAIN).await,
+                head => return head,
+            }
+        }
+        self.head_now(key).await
+    }
+
+    async fn head_now(&self, key: &str) -> Result<Option<Head>, Fault> {
         let reply = match self.client.ask(Ask::new(Method::HEAD, key)).await {
             Ok(reply) => reply,
             Err(fault) if fault.kind == ErrorKind::NotFound => return Ok(None),
