@@ -54,6 +54,8 @@ PROGRAM = os.environ.get("FILES_BACKLOT_PROGRAM", "backlot")
 # Seconds for which the list of mounts is believed, and for which a daemon may think.
 MOUNTS_FOR = 5
 PATIENCE = 120
+# Seconds after which files are looked at again once something was done with them.
+SHOWN_AGAIN = (0, 1, 3, 10)
 
 _mounts = (0.0, [])
 _sockets = {}
@@ -292,8 +294,24 @@ class Backlot(GObject.GObject, Files.InfoProvider, Files.MenuProvider, Files.Col
                 work(paths)
             except Refused as refused:
                 GLib.idle_add(tell, str(refused))
-            for info in files:
-                GLib.idle_add(info.invalidate_extension_info)
 
         # The file manager does not wait.
-        threading.Thread(target=run, name="backlot", daemon=True).start()
+        thread = threading.Thread(target=run, name="backlot", daemon=True)
+        thread.start()
+
+        def shown_again():
+            for info in files:
+                info.invalidate_extension_info()
+            return GLib.SOURCE_REMOVE
+
+        def let_it_run():
+            # A file manager keeps Python's lock while it runs nothing of Python: the thread comes on while this sleeps.
+            time.sleep(0.005)
+            if thread.is_alive():
+                return GLib.SOURCE_CONTINUE
+            # Bytes take their time to come or to go.
+            for wait in SHOWN_AGAIN:
+                GLib.timeout_add(wait * 1000, shown_again)
+            return GLib.SOURCE_REMOVE
+
+        GLib.timeout_add(20, let_it_run)
