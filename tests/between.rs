@@ -15,6 +15,7 @@ use common::drive::{Builder, Drive, SITE, drive_test_within, eventually, eventua
 use common::queue;
 use common::relay::Relay;
 use common::sshd::{Mode, Sshd};
+use common::tree::{assert_same, files_at};
 use common::web::{Service, WebServer};
 use serde_json::Value;
 
@@ -109,34 +110,6 @@ impl Two {
             hq,
             london: london.join("show"),
         }
-    }
-}
-
-/// What is at a site, hidden temporary files too, but those that rclone's server leaves when it is killed. It may change
-/// meanwhile.
-fn at(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let (mut found, mut folders) = (BTreeMap::new(), vec![root.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(path);
-            } else if !entry.file_name().as_encoded_bytes().starts_with(b".rclone_temp_put_")
-                && let Ok(bytes) = fs::read(&path)
-            {
-                found.insert(path.strip_prefix(root).unwrap().to_owned(), bytes);
-            }
-        }
-    }
-    found
-}
-
-fn assert_same(one: &Path, other: &Path) {
-    let (one, other) = (at(one), at(other));
-    let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&one), names(&other));
-    for (path, bytes) in &one {
-        assert!(other[path] == *bytes, "{} differs", path.display());
     }
 }
 
@@ -267,9 +240,9 @@ fn a_target_that_dies_in_mid_job_gets_the_rest_when_it_is_back() {
             .mounted();
         let at_vault = vault.root().join(BUCKET).join("show");
         drive.tell(["push", "show/sq 010", "--to", "vault"]);
-        eventually_within(DRAIN, "some files have arrived", || at(&at_vault).len() > 30);
+        eventually_within(DRAIN, "some files have arrived", || files_at(&at_vault).len() > 30);
         vault.kill();
-        let before = at(&at_vault).len();
+        let before = files_at(&at_vault).len();
         assert!(before < 403, "all {before} files were there before the server died");
         let is_down = || {
             let status = drive.status_now();
@@ -373,7 +346,7 @@ fn a_source_that_is_cut_short_in_mid_copy_is_copied_again_as_it_is_then() {
             drive.log().contains("source-changed"),
             "the change was not met in mid copy"
         );
-        assert_eq!(at(&london.join("show")).len(), 1, "a temporary file was left");
+        assert_eq!(files_at(&london.join("show")).len(), 1, "a temporary file was left");
     });
 }
 
@@ -437,7 +410,7 @@ fn a_target_that_changes_while_a_file_is_on_its_way_is_not_replaced() {
         );
         let is_blocked = || tasks(&drive).iter().any(|task| task["kind"] == "conflict");
         eventually_within(DRAIN, "a conflict", is_blocked);
-        let left = at(&two.london);
+        let left = files_at(&two.london);
         assert_eq!(left.len(), 1, "{:?}", left.keys());
         assert_eq!(left[Path::new("a/big.mov")], b"somebody saved this meanwhile");
     });
@@ -460,7 +433,7 @@ fn paths_of_any_system_patterns_frames_and_standard_input() {
         put(&two.hq, "refs/b.png", b"b", HOUR);
         let drive = two.drive.mounted();
         let names = || {
-            at(&two.london)
+            files_at(&two.london)
                 .into_keys()
                 .map(|path| path.to_str().unwrap().to_owned())
                 .collect::<Vec<_>>()
@@ -576,15 +549,15 @@ fn what_is_held_or_left_out_waits_and_the_rest_goes() {
             before.contains("show push site>london") && before.contains("PAUSED"),
             "{before}"
         );
-        assert!(at(&two.london).is_empty());
+        assert!(files_at(&two.london).is_empty());
         drive.tell(["queue", "resume"]);
-        eventually_within(DRAIN, "all others have arrived", || at(&two.london).len() == 8);
+        eventually_within(DRAIN, "all others have arrived", || files_at(&two.london).len() == 8);
         let job = jobs(&drive).remove(0);
         assert_eq!((count(&job, "held"), count(&job, "excluded")), (1, 1), "{job:#}");
         // A folder that is pushed again leaves out what was left out.
         let out = drive.run(["push", "show/a", "--to", "london", "--wait"]);
         assert_eq!(out.status.code(), Some(4));
-        assert_eq!(at(&two.london).len(), 8);
+        assert_eq!(files_at(&two.london).len(), 8);
         drive.tell(["queue", "release", "show/a/3.exr"]);
         drive.tell(["push", "show/a/4.exr", "--to", "london", "--wait"]);
         assert_same(&two.hq, &two.london);
@@ -609,7 +582,7 @@ fn what_is_more_urgent_takes_over_between_two_parts_and_the_other_goes_on() {
         });
         drive.tell(["push", "show/a/urgent.mov", "--to", "london", "--priority", "900"]);
         eventually_within(DRAIN, "the urgent one has arrived", || {
-            at(&two.london).contains_key(Path::new("a/urgent.mov"))
+            files_at(&two.london).contains_key(Path::new("a/urgent.mov"))
         });
         let so_far = done_bytes(&drive, "a/slow.mov").expect("the slow one is not there yet");
         assert!(

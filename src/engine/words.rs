@@ -263,8 +263,9 @@ impl Inner {
     pub(super) fn mismatch_reports(&self) -> Vec<PinFailure> {
         let mut reports = Vec::new();
         for (id, mismatch) in self.mismatches.list() {
-            let node = self.tree.node(mismatch.ino).ok().flatten();
-            if node.is_none_or(|node| self.content_id(node.ino, &content_version(&node)) != id) {
+            let is_other = |node: Node| self.content_id(node.ino, &content_version(&node)) != id;
+            // Where the store can't be read, nothing is known to have changed.
+            if self.tree.node(mismatch.ino).is_ok_and(|node| node.is_none_or(is_other)) {
                 self.mismatches.forget(id);
                 continue;
             }

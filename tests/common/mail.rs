@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::certificate;
 use super::drive::{Builder, eventually_within, say};
 
 /// The variable that turns a missing mail server from a skip into a failure.
@@ -65,27 +66,7 @@ impl Sink {
 
     /// A certificate for it.
     pub(crate) fn certified(&self) -> PathBuf {
-        let made = Command::new("openssl")
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=127.0.0.1",
-            ])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-            .args(["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout"])
-            .arg(self.file("key.pem"))
-            .arg("-out")
-            .arg(self.file("cert.pem"))
-            .stdin(Stdio::null())
-            .output()
-            .expect("openssl");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        certificate::make(self.dir.path()).unwrap();
         self.file("cert.pem")
     }
 

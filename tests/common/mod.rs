@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "shared by test binaries, a crate of its own in none")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails by panicking")]
 
+mod certificate;
 pub mod content;
 pub mod drive;
 pub mod mail;

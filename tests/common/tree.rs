@@ -3,6 +3,7 @@
 //! Owns: what the bytes are. Refuses to know: drives, sites. Invariant: two files of different seeds differ in every
 //! eight bytes, as do two places of one file, so that bytes of the wrong file or from the wrong place are found.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -192,5 +193,34 @@ impl Tree {
     /// Bytes of all files.
     pub fn len(&self) -> u64 {
         self.files.iter().map(|f| f.len).sum()
+    }
+}
+
+/// What is at a site, hidden temporary files too, but those that rclone's server leaves when it is killed. It may change
+/// meanwhile.
+pub fn files_at(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut folders) = (BTreeMap::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(path);
+            } else if !entry.file_name().as_encoded_bytes().starts_with(b".rclone_temp_put_")
+                && let Ok(bytes) = fs::read(&path)
+            {
+                found.insert(path.strip_prefix(root).unwrap().to_owned(), bytes);
+            }
+        }
+    }
+    found
+}
+
+/// Fails, naming what differs, unless both have the same files.
+pub fn assert_same(one: &Path, other: &Path) {
+    let (one, other) = (files_at(one), files_at(other));
+    let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&one), names(&other));
+    for (path, bytes) in &one {
+        assert!(other[path] == *bytes, "{} differs", path.display());
     }
 }

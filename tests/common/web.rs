@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use backlot_config::{AddressStyle, HostKey, Period, S3Site, SecretRef, SftpAuth, SftpSite, WebdavSite};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::certificate;
+
 /// The variables that turn missing servers from a skip into a failure.
 pub(crate) const REQUIRE_S3: &str = "BACKLOT_TEST_REQUIRE_S3";
 pub(crate) const REQUIRE_WEBDAV: &str = "BACKLOT_TEST_REQUIRE_WEBDAV";
@@ -98,30 +100,7 @@ impl WebServer {
         write("user", USER)?;
         write("secret", SECRET)?;
         if tls {
-            let made = Command::new("openssl")
-                .args([
-                    "req",
-                    "-x509",
-                    "-newkey",
-                    "rsa:2048",
-                    "-nodes",
-                    "-days",
-                    "2",
-                    "-subj",
-                    "/CN=127.0.0.1",
-                ])
-                // A certificate that may sign others is no server's, to those who are strict.
-                .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-                .args(["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout"])
-                .arg(dir.path().join("key.pem"))
-                .arg("-out")
-                .arg(dir.path().join("cert.pem"))
-                .stdin(Stdio::null())
-                .output()
-                .map_err(|e| format!("openssl: {e}"))?;
-            if !made.status.success() {
-                return Err(format!("openssl: {}", String::from_utf8_lossy(&made.stderr)));
-            }
+            certificate::make(dir.path())?;
         }
         let mut last = String::new();
         // The port is free when it is chosen, and may be taken when the server starts.

@@ -1,6 +1,8 @@
 //! One suite over every kind of site, chosen by what each says it can do; and what SFTP sites do when servers misbehave.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails by panicking")]
 
+#[path = "../common/certificate.rs"]
+mod certificate;
 mod dav;
 mod drive;
 mod exec;

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::drive::{Builder, Drive, drive_test_within, eventually_within, say};
+use crate::common::tree::files_at;
 use crate::common::web::{Service, WebServer};
 use crate::gate::Gate;
-use crate::rig::{BUCKET, DRAIN, LIMIT, assert_same, at, blocked, bytes, count, job_to, json, local, put};
+use crate::rig::{BUCKET, DRAIN, LIMIT, assert_same, blocked, bytes, count, job_to, json, local, put};
 
 /// The variable that turns a missing libfaketime from a skip into a failure.
 const REQUIRE: &str = "BACKLOT_TEST_REQUIRE_FAKETIME";
@@ -81,7 +82,7 @@ fn a_wrong_clock_is_named_holds_up_no_other_site_and_loses_nothing() {
             .mounted();
         let at_vault = vault.root().join(BUCKET).join("show");
         drive.tell(["push", "show/a", "--to", "vault", "--wait"]);
-        assert_eq!(at(&at_vault).len(), 12, "with a right clock it works");
+        assert_eq!(files_at(&at_vault).len(), 12, "with a right clock it works");
 
         for (offset, word) in [("+1h", "ahead of"), ("-1h", "behind")] {
             for n in 0..12 {
@@ -91,7 +92,7 @@ fn a_wrong_clock_is_named_holds_up_no_other_site_and_loses_nothing() {
                     &bytes(n + offset.len() + word.len(), 21_000),
                 );
             }
-            let (before, away) = (at(&at_vault), gate.turned_away());
+            let (before, away) = (files_at(&at_vault), gate.turned_away());
             set_clock(&clock, offset);
             // Until the daemon has looked at the file that says what the clock is.
             std::thread::park_timeout(std::time::Duration::from_secs(2));
@@ -106,7 +107,7 @@ fn a_wrong_clock_is_named_holds_up_no_other_site_and_loses_nothing() {
             // Another site is not concerned.
             drive.tell(["push", "show/b", "--to", "london", "--wait"]);
             assert_same(&hq.join("b"), &london.join("show/b"));
-            assert!(at(&at_vault) == before, "something came to the vault, or went");
+            assert!(files_at(&at_vault) == before, "something came to the vault, or went");
 
             assert!(gate.turned_away() > away, "the store did not look at the clock");
 

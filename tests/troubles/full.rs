@@ -7,7 +7,8 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
 use crate::common::drive::{Builder, Drive, drive_test_within, eventually_within, is_root, say};
 use crate::common::sshd::{Mode, Sshd};
-use crate::rig::{DRAIN, LIMIT, assert_same, at, blocked, bytes, count, job_to, local, put, tasks};
+use crate::common::tree::files_at;
+use crate::rig::{DRAIN, LIMIT, assert_same, blocked, bytes, count, job_to, local, put, tasks};
 
 const MIB: usize = 1 << 20;
 
@@ -57,7 +58,7 @@ fn fills_up(drive: &Drive, hq: &Path, london: &Disk) {
         count(&job, "blocked") > 0 && count(&job, "done") + count(&job, "blocked") == 13
     });
     assert!(blocked(drive, "full", &["london", "no room"]), "{:#?}", tasks(drive));
-    let arrived = at(&site);
+    let arrived = files_at(&site);
     assert!(!arrived.is_empty() && arrived.len() < 13, "{} of 13 fit", arrived.len());
     for (path, got) in &arrived {
         assert!(

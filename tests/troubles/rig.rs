@@ -1,13 +1,13 @@
 //! A drive with further sites, and what its queue says.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::common::drive::{Builder, Drive};
+use crate::common::tree::{self, files_at};
 
 /// A test here may take this long on a loaded machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
@@ -39,38 +39,14 @@ pub(crate) fn local(builder: Builder, name: &str, root: &Path) -> Builder {
         .set(&format!("sites.{name}.root"), root.to_str().unwrap())
 }
 
-/// What is at a site, hidden temporary files too, but those that rclone's server leaves when it is killed. It may change
-/// meanwhile.
-pub(crate) fn at(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let (mut found, mut folders) = (BTreeMap::new(), vec![root.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(path);
-            } else if !entry.file_name().as_encoded_bytes().starts_with(b".rclone_temp_put_")
-                && let Ok(bytes) = fs::read(&path)
-            {
-                found.insert(path.strip_prefix(root).unwrap().to_owned(), bytes);
-            }
-        }
-    }
-    found
-}
-
 /// Fails, naming what differs, unless both have the same files. What an upload left that was broken off may still be cleared
 /// away.
 pub(crate) fn assert_same(one: &Path, other: &Path) {
     let begun = Instant::now();
-    while at(one).keys().ne(at(other).keys()) && begun.elapsed() < Duration::from_secs(60) {
+    while files_at(one).keys().ne(files_at(other).keys()) && begun.elapsed() < Duration::from_secs(60) {
         std::thread::park_timeout(Duration::from_millis(100));
     }
-    let (one, other) = (at(one), at(other));
-    let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&one), names(&other));
-    for (path, bytes) in &one {
-        assert!(other[path] == *bytes, "{} differs", path.display());
-    }
+    tree::assert_same(one, other);
 }
 
 pub(crate) fn json(drive: &Drive, args: &[&str]) -> Value {

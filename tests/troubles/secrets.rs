@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::common::drive::{Builder, Drive, SITE, drive_test_within, eventually_within, say};
+use crate::common::tree::files_at;
 use crate::common::web::{Service, WebServer};
-use crate::rig::{BUCKET, DRAIN, LIMIT, assert_same, at, blocked, bytes, count, job_to, local, put, tasks};
+use crate::rig::{BUCKET, DRAIN, LIMIT, assert_same, blocked, bytes, count, job_to, local, put, tasks};
 
 const FILES: usize = 60;
 const NEW: &str = "battery-horse-correct";
@@ -58,10 +59,10 @@ fn changed_in_mid_job(service: Service, role: Role) {
     let target = if role == Role::Target { "vault" } else { "here" };
     let push: Vec<&str> = ["push", "show/a"].into_iter().chain(args).collect();
     drive.tell(push);
-    eventually_within(DRAIN, "some files have arrived", || at(&to).len() >= 5);
+    eventually_within(DRAIN, "some files have arrived", || files_at(&to).len() >= 5);
     server.restart_with(NEW);
     refused(&drive, target);
-    let before = at(&to).len();
+    let before = files_at(&to).len();
     assert!(before < FILES, "all of it was there before the secret changed");
 
     // Another job goes on.

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use crate::common::drive::{Builder, Drive, PROJECT, drive_test_within, eventually_within, say};
 use crate::common::queue;
 use crate::common::sshd::{Mode, Sshd};
+use crate::common::tree::files_at;
 use crate::common::web::{Service, WebServer};
-use crate::rig::{self, BUCKET, bytes, json, memory, put};
+use crate::rig::{BUCKET, bytes, json, memory, put};
 
 /// Files that are written again and again.
 const CHANGING: usize = 5;
@@ -33,7 +34,7 @@ fn no_task_twice(service: &Drive) -> usize {
 
 /// What is at a site, without the lease of the service.
 fn at(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut files = rig::at(root);
+    let mut files = files_at(root);
     files.retain(|path, _| !path.as_os_str().as_encoded_bytes().starts_with(b".backlot-sync-"));
     files
 }
