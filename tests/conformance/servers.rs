@@ -18,7 +18,8 @@ use crate::relay;
 use crate::rig::path;
 use crate::runtime;
 use crate::sshd::{Mode, Sshd};
-use crate::suite::{content, plan, read};
+use crate::suite::{content, plan, read, upload};
+use crate::web::{Service, WebServer};
 
 /// The idle time-out of sites that are to run into it.
 const IDLE: Duration = Duration::from_secs(3);
@@ -612,5 +613,26 @@ fn a_site_as_it_is_built_goes_on_reading_when_its_server_comes_back() {
             "one read, as the caller sees it"
         );
         assert_eq!(controls.meter.snapshot().bytes_in, bytes.len() as u64);
+    });
+}
+
+/// rclone's server says yes to a rename at once, and renames when the file is closed: a server that dies in between has lost
+/// what it acknowledged. So nothing of ours is open by then.
+#[test]
+fn what_a_server_acknowledged_has_its_name() {
+    let Some(server) = WebServer::start_or_skip(Service::RcloneSftp) else {
+        return;
+    };
+    fs::create_dir(server.root().join("projects")).unwrap();
+    runtime().block_on(async {
+        let p = site(&server.sftp("projects"));
+        for n in 0..=250_u8 {
+            let (at, bytes) = (format!("{n}.exr"), content(n, 20_000));
+            upload(&*p, &path(&at), &bytes).await;
+            assert!(
+                fs::read(server.root().join("projects").join(&at)).is_ok_and(|there| there == bytes),
+                "{at} was acknowledged, and is not there"
+            );
+        }
     });
 }

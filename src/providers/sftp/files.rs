@@ -54,7 +54,13 @@ impl OpenFiles {
     }
 
     pub(super) fn forget(&self, path: &RelPath, version: Option<&Version>) {
-        drop(self.lock().pop(&(path.clone(), version.cloned())));
+        drop(self.take(path, version));
+    }
+
+    /// Returns what is kept of a file, to somebody who means to close it.
+    pub(super) fn take(&self, path: &RelPath, version: Option<&Version>) -> Option<Arc<Handle>> {
+        let kept = self.lock().pop(&(path.clone(), version.cloned()));
+        kept.map(|(handle, _)| handle)
     }
 
     /// Closes what has not been used for [`KEPT_OPEN`].

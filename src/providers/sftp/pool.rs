@@ -18,7 +18,7 @@ use tracing::{debug, info};
 use super::connect::{Connection, Server};
 use super::error::{Closed, Fault};
 use super::files::KEPT_OPEN;
-use super::session::Features;
+use super::session::{Features, Pending};
 use crate::model::RelPath;
 use crate::providers::ErrorKind;
 
@@ -125,12 +125,15 @@ impl Pool {
         opening.await.map(|c| Lease::new(c, bytes)).map_err(Fault::Closed)
     }
 
-    /// Closes an upload's temporary file wherever it is open: what has its name from now on is another file.
-    pub(super) fn forget_temp(&self, temp: &RelPath) {
+    /// Closes an upload's temporary file wherever it is open. Returns the server's answers, for those who have to wait for
+    /// them; who writes to it yet closes it when that is done.
+    pub(super) fn close_temp(&self, temp: &RelPath) -> Vec<Pending<()>> {
         let open = self.shared.lock().open.clone();
-        for connection in open {
-            connection.files.forget(temp, None);
-        }
+        let close = |connection: Arc<Connection>| {
+            let handle = Arc::into_inner(connection.files.take(temp, None)?)?;
+            Some(connection.session.close(handle))
+        };
+        open.into_iter().filter_map(close).collect()
     }
 
     /// Ends every connection; what waits for one fails now.

@@ -257,6 +257,12 @@ impl Session {
         )
     }
 
+    /// Closes what is open, for somebody who has to know when the server has done so.
+    pub(super) fn close(&self, mut handle: Handle) -> Pending<()> {
+        handle.session = Weak::new();
+        self.ask(&Request::Close { handle: &handle.bytes }, done)
+    }
+
     pub(super) fn fstat(&self, handle: &Handle) -> Pending<Attrs> {
         self.ask(&Request::FStat { handle: &handle.bytes }, |a| a.reply()?.attrs())
     }

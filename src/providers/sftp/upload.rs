@@ -1,7 +1,8 @@
 //! Uploads: a hidden file beside the target, then a rename.
 //!
 //! Owns: the order of requests. Refuses to know: where the bytes come from. Invariants: a part that was acknowledged is on
-//! the server's disk, where the server can be asked for that; the target is replaced only by a file of the planned length.
+//! the server's disk, where the server can be asked for that; the target is replaced only by a file of the planned length,
+//! which we have closed everywhere.
 
 use std::sync::Arc;
 
@@ -182,6 +183,10 @@ pub(super) async fn commit(
     let times = session.set_times(&handle, seconds(plan));
     let synced = sync(&connection, &handle);
     let look = session.fstat(&handle);
+    // Closed for good before it is renamed: rclone's server says yes to a rename, and does it when nobody has the file open. A
+    // server that dies in between would have lost what it acknowledged.
+    let mut closing = site.pool.close_temp(&temp);
+    closing.push(session.close(handle));
     let there = session.lstat(&target);
     if let Some(perm) = perm {
         tolerate(perm.await, plan, "permissions")?;
@@ -207,9 +212,11 @@ pub(super) async fn commit(
         Err(fault) if fault.is_absent() => None,
         Err(fault) => return Err(failed(fault)),
     };
+    for closed in closing {
+        closed.await.map_err(failed)?;
+    }
     check_expect(&plan.path, expect, found.as_ref())?;
     replace(site, &connection, &temp, plan, expect == Some(None)).await?;
-    site.pool.forget_temp(&temp);
     Ok(attrs_version(&arrived))
 }
 
@@ -267,7 +274,7 @@ async fn replace(
 pub(super) async fn abort(site: &SftpSite, token: &UploadToken) -> Result<(), ProviderError> {
     let temp = temp_path(token, Op::Abort)?;
     let connection = site.connection(Op::Abort, &token.plan.path).await?;
-    site.pool.forget_temp(&temp);
+    drop(site.pool.close_temp(&temp));
     match connection.session.remove(&site.full(&temp, Op::Abort)?).await {
         Ok(()) => Ok(()),
         Err(fault) if fault.is_absent() => Ok(()),
