@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use common::drive::{Builder, Drive, SOON, drive_test, eventually, run_within, say};
 use common::relay::Relay;
@@ -422,6 +423,44 @@ fn the_accounts_tell_what_crossed_the_wire() {
             charged <= crossed && (crossed - charged) * 100 <= crossed,
             "{charged} of {crossed}"
         );
+    });
+}
+
+#[test]
+fn what_was_on_its_way_for_who_left_is_on_his_account() {
+    drive_test(|| {
+        let Some(sshd) = Sshd::start_or_skip(Mode::Internal) else {
+            return;
+        };
+        let names: Vec<String> = (0..6).map(|n| format!("plates/p{n}.mov")).collect();
+        for name in &names {
+            let path = sshd.root().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            tree::write(&path, seed(name), 64 * MIB);
+        }
+        let relay = Relay::start(([127, 0, 0, 1], sshd.port()).into()).unwrap();
+        sshd.trust_by(relay.port());
+        let site = sshd.settings_by(relay.port());
+        let drive = Builder::sftp(&site).set("scan.recheck-after", "24h").build().mounted();
+        fs::metadata(drive.path(&names[0])).unwrap();
+        let before = (adds_up(&drive), relay.passed().1);
+        // Far and slow enough that much is under way when he leaves.
+        relay.set_delay(Duration::from_millis(30));
+        relay.set_rate(Some(20 * MIB));
+        let rig = Rig::new(&[]);
+        let looker = rig.program("head", "looker");
+        for name in &names {
+            right(name, &run(&looker, &["-c", "1000000"], &drive.path(name)), 1_000_000);
+        }
+        relay.wait_until_quiet(SOON);
+        assert!(drive.counter("cancelled") > 0, "nobody was left waiting for");
+        let (charged, crossed) = (adds_up(&drive) - before.0, relay.passed().1 - before.1);
+        say(&format!("{charged} bytes on accounts, {crossed} bytes over the wire"));
+        assert!(
+            charged <= crossed && (crossed - charged) * 100 <= crossed,
+            "{charged} of {crossed}"
+        );
+        assert_eq!(number(&account(&drive, "looker"), "bytes"), charged);
     });
 }
 

@@ -33,7 +33,7 @@ use super::pulse::Bell;
 use super::schedule::Priority;
 use super::site::Site;
 use crate::model::{Ino, RelPath, Version};
-use crate::providers::{ErrorKind, FileHash, Op, ProviderError};
+use crate::providers::{Arrivals, ErrorKind, FileHash, Op, ProviderError};
 
 pub use self::proof::Mismatch;
 pub(super) use self::proof::Mismatches;
@@ -609,7 +609,11 @@ impl OpenContent {
         // Making room may delete files, which takes its time.
         let mut reserved = self.on_disk(move || cache.reserve(length)).await?;
         self.stats.fetches.fetch_add(1, Ordering::Relaxed);
-        let mut stream = self.site.provider().read(&self.path, &self.version, at..fetch.span.end);
+        let (range, arrivals) = (at..fetch.span.end, self.arrivals(fetch));
+        let mut stream = self
+            .site
+            .provider()
+            .read_for(&self.path, &self.version, range, arrivals);
         let mut pending = BytesMut::new();
         loop {
             let chunk = match stream.next().await {
@@ -621,12 +625,6 @@ impl OpenContent {
                 None => break,
             };
             self.site.link().answered();
-            self.stats
-                .fetched_bytes
-                .fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            fetch.payer.charge(chunk.len() as u64);
-            let cause = *fetch.priority.borrow() as usize;
-            self.stats.fetched_by[cause].fetch_add(chunk.len() as u64, Ordering::Relaxed);
             pending.extend_from_slice(&chunk);
             let end = at + pending.len() as u64;
             // Whole granules go to the cache; so does the tail when the span is complete.
@@ -651,6 +649,18 @@ impl OpenContent {
             return Err(HydrateError::Provider(Arc::new(e)));
         }
         Ok(())
+    }
+
+    /// Counts and charges what comes for a fetch, also after it was stopped.
+    fn arrivals(&self, fetch: &Fetch) -> Arrivals {
+        let (stats, payer) = (Arc::clone(&self.stats), fetch.payer.clone());
+        let priority = fetch.priority.subscribe();
+        Arrivals::new(move |bytes| {
+            stats.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+            payer.charge(bytes);
+            let cause = *priority.borrow() as usize;
+            stats.fetched_by[cause].fetch_add(bytes, Ordering::Relaxed);
+        })
     }
 
     /// Takes what is kept apart of the beginning of a span; returns how far that went.
@@ -787,14 +797,18 @@ impl OpenContent {
         }
         let want = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let mut out = BytesMut::new();
-        let mut stream = self.site.provider().read(&self.path, &self.version, range);
+        let charged = payer.clone();
+        let arrivals = Arrivals::new(move |bytes| charged.charge(bytes));
+        let mut stream = self
+            .site
+            .provider()
+            .read_for(&self.path, &self.version, range, arrivals);
         while out.len() < want {
             match timeout(self.deadline, stream.next()).await {
                 Ok(Some(Ok(chunk))) => {
                     self.stats
                         .uncached_bytes
                         .fetch_add(chunk.len() as u64, Ordering::Relaxed);
-                    payer.charge(chunk.len() as u64);
                     out.extend_from_slice(&chunk);
                 }
                 Ok(Some(Err(e))) => {

@@ -3,6 +3,7 @@
 //! Owns: speaking to a site. Refuses to know: the state store, the cache, the engine; a provider has no memory of what it
 //! was asked, beyond its connections.
 
+mod arrivals;
 mod build;
 mod capabilities;
 mod error;
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub use arrivals::Arrivals;
 pub use build::{Controls, build};
 pub use capabilities::Capabilities;
 pub use error::{ErrorKind, Op, ProviderError, Retry};
@@ -138,6 +140,18 @@ pub trait Provider: Send + Sync + Debug + 'static {
         at: &'a Version,
         range: Range<u64>,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>>;
+
+    /// As [`read`](Self::read), and tells `arrivals` of each byte of content when it comes from the site, whether or not it is
+    /// given out: one that comes after the stream was dropped is told too, as far as the protocol shows it to us.
+    fn read_for<'a>(
+        &'a self,
+        path: &'a RelPath,
+        at: &'a Version,
+        range: Range<u64>,
+        arrivals: Arrivals,
+    ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
+        arrivals.note_each(self.read(path, at, range))
+    }
 
     /// Returns the hash that the site itself names for all bytes of the version `at`; `None` where it names none. Asked once
     /// for each file that is fetched, of sites whose [`Capabilities::hash`] is set; a site whose versions say it answers

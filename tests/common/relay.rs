@@ -189,6 +189,19 @@ impl Relay {
         self.shared.held.iter().map(|held| held.load(Ordering::Relaxed)).sum()
     }
 
+    /// Waits until nothing has passed for half a second and nothing is held; fails after `limit`.
+    pub fn wait_until_quiet(&self, limit: Duration) {
+        let begun = Instant::now();
+        let (mut passed, mut since) = (self.passed(), begun);
+        while since.elapsed() < Duration::from_millis(500) {
+            assert!(begun.elapsed() < limit, "the relay was not quiet within {limit:?}");
+            std::thread::park_timeout(Duration::from_millis(20));
+            if self.held() > 0 || self.passed() != passed {
+                (passed, since) = (self.passed(), Instant::now());
+            }
+        }
+    }
+
     /// Connections taken so far.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::Relaxed)

@@ -1,8 +1,8 @@
 //! What was fetched for whom: bytes by program and by cause, and what was refused.
 //!
 //! Owns: the accounts. Refuses to know: processes, who may have what. Invariants: every byte that arrives from a site for
-//! the cache or for a reader is on exactly one account, when it arrives; the number of accounts is bounded, and what is
-//! taken off the list is added to a sum.
+//! the cache or for a reader, who may have left meanwhile, is on exactly one account, when it arrives; the number of
+//! accounts is bounded, and what is taken off the list is added to a sum.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};

@@ -14,7 +14,7 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 
 use super::{Call, Layer};
-use crate::providers::{ErrorKind, Listed, Op, ProviderError};
+use crate::providers::{Arrivals, ErrorKind, Listed, Op, ProviderError};
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -259,15 +259,18 @@ impl Layer for FlakyLayer {
         &'a self,
         call: Call<'a>,
         range: Range<u64>,
+        arrivals: Arrivals,
         run: F,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>>
     where
-        F: Fn(Range<u64>) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
+        F: Fn(Range<u64>, Arrivals) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
     {
-        self.break_stream(call, run(range), |mut chunk, left| {
+        let broken = self.break_stream(call, run(range, Arrivals::nobody()), |mut chunk, left| {
             chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
             let weight = chunk.len() as u64;
             (chunk, weight)
-        })
+        });
+        // What it cuts off has not come.
+        arrivals.note_each(broken)
     }
 }

@@ -15,7 +15,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 
 use super::{Bucket, Call, Layer};
-use crate::providers::{ErrorKind, Listed, ProviderError};
+use crate::providers::{Arrivals, ErrorKind, Listed, ProviderError};
 
 /// Content crosses the wire in pieces of this many bytes, so that a slow one drips rather than gushes.
 const PIECE: usize = 64 << 10;
@@ -140,14 +140,15 @@ impl Layer for LinkLayer {
         &'a self,
         call: Call<'a>,
         range: Range<u64>,
+        arrivals: Arrivals,
         run: F,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>>
     where
-        F: Fn(Range<u64>) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
+        F: Fn(Range<u64>, Arrivals) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
     {
         // The chunk that is crossing, and what the site gives after it; the first of it comes a round trip late.
-        let state = Some((Bytes::new(), run(range), false));
-        stream::unfold(state, move |state| async move {
+        let state = Some((Bytes::new(), run(range, Arrivals::nobody()), false));
+        let pieces = stream::unfold(state, move |state| async move {
             let (mut chunk, mut chunks, begun) = state?;
             if !begun {
                 self.control.round_trip().await;
@@ -169,6 +170,8 @@ impl Layer for LinkLayer {
             }
             Some((Ok(piece), Some((chunk, chunks, true))))
         })
-        .boxed()
+        .boxed();
+        // What has not crossed the simulated wire has not come.
+        arrivals.note_each(pieces)
     }
 }

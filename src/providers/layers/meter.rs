@@ -1,7 +1,7 @@
 //! Counters of what passes through a provider, by operation.
 //!
-//! Owns: numbers since the start. Refuses to know: what they are compared with. Invariant: an operation given up by its
-//! caller leaves `in_flight` as it was.
+//! Owns: numbers since the start. Refuses to know: what they are compared with. Invariants: an operation given up by its
+//! caller leaves `in_flight` as it was; bytes that come from the site count when they come, for whomever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::{Call, Layer};
-use crate::providers::{Listed, Op, ProviderError};
+use crate::providers::{Arrivals, Listed, Op, ProviderError};
 
 /// Every operation, in the order of the counters.
 const OPS: [Op; 12] = [
@@ -62,7 +62,7 @@ pub struct OpCounts {
 pub struct MeterSnapshot {
     /// By operation, all of them.
     pub ops: Vec<OpCounts>,
-    /// Bytes read from the site.
+    /// Bytes of content that came from the site, those for readers who had left meanwhile too.
     pub bytes_in: u64,
     /// Bytes sent to the site, parts sent again included.
     pub bytes_out: u64,
@@ -179,18 +179,18 @@ impl Layer for MeterLayer {
         &'a self,
         _: Call<'a>,
         range: std::ops::Range<u64>,
+        arrivals: Arrivals,
         run: F,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>>
     where
-        F: Fn(std::ops::Range<u64>) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
+        F: Fn(std::ops::Range<u64>, Arrivals) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
     {
         let flight = self.meter.begin(Op::Read);
-        run(range)
-            .map(move |chunk| {
-                let chunk = flight.note(chunk)?;
-                flight.bytes_in(chunk.len());
-                Ok(chunk)
-            })
-            .boxed()
+        let meter = Arc::clone(&self.meter);
+        let counted = Arrivals::new(move |bytes| {
+            meter.bytes_in.fetch_add(bytes, Relaxed);
+            arrivals.note(bytes);
+        });
+        run(range, counted).map(move |chunk| flight.note(chunk)).boxed()
     }
 }

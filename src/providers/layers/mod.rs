@@ -30,7 +30,8 @@ pub use retry::{RetryLayer, RetryPolicy};
 pub use throttle::{Limits, ThrottleLayer};
 
 use super::{
-    Capabilities, Entry, FileHash, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan, UploadToken,
+    Arrivals, Capabilities, Entry, FileHash, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan,
+    UploadToken,
 };
 use crate::model::{RelPath, Version};
 
@@ -86,15 +87,17 @@ pub trait Layer: Send + Sync + Debug + Sized + 'static {
     where
         F: Fn() -> BoxStream<'a, Result<Listed, ProviderError>> + Send + 'a;
 
-    /// Runs a read; `run` may be asked for any part of the range.
+    /// Runs a read; `run` may be asked for any part of the range. `arrivals` is for `run`, or for the layer itself, which then
+    /// tells of what it lets through.
     fn around_read<'a, F>(
         &'a self,
         call: Call<'a>,
         range: Range<u64>,
+        arrivals: Arrivals,
         run: F,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>>
     where
-        F: Fn(Range<u64>) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a;
+        F: Fn(Range<u64>, Arrivals) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a;
 
     /// Wraps a provider.
     #[must_use]
@@ -140,8 +143,18 @@ impl<L: Layer> Provider for Layered<L> {
         at: &'a Version,
         range: Range<u64>,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
-        let run = move |range| self.inner.read(path, at, range);
-        self.layer.around_read(Call::on(Op::Read, path), range, run)
+        self.read_for(path, at, range, Arrivals::nobody())
+    }
+
+    fn read_for<'a>(
+        &'a self,
+        path: &'a RelPath,
+        at: &'a Version,
+        range: Range<u64>,
+        arrivals: Arrivals,
+    ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
+        let run = move |range, arrivals| self.inner.read_for(path, at, range, arrivals);
+        self.layer.around_read(Call::on(Op::Read, path), range, arrivals, run)
     }
 
     async fn hash(&self, path: &RelPath, at: &Version) -> Result<Option<FileHash>, ProviderError> {

@@ -18,7 +18,7 @@ use futures::stream::{self, BoxStream};
 use tracing::debug;
 
 use super::{Call, Layer};
-use crate::providers::{ErrorKind, Listed, Op, ProviderError, Retry};
+use crate::providers::{Arrivals, ErrorKind, Listed, Op, ProviderError, Retry};
 
 /// How often, and how soon, to try again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,16 +126,18 @@ impl Layer for RetryLayer {
         &'a self,
         call: Call<'a>,
         range: Range<u64>,
+        arrivals: Arrivals,
         run: F,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>>
     where
-        F: Fn(Range<u64>) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
+        F: Fn(Range<u64>, Arrivals) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
     {
-        let chunks = run(range.clone());
+        let chunks = run(range.clone(), arrivals.clone());
         let state = Reading {
             layer: self,
             call,
             run,
+            arrivals,
             chunks,
             left: range,
             tried: 0,
@@ -190,6 +192,7 @@ struct Reading<'a, F> {
     layer: &'a RetryLayer,
     call: Call<'a>,
     run: F,
+    arrivals: Arrivals,
     chunks: BoxStream<'a, Result<Bytes, ProviderError>>,
     left: Range<u64>,
     tried: u32,
@@ -198,7 +201,7 @@ struct Reading<'a, F> {
 
 impl<'a, F> Reading<'a, F>
 where
-    F: Fn(Range<u64>) -> BoxStream<'a, Result<Bytes, ProviderError>>,
+    F: Fn(Range<u64>, Arrivals) -> BoxStream<'a, Result<Bytes, ProviderError>>,
 {
     async fn next(&mut self) -> Option<Result<Bytes, ProviderError>> {
         while !self.over {
@@ -217,7 +220,7 @@ where
             match self.layer.wait(Op::Read, &error, self.tried) {
                 Some(wait) => {
                     tokio::time::sleep(wait).await;
-                    self.chunks = (self.run)(self.left.clone());
+                    self.chunks = (self.run)(self.left.clone(), self.arrivals.clone());
                 }
                 None => {
                     self.over = true;

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::{Bucket, Call, Layer};
-use crate::providers::{Listed, ProviderError};
+use crate::providers::{Arrivals, Listed, ProviderError};
 
 /// The limits of one site, in bytes per second. Shared: the layer keeps to them, others change them.
 #[derive(Debug)]
@@ -76,12 +76,13 @@ impl Layer for ThrottleLayer {
         &'a self,
         _: Call<'a>,
         range: Range<u64>,
+        arrivals: Arrivals,
         run: F,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>>
     where
-        F: Fn(Range<u64>) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
+        F: Fn(Range<u64>, Arrivals) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
     {
-        run(range)
+        run(range, arrivals)
             .then(|chunk| async {
                 if let Ok(bytes) = &chunk {
                     self.limits.download.take(bytes.len()).await;

@@ -33,7 +33,8 @@ use self::error::Fault;
 use self::pool::{Lease, Pool};
 use self::wire::Attrs;
 use super::{
-    Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan, UploadToken,
+    Arrivals, Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan,
+    UploadToken,
 };
 use crate::model::{EntryKind, RelPath, Version};
 
@@ -343,7 +344,17 @@ impl Provider for SftpSite {
         at: &'a Version,
         range: Range<u64>,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
-        read::read(self, path, at, range)
+        read::read(self, path, at, range, Arrivals::nobody())
+    }
+
+    fn read_for<'a>(
+        &'a self,
+        path: &'a RelPath,
+        at: &'a Version,
+        range: Range<u64>,
+        arrivals: Arrivals,
+    ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
+        read::read(self, path, at, range, arrivals)
     }
 
     async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError> {

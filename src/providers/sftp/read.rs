@@ -18,7 +18,7 @@ use super::session::{Handle, Pending};
 use super::wire::{Attrs, open_flags};
 use super::{SftpSite, attrs_kind, attrs_version};
 use crate::model::{EntryKind, RelPath, Version};
-use crate::providers::{ErrorKind, Op, ProviderError};
+use crate::providers::{Arrivals, ErrorKind, Op, ProviderError};
 
 /// Bytes that share one proof. The first few come with a proof of their own, so that a reader needs not wait for more.
 const GROUP: u64 = 256 << 10;
@@ -31,8 +31,9 @@ pub(super) fn read<'a>(
     path: &'a RelPath,
     at: &'a Version,
     range: Range<u64>,
+    arrivals: Arrivals,
 ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
-    stream::once(Reading::open(site, path, at, range))
+    stream::once(Reading::open(site, path, at, range, arrivals))
         .map_ok(|reading| {
             let step = |state: Option<Reading>| async move {
                 let mut reading = state?;
@@ -54,6 +55,7 @@ struct Reading {
     handle: Option<Arc<Handle>>,
     path: RelPath,
     at: Version,
+    arrivals: Arrivals,
     /// What is not asked for yet.
     left: Range<u64>,
     groups: VecDeque<Group>,
@@ -68,7 +70,13 @@ struct Group {
 }
 
 impl Reading {
-    async fn open(site: &SftpSite, path: &RelPath, at: &Version, range: Range<u64>) -> Result<Self, ProviderError> {
+    async fn open(
+        site: &SftpSite,
+        path: &RelPath,
+        at: &Version,
+        range: Range<u64>,
+        arrivals: Arrivals,
+    ) -> Result<Self, ProviderError> {
         let full = site.full(path, Op::Read)?;
         let empty = range.is_empty();
         let connection = site
@@ -79,6 +87,7 @@ impl Reading {
             connection,
             path: path.clone(),
             at: at.clone(),
+            arrivals,
             left: range.clone(),
             groups: VecDeque::new(),
             ready: VecDeque::new(),
@@ -145,7 +154,8 @@ impl Reading {
             let mut reads = Vec::new();
             while self.left.start < end {
                 let len = step.min(u32::try_from(end - self.left.start).unwrap_or(step));
-                reads.push((self.left.start, len, session.read(handle, self.left.start, len)));
+                let read = session.read(handle, self.left.start, len, &self.arrivals);
+                reads.push((self.left.start, len, read));
                 self.left.start += u64::from(len);
             }
             self.groups.push_back(Group {
@@ -174,7 +184,7 @@ impl Reading {
                     break;
                 }
                 // Servers may give fewer bytes than they were asked for. The proof must come after the last of them.
-                read = session.read(handle, offset, len);
+                read = session.read(handle, offset, len, &self.arrivals);
                 look = session.fstat(handle);
             }
             if len > 0 {

@@ -2,7 +2,8 @@
 //!
 //! Owns: which answer belongs to which request, open handles, and the end of it all. Refuses to know: SSH (it is given a
 //! stream of bytes and somewhere to send them), paths of ours, retries. Invariants: each request is answered, or fails
-//! when the session ends; nobody who stops waiting harms the others; each handle that the server gave out is closed again.
+//! when the session ends; nobody who stops waiting harms the others, and what still
+//! comes for him is told of; each handle that the server gave out is closed again.
 //!
 //! Locks: `Shared::state` alone, never held while anything is dropped that takes it (a [`Handle`] does) nor over an await.
 
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 use super::error::{Closed, Fault};
 use super::window::Window;
 use super::wire::{self, Attrs, Framer, Packet, Reply, Request, extension};
-use crate::providers::ErrorKind;
+use crate::providers::{Arrivals, ErrorKind};
 
 /// Small requests that are waiting are sent as one message of up to this many bytes.
 const BATCH: usize = 24 << 10;
@@ -82,7 +83,8 @@ struct Waiting {
     /// `None`: nobody wants to know.
     tell: Option<oneshot::Sender<Answer>>,
     weight: usize,
-    is_read: bool,
+    /// Who is told of the bytes that come, if it is a read.
+    arrivals: Option<Arrivals>,
     asked: Instant,
 }
 
@@ -123,12 +125,12 @@ pub(super) struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if let Some(session) = self.session.upgrade() {
-            session.post(&Request::Close { handle: &self.bytes }, None);
+            session.post(&Request::Close { handle: &self.bytes }, None, None);
         }
     }
 }
 
-/// A request that is on its way; waits for its answer. Dropping it loses interest, no more.
+/// A request that is on its way; waits for its answer. Dropping it loses interest, no more: the answer comes all the same.
 #[derive(Debug)]
 pub(super) struct Pending<T> {
     answer: oneshot::Receiver<Answer>,
@@ -217,8 +219,17 @@ impl Session {
     }
 
     fn ask<T>(&self, request: &Request<'_>, take: fn(Answer) -> Result<T, Fault>) -> Pending<T> {
+        self.ask_for(request, None, take)
+    }
+
+    fn ask_for<T>(
+        &self,
+        request: &Request<'_>,
+        arrivals: Option<Arrivals>,
+        take: fn(Answer) -> Result<T, Fault>,
+    ) -> Pending<T> {
         let (tell, answer) = oneshot::channel();
-        self.shared.post(request, Some(tell));
+        self.shared.post(request, Some(tell), arrivals);
         Pending {
             answer,
             shared: Arc::clone(&self.shared),
@@ -234,14 +245,16 @@ impl Session {
         self.ask(&Request::OpenDir { path }, Answer::handle)
     }
 
-    /// Asks for bytes; fewer may come. `None` is the end of the file.
-    pub(super) fn read(&self, handle: &Handle, offset: u64, len: u32) -> Pending<Option<Bytes>> {
-        self.ask(
+    /// Asks for bytes; fewer may come. `None` is the end of the file. `arrivals` is told of them when they come, also if nobody
+    /// waits for them any more.
+    pub(super) fn read(&self, handle: &Handle, offset: u64, len: u32, arrivals: &Arrivals) -> Pending<Option<Bytes>> {
+        self.ask_for(
             &Request::Read {
                 handle: &handle.bytes,
                 offset,
                 len,
             },
+            Some(arrivals.clone()),
             |a| a.reply()?.data(),
         )
     }
@@ -372,7 +385,7 @@ impl Shared {
     }
 
     /// Queues a request. In a session that is over, `tell` is dropped, which is what its owner is waiting for.
-    fn post(&self, request: &Request<'_>, tell: Option<oneshot::Sender<Answer>>) {
+    fn post(&self, request: &Request<'_>, tell: Option<oneshot::Sender<Answer>>, arrivals: Option<Arrivals>) {
         let now = Instant::now();
         let mut state = self.lock();
         if state.closed.is_some() {
@@ -391,13 +404,12 @@ impl Shared {
         if state.waiting.is_empty() {
             state.moved = now;
         }
-        let is_read = matches!(request, Request::Read { .. });
         state.waiting.insert(
             id,
             Waiting {
                 tell,
                 weight,
-                is_read,
+                arrivals,
                 asked: now,
             },
         );
@@ -447,12 +459,13 @@ impl Shared {
                 .remove(&id)
                 .ok_or(Fault::Protocol("an answer that nobody asked for"))?;
             state.in_flight -= waiting.weight;
-            if waiting.is_read {
+            if waiting.arrivals.is_some() {
                 let in_flight = state.in_flight;
                 state
                     .window
                     .answered(now, now.duration_since(waiting.asked), waiting.weight, in_flight);
             }
+            let arrived = waiting.arrivals.map(|arrivals| (arrivals, reply.data_len()));
             let answer = if reply.is_handle() {
                 reply.handle().map_or_else(Answer::Fault, |bytes| {
                     Answer::Handle(Handle {
@@ -463,10 +476,13 @@ impl Shared {
             } else {
                 Answer::Reply(reply)
             };
-            told.push((waiting.tell, answer));
+            told.push((waiting.tell, answer, arrived));
         }
         drop(state);
-        for (tell, answer) in told {
+        for (tell, answer, arrived) in told {
+            if let Some((arrivals, bytes)) = arrived {
+                arrivals.note(bytes as u64);
+            }
             if let Some(tell) = tell {
                 // Nobody waits any more: the answer, and a handle in it, is dropped.
                 drop(tell.send(answer));

@@ -1,5 +1,7 @@
 //! Sessions against a server that is played by the test, packet by packet.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -10,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::error::Fault;
 use super::session::Session;
 use super::wire::{self, Framer};
-use crate::providers::ErrorKind;
+use crate::providers::{Arrivals, ErrorKind};
 
 const IDLE: Duration = Duration::from_secs(15);
 
@@ -116,7 +118,10 @@ async fn answers_find_their_requests_in_any_order() {
     server.handle(second.id, b"B").await;
     server.handle(first.id, b"A\xff\x00").await;
     let (a, b) = (a.await.unwrap(), b.await.unwrap());
-    let (of_b, of_a) = (session.read(&b, 0, 10), session.read(&a, 5, 10));
+    let (of_b, of_a) = (
+        session.read(&b, 0, 10, &Arrivals::nobody()),
+        session.read(&a, 5, 10, &Arrivals::nobody()),
+    );
     let (first, second) = (server.next().await, server.next().await);
     assert_eq!(
         &first.body[..],
@@ -127,6 +132,32 @@ async fn answers_find_their_requests_in_any_order() {
     server.data(first.id, b"bytes").await;
     assert_eq!(of_a.await.unwrap(), None, "the end of the file");
     assert_eq!(of_b.await.unwrap().unwrap(), "bytes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_come_too_late_are_told_of_all_the_same() {
+    let (session, mut server) = session().await;
+    let open = session.open(b"/a", 1);
+    let asked = server.next().await;
+    server.handle(asked.id, b"A").await;
+    let handle = open.await.unwrap();
+    let told = Arc::new(AtomicU64::new(0));
+    let sum = Arc::clone(&told);
+    let arrivals = Arrivals::new(move |bytes| drop(sum.fetch_add(bytes, Relaxed)));
+    let wanted = session.read(&handle, 0, 10, &arrivals);
+    let (kept, left) = (server.next().await, session.read(&handle, 10, 10, &arrivals));
+    drop(left);
+    let late = server.next().await;
+    server.data(late.id, b"0123456").await;
+    server.data(kept.id, b"abc").await;
+    assert_eq!(wanted.await.unwrap().unwrap(), "abc");
+    assert_eq!(told.load(Relaxed), 10);
+    // The end of the file is none of its bytes.
+    let end = session.read(&handle, 20, 10, &arrivals);
+    let asked = server.next().await;
+    server.status(asked.id, 1).await;
+    assert_eq!(end.await.unwrap(), None);
+    assert_eq!(told.load(Relaxed), 10);
 }
 
 #[tokio::test(start_paused = true)]

@@ -310,6 +310,16 @@ impl Reply {
         self.kind == HANDLE
     }
 
+    /// Returns how many bytes of a file are in it.
+    pub(super) fn data_len(&self) -> usize {
+        if self.kind == DATA {
+            // After their number.
+            self.body.len().saturating_sub(4)
+        } else {
+            0
+        }
+    }
+
     /// Takes the reply as data; `None` is the end of the file.
     pub(super) fn data(mut self) -> Result<Option<Bytes>, Fault> {
         if self.kind == DATA {

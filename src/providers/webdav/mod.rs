@@ -30,7 +30,8 @@ use self::xml::Found;
 use super::upload::is_temp_name;
 use super::web::{Fault, Web};
 use super::{
-    Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan, UploadToken,
+    Arrivals, Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan,
+    UploadToken,
 };
 use crate::model::{EntryKind, Name, RelPath, Version};
 
@@ -208,7 +209,17 @@ impl Provider for WebdavSite {
         at: &'a Version,
         range: Range<u64>,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
-        read::read(self, path, at, range)
+        read::read(self, path, at, range, Arrivals::nobody())
+    }
+
+    fn read_for<'a>(
+        &'a self,
+        path: &'a RelPath,
+        at: &'a Version,
+        range: Range<u64>,
+        arrivals: Arrivals,
+    ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
+        read::read(self, path, at, range, arrivals)
     }
 
     async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError> {

@@ -16,7 +16,7 @@ use super::xml::Found;
 use super::{WebdavSite, version};
 use crate::model::{RelPath, Version};
 use crate::providers::web::{Fault, content_range, exactly};
-use crate::providers::{ErrorKind, Op, ProviderError};
+use crate::providers::{Arrivals, ErrorKind, Op, ProviderError};
 
 /// Bytes that share one proof: this many at first, then twice as many each time, so that a reader needs not wait long and a
 /// long read asks seldom.
@@ -28,6 +28,7 @@ pub(super) fn read<'a>(
     path: &'a RelPath,
     at: &'a Version,
     range: Range<u64>,
+    arrivals: Arrivals,
 ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
     stream::once(open(site, path, at, range))
         .map_ok(move |body| {
@@ -35,7 +36,8 @@ pub(super) fn read<'a>(
                 site,
                 path,
                 at,
-                body,
+                // Before the proof, which it may not come to.
+                body: arrivals.clone().note_each(body),
                 group: FIRST,
                 ready: VecDeque::new(),
             });
