@@ -416,9 +416,14 @@ fn the_accounts_tell_what_crossed_the_wire() {
             let program = rig.program("cat", ["player", "copier", "checker"][n % 3]);
             right(name, &run(&program, &[], &drive.path(name)), 2 * MIB);
         }
+        relay.wait_until_quiet(SOON);
         let (charged, crossed) = (adds_up(&drive) - before.0, relay.passed().1 - before.1);
         say(&format!("{charged} bytes on accounts, {crossed} bytes over the wire"));
-        assert_eq!(charged, 47 * 2 * MIB);
+        // What was fetched ahead and given up on a busy machine comes twice, and counts twice.
+        assert!(charged >= 47 * 2 * MIB, "{charged}");
+        if drive.counter("cancelled") == 0 {
+            assert_eq!(charged, 47 * 2 * MIB);
+        }
         assert!(
             charged <= crossed && (crossed - charged) * 100 <= crossed,
             "{charged} of {crossed}"

@@ -315,6 +315,45 @@ fn a_daemon_killed_in_mid_upload_goes_on_with_the_parts_that_are_missing() {
     });
 }
 
+/// `docs/semantics.md`: *who may have bytes fetched*.
+#[test]
+fn what_came_for_who_left_is_on_the_accounts_but_for_what_the_system_holds() {
+    drive_test_long(|| {
+        over(&SERVICES, |other| {
+            let names = ["p0", "p1", "p2", "p3"].map(|name| format!("plates/{name}.mov"));
+            let whole = bytes(7, 24 * MIB);
+            for name in &names {
+                other.put(name, &whole, time(1_234_567_890, 0));
+            }
+            let (relay, builder) = relayed(&other);
+            let drive = builder.set("scan.recheck-after", "24h").build().mounted();
+            fs::metadata(drive.path(&names[0])).unwrap();
+            relay.set_delay(Duration::from_millis(10));
+            relay.set_rate(Some(20 << 20));
+            let before = relay.passed().1;
+            for name in &names {
+                assert_eq!(read_at(&drive.path(name), 0, 1_000_000), whole[..1_000_000], "{name}");
+            }
+            relay.wait_until_quiet(DRAIN);
+            let cancelled = drive.counter("cancelled");
+            assert!(cancelled > 0, "nobody was left waiting for");
+            let status = drive.status_now();
+            let charged = status["programs"]["fetched_bytes"].as_u64().unwrap();
+            assert_eq!(status["sites"][0]["read_bytes"], charged);
+            let crossed = relay.passed().1 - before;
+            say(&format!(
+                "   {charged} bytes on accounts, {crossed} over the wire, {cancelled} requests given up"
+            ));
+            // What the system held unread of each connection that was ended; and headers.
+            let most = cancelled * (1 << 20);
+            assert!(
+                charged <= crossed && crossed - charged <= most,
+                "{charged} of {crossed}"
+            );
+        });
+    });
+}
+
 #[test]
 fn a_server_killed_and_started_again_gets_what_was_published_meanwhile() {
     drive_test_long(|| {

@@ -654,17 +654,34 @@ fn the_cache_says_who_fills_it_and_finds_its_damage() {
 
         let (code, whole) = ran(&drive, &["cache", "verify", "--json"]);
         assert_eq!(
-            (code, &whole["bytes"], &whole["bad_granules"]),
-            (Some(0), &(9 * MIB).into(), &0.into()),
+            (code, &whole["bytes"], &whole["head_bytes"], &whole["bad_granules"]),
+            (Some(0), &(9 * MIB).into(), &(6 * 3 * 65536).into(), &0.into()),
             "{whole}"
         );
+        let turn_over = |path: &Path, at: u64| {
+            let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+            let mut byte = [0];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, at).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &[!byte[0]], at).unwrap();
+        };
+        // The beginnings and ends that are kept apart are looked at as well.
+        let heads = data_files(&drive.cache_dir().join("heads/objects"));
+        assert_eq!(heads.len(), 6);
+        turn_over(&heads[0], 5);
+        turn_over(&heads[1], 2 * 65536 + 5);
+        let (code, told) = ran(&drive, &["cache", "verify", "--json"]);
+        assert_eq!((code, &told["bad_granules"]), (Some(4), &2.into()), "{told}");
+        let (code, told) = ran(&drive, &["cache", "verify", "--json"]);
+        assert_eq!(
+            (code, &told["head_bytes"]),
+            (Some(0), &(16 * 65536).into()),
+            "what was bad is gone: {told}"
+        );
+
         let files = data_files(&drive.cache_dir().join("objects"));
         assert_eq!(files.len(), 6);
         for path in &files {
-            let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-            let (mut byte, at) = ([0], 3 * 65536 + 5);
-            std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, at).unwrap();
-            std::os::unix::fs::FileExt::write_all_at(&file, &[!byte[0]], at).unwrap();
+            turn_over(path, 3 * 65536 + 5);
         }
         let fetched = drive.fetched();
         let (code, told) = ran(&drive, &["cache", "verify", "--json"]);

@@ -204,9 +204,10 @@ async fn verify(client: &Client, json: bool) -> Result<Exit, CliError> {
         text::json(&progress)?;
     } else {
         outln!(
-            "{} of {} verified: {} damaged and dropped",
+            "{} of {}, and {} of beginnings and ends, verified: {} damaged and dropped",
             text::bytes(progress.bytes),
             text::counted_u64(progress.verified_contents, "file"),
+            text::bytes(progress.head_bytes),
             text::counted_u64(progress.bad_granules, "piece")
         );
         if progress.unreadable > 0 {

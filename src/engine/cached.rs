@@ -245,11 +245,25 @@ impl Inner {
             }
             self.verification.progress().verified_contents += 1;
         }
+        self.heads.verify(|looked| {
+            let mut progress = self.verification.progress();
+            match looked {
+                Ok(verified) => {
+                    progress.head_bytes += verified.bytes;
+                    progress.bad_granules += verified.bad_granules;
+                }
+                Err(e) => {
+                    debug!(error = %e, "a head is not verified");
+                    progress.unreadable += 1;
+                }
+            }
+            !self.stop.is_cancelled()
+        });
     }
 }
 
 impl Drive {
-    /// Begins to hold all of the cache against its checksums, unless that is under way; returns how far it is. What is bad
+    /// Begins to hold all of the cache, and the beginnings and ends kept apart, against their checksums, unless that is under way; returns how far it is. What is bad
     /// is dropped, and fetched again when it is wanted.
     #[must_use]
     pub fn verify_cache(&self) -> VerifyProgress {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use backlot_cache::{CacheError, CacheOptions, Content, ContentCache, ContentId, GRANULE, Hit, Usage};
+use backlot_cache::{CacheError, CacheOptions, Content, ContentCache, ContentId, GRANULE, Hit, Usage, Verified};
 use backlot_config::Config;
 use bytes::Bytes;
 use tracing::debug;
@@ -113,6 +113,22 @@ impl Heads {
     /// Bytes since the start that came out of here instead of from a site.
     pub(super) fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
+    }
+
+    /// Holds each of them against its checksums, until `told` of what came of it says no; what is bad is dropped.
+    pub(super) fn verify(&self, mut told: impl FnMut(Result<Verified, CacheError>) -> bool) {
+        let Some(cache) = &self.cache else { return };
+        for (id, _) in cache.contents() {
+            let looked = match cache.look(id) {
+                Ok(Some(content)) => content.verify(0..content.len()),
+                // Evicted meanwhile.
+                Ok(None) => continue,
+                Err(e) => Err(e),
+            };
+            if !told(looked) {
+                return;
+            }
+        }
     }
 
     /// Drops all of them.

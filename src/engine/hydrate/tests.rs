@@ -73,13 +73,14 @@ impl Layer for WatchLayer {
         &'a self,
         _call: Call<'a>,
         range: Range<u64>,
+        arrivals: Arrivals,
         run: F,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>>
     where
-        F: Fn(Range<u64>) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
+        F: Fn(Range<u64>, Arrivals) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
     {
         let running = Running::begin(&self.0, range.clone());
-        let chunks = run(range).then(move |chunk| {
+        let chunks = run(range, Arrivals::nobody()).then(move |chunk| {
             let _until_the_stream_is_dropped = &running;
             async move {
                 // A wire takes its time: here others get their turn.
@@ -98,7 +99,7 @@ impl Layer for WatchLayer {
                 piece
             })
         });
-        pieces.boxed()
+        arrivals.note_each(pieces.boxed())
     }
 }
 

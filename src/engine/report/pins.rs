@@ -320,7 +320,9 @@ pub struct VerifyProgress {
     pub verified_contents: u64,
     /// Bytes that were.
     pub bytes: u64,
-    /// Granules that were bad, and are dropped.
+    /// Bytes of beginnings and ends kept apart that were, after the rest.
+    pub head_bytes: u64,
+    /// Granules of both that were bad, and are dropped.
     pub bad_granules: u64,
     /// Contents that could not be looked at.
     pub unreadable: u64,

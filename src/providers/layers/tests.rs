@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use super::{
 use super::{Limits, ThrottleLayer};
 use crate::model::{RelPath, Version};
 use crate::providers::memory::MemorySite;
-use crate::providers::{ErrorKind, Op, Provider, ProviderError, UploadPlan};
+use crate::providers::{Arrivals, ErrorKind, Op, Provider, ProviderError, UploadPlan};
 
 fn path(text: &str) -> RelPath {
     RelPath::new(text).unwrap()
@@ -189,6 +190,38 @@ async fn a_meter_counts_calls_errors_bytes_and_forgets_what_was_given_up() {
     );
     assert_eq!(seen.ops.iter().map(|c| c.errors).sum::<u64>(), 2);
     assert_eq!((seen.bytes_in, seen.bytes_out), (200_000 + 65_536, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_byte_that_comes_is_told_once_through_all_layers_also_of_a_read_that_is_given_up() {
+    let (_, inner, version) = site(300_000);
+    let link = LinkControl::new(Duration::from_millis(10), None, Duration::from_secs(5));
+    let limits = Arc::new(Limits::new(Some(100_000), None));
+    let meter = Arc::new(Meter::default());
+    let p = LinkLayer::new(Arc::new(link)).over(inner);
+    let p = RetryLayer::new(RetryPolicy::default()).over(ThrottleLayer::new(limits).over(p));
+    let p = MeterLayer::new(Arc::clone(&meter)).over(p);
+    let told = Arc::new(AtomicU64::new(0));
+    let sum = Arc::clone(&told);
+    let arrivals = Arrivals::new(move |bytes| {
+        sum.fetch_add(bytes, Relaxed);
+    });
+    let f = path("f");
+    let whole: Vec<Bytes> = p
+        .read_for(&f, &version, 0..300_000, arrivals.clone())
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!(whole.concat(), bytes(300_000));
+    assert_eq!((told.load(Relaxed), meter.snapshot().bytes_in), (300_000, 300_000));
+    // A chunk that has come, and waits for its turn below the limit when its reader leaves.
+    let mut given_up = p.read_for(&f, &version, 0..300_000, arrivals);
+    let waited = tokio::time::timeout(Duration::from_millis(100), given_up.next()).await;
+    assert!(waited.is_err(), "it was given out");
+    drop(given_up);
+    let came = told.load(Relaxed) - 300_000;
+    assert!(came > 0, "nothing came");
+    assert_eq!(meter.snapshot().bytes_in, 300_000 + came);
 }
 
 #[tokio::test(start_paused = true)]

@@ -143,7 +143,9 @@ async fn bytes_that_come_too_late_are_told_of_all_the_same() {
     let handle = open.await.unwrap();
     let told = Arc::new(AtomicU64::new(0));
     let sum = Arc::clone(&told);
-    let arrivals = Arrivals::new(move |bytes| drop(sum.fetch_add(bytes, Relaxed)));
+    let arrivals = Arrivals::new(move |bytes| {
+        sum.fetch_add(bytes, Relaxed);
+    });
     let wanted = session.read(&handle, 0, 10, &arrivals);
     let (kept, left) = (server.next().await, session.read(&handle, 10, 10, &arrivals));
     drop(left);

@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::providers::layers::{Call, Layer};
-use crate::providers::{Listed, ProviderError};
+use crate::providers::{Arrivals, Listed, ProviderError};
 
 #[derive(Debug, Default)]
 pub(super) struct Steps {
@@ -91,11 +91,12 @@ impl Layer for StepLayer {
         &'a self,
         _: Call<'a>,
         range: Range<u64>,
+        arrivals: Arrivals,
         run: F,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>>
     where
-        F: Fn(Range<u64>) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
+        F: Fn(Range<u64>, Arrivals) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
     {
-        run(range)
+        run(range, arrivals)
     }
 }
