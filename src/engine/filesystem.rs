@@ -278,7 +278,7 @@ impl VirtualFs for DriveFs {
             self.drive.looked_at(ino_of(dir));
             self.drive.first_look(ino_of(dir)).await.map_err(state_error)?;
         }
-        let children = self.drive.tree.children(ino_of(dir), after, max).map_err(state_error)?;
+        let children = self.drive.tree.page(ino_of(dir), after, max).map_err(state_error)?;
         Ok(children
             .into_iter()
             .map(|c| DirEntry {

@@ -1,8 +1,8 @@
 //! What is asked most (attributes by number, names in folders, names that are not there) kept in memory, bounded.
 //!
 //! Refuses to know: the database. Invariants: an answer from here is what the store held at some moment after the last
-//! acknowledged write, and nobody who has seen a newer answer gets an older one; listings don't pass through here, so that
-//! a walk over the whole drive drives out nothing.
+//! acknowledged write, and nobody who has seen a newer answer gets an older one; listings are not held here, so that a
+//! walk over the whole drive drives out nothing.
 //!
 //! How the first is kept. Commits are numbered. A reader notes the number of the last, asks the database, and puts its
 //! answer here with that number. An answer counts while its number is not below the stamp of its key's slot. The writer
@@ -42,6 +42,10 @@ struct Held<T> {
 
 /// A folder's number and a name, in one run of bytes so that a lookup needs no allocation.
 type NameKey = Box<[u8]>;
+
+/// The key of what names a folder has.
+#[derive(Hash)]
+struct Listing(Ino);
 
 #[derive(Debug)]
 pub(super) struct TreeCache {
@@ -112,6 +116,12 @@ fn with_key<T>(parent: Ino, name: &[u8], f: impl FnOnce(&[u8]) -> T) -> Option<T
     head.copy_from_slice(&parent.0.to_ne_bytes());
     tail.get_mut(..name.len())?.copy_from_slice(name);
     Some(f(&buffer[..size_of::<u64>() + name.len()]))
+}
+
+/// Returns the folder of a key.
+fn parent_in(key: &NameKey) -> Ino {
+    let head = key.first_chunk().copied().unwrap_or_default();
+    Ino(u64::from_ne_bytes(head))
 }
 
 fn weight(bytes: usize, node: Option<&Node>) -> u32 {
@@ -206,6 +216,12 @@ impl TreeCache {
         }
     }
 
+    /// Says whether a folder's listing, read after commit `seq`, is what it would be now: the same names, of nodes that have
+    /// not changed.
+    pub(super) fn holds_listing(&self, seq: u64, folder: Ino, nodes: impl IntoIterator<Item = Ino>) -> bool {
+        seq >= self.least(Listing(folder)) && nodes.into_iter().all(|node| seq >= self.least(node))
+    }
+
     /// Returns our sides of unsettled conflicts, if nothing was committed since they were asked for and nothing is being.
     pub(super) fn in_conflict(&self) -> Option<Arc<HashSet<Ino>>> {
         let known = held(&self.in_conflict).clone()?;
@@ -231,6 +247,7 @@ impl TreeCache {
         }
         for key in &touched.names {
             self.stamp(key).store(next, Ordering::SeqCst);
+            self.stamp(Listing(parent_in(key))).store(next, Ordering::SeqCst);
         }
     }
 

@@ -9,6 +9,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod ahead;
 mod arrival;
 mod cache;
 mod check;

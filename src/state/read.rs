@@ -117,6 +117,29 @@ impl<'c> ReadTxn<'c> {
         })
     }
 
+    /// Returns the folder that a walk comes to after it has listed this one: the first in it, else the one after it in its own
+    /// folder, in the order of cookies.
+    pub(super) fn next_folder(&self, folder: Ino) -> Result<Option<Ino>, StateError> {
+        // Not past all the frames of a long folder.
+        const BELOW: &str = "SELECT d.ino FROM \
+                             (SELECT ino, cookie FROM dirent WHERE parent = ?1 AND cookie > ?2 ORDER BY cookie LIMIT 256) AS d \
+                             CROSS JOIN inode AS i ON i.ino = d.ino WHERE i.kind = 1 ORDER BY d.cookie LIMIT 1";
+        const PLACE: &str = "SELECT parent, cookie FROM dirent WHERE ino = ?1";
+        let has_folders = self.node(folder)?.is_some_and(|node| node.subfolders > 0);
+        if has_folders {
+            return self.one(BELOW, (folder.0.cast_signed(), 0), |row| ino_at(row, 0));
+        }
+        let place = self.one(PLACE, [folder.0.cast_signed()], |row| {
+            Ok((ino_at(row, 0)?, count_at(row, 1)?))
+        })?;
+        let Some((parent, cookie)) = place else {
+            return Ok(None);
+        };
+        self.one(BELOW, (parent.0.cast_signed(), cookie.cast_signed()), |row| {
+            ino_at(row, 0)
+        })
+    }
+
     /// Returns the folder of a node and its name there: the first, of a file with several. `None` for the root, and for
     /// what is gone.
     pub fn parent_of(&self, ino: Ino) -> Result<Option<(Ino, Name)>, StateError> {

@@ -1,11 +1,12 @@
 //! [`Tree`]: the questions that a file system asks, each by itself, what is asked most answered from memory.
 //!
-//! Invariant: listings go to the database by key, past what is held in memory, so that a walk over the whole drive drives
-//! out nothing.
+//! Invariant: listings go to the database by key, or come from what was read ahead, past what is held in memory, so that a
+//! walk over the whole drive drives out nothing.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::ahead::Ahead;
 use super::{Child, Counts, Node, StateError, StateStore};
 use crate::model::{Ino, Name, RelPath};
 
@@ -13,13 +14,17 @@ use crate::model::{Ino, Name, RelPath};
 #[derive(Clone, Debug)]
 pub struct Tree {
     store: StateStore,
+    ahead: Arc<Ahead>,
 }
 
 impl Tree {
     /// Returns the tree of a store; all trees of a store share what is held in memory.
     #[must_use]
     pub fn new(store: StateStore) -> Self {
-        Self { store }
+        Self {
+            store,
+            ahead: Arc::default(),
+        }
     }
 
     /// Returns a node by its number.
@@ -82,6 +87,26 @@ impl Tree {
     /// Returns up to `limit` entries of a folder that come after a cookie (0: from the start), in the order of cookies.
     pub fn children(&self, parent: Ino, after_cookie: u64, limit: usize) -> Result<Vec<Child>, StateError> {
         self.store.read(|txn| txn.children(parent, after_cookie, limit))
+    }
+
+    /// As [`children`](Self::children), for who may be walking over the tree: what comes next is read before he asks. Fewer
+    /// entries than asked for are not the end; none are.
+    pub fn page(&self, parent: Ino, after_cookie: u64, limit: usize) -> Result<Vec<Child>, StateError> {
+        if let (0, Some(cache)) = (after_cookie, self.store.cache()) {
+            let ready = self.ahead.take(cache, parent);
+            self.ahead.looked_at(&self.store, parent);
+            if let Some(mut children) = ready {
+                children.truncate(limit);
+                return Ok(children);
+            }
+        }
+        self.children(parent, after_cookie, limit)
+    }
+
+    /// Says whether a page lies ready.
+    #[cfg(test)]
+    pub(super) fn has_read_ahead(&self) -> bool {
+        self.ahead.is_ready()
     }
 
     /// Returns the target of a symbolic link.

@@ -1,5 +1,6 @@
 //! The transfer queue, one promise each.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -543,27 +544,29 @@ fn a_long_queue_costs_a_claim_nothing() {
     });
     // The log of so many rows is folded away before the next write gets its turn.
     t.run(|_| Ok(()));
-    let quick = |what: &str, begun: Instant| {
-        let took = begun.elapsed();
-        assert!(took < Duration::from_millis(50), "{what} took {took:?}");
+    // The least of five tries: other work on the machine is not what is measured.
+    let quick = |what: &str, step: &dyn Fn()| {
+        let took = (0..5).map(|_| {
+            let begun = Instant::now();
+            step();
+            begun.elapsed()
+        });
+        let least = took.min().unwrap();
+        assert!(least < Duration::from_millis(50), "{what} took {least:?}");
     };
-    let begun = Instant::now();
-    assert_eq!(t.claim(16).len(), 16);
-    quick("a claim", begun);
-    let begun = Instant::now();
-    assert_eq!(t.store.read(|txn| txn.next_due(t.root, None)).unwrap(), Some(NOW));
-    quick("when is next", begun);
-    assert_eq!(t.claim(9999).len(), 200 - 16);
-    let begun = Instant::now();
-    assert_eq!(t.claim(16), []);
-    quick("a claim of nothing", begun);
-    let begun = Instant::now();
-    t.put("y");
-    quick("putting one in", begun);
-    let begun = Instant::now();
-    t.run(|txn| txn.release_leases());
-    quick("a start", begun);
-    assert_eq!(t.counts().waiting.tasks, TASKS + 1);
+    quick("a claim", &|| assert_eq!(t.claim(16).len(), 16));
+    quick("when is next", &|| {
+        assert_eq!(t.store.read(|txn| txn.next_due(t.root, None)).unwrap(), Some(NOW));
+    });
+    assert_eq!(t.claim(9999).len(), 200 - 5 * 16);
+    quick("a claim of nothing", &|| assert_eq!(t.claim(16), []));
+    let put = Cell::new(0);
+    quick("putting one in", &|| {
+        put.set(put.get() + 1);
+        t.put(&format!("y{}", put.get()));
+    });
+    quick("a start", &|| t.run(|txn| txn.release_leases()));
+    assert_eq!(t.counts().waiting.tasks, TASKS + put.get());
     let begun = Instant::now();
     let t = t.reopen();
     assert!(

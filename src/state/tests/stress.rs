@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use super::*;
-use crate::state::Tree;
+use crate::state::{Child, Tree};
 
 const FILES: usize = 8;
 const WRITES: u64 = 3_000;
@@ -98,4 +98,62 @@ fn what_is_held_is_answered_without_the_database() {
     assert_eq!(tree.node(a).unwrap(), known);
     assert!(!tree.is_in_conflict(a).unwrap());
     assert!(matches!(tree.lookup(t.root, b"c"), Err(StateError::Closed)));
+}
+
+/// Waits until the thread that reads ahead has read a folder.
+fn until_read_ahead(tree: &Tree) {
+    let begun = std::time::Instant::now();
+    while !tree.has_read_ahead() {
+        assert!(begun.elapsed().as_secs() < 60, "nothing was read ahead");
+        thread::yield_now();
+    }
+}
+
+/// A walk gets each listing as it is, however often folders change just before they are asked for.
+#[test]
+fn a_walk_gets_what_was_read_ahead_only_while_it_is_true() {
+    let t = Fixture::new();
+    let folders: Vec<String> = (0..12).map(|n| format!("d{n:02}")).collect();
+    let made = t.list(t.root, &folders.iter().map(|name| dir(name)).collect::<Vec<_>>());
+    let inos: Vec<Ino> = made.added.iter().map(|(_, ino)| *ino).collect();
+    for ino in &inos {
+        t.list(*ino, &[file("a", 1), file("b", 1)]);
+    }
+    let tree = Tree::new(t.store.clone());
+    let page = |at: usize| -> Vec<(String, u64)> {
+        let children = tree.page(inos[at], 0, 100).unwrap();
+        let shown = |child: &Child| (child.name.to_string(), child.node.size);
+        children.iter().map(shown).collect()
+    };
+    let both = |a, b| vec![("a".to_owned(), a), ("b".to_owned(), b)];
+    // One look is no walk.
+    tree.page(t.root, 0, 100).unwrap();
+    assert_eq!(page(0), both(1, 1));
+    until_read_ahead(&tree);
+    assert_eq!(page(1), both(1, 1));
+    // A file of the next folder changes.
+    until_read_ahead(&tree);
+    let (second, third) = (inos[2], inos[3]);
+    write(&t.store, move |txn| {
+        txn.apply_entry(second, &file("a", 7), Moment::LAST, NOW).map(drop)
+    })
+    .unwrap();
+    assert_eq!(page(2), both(7, 1));
+    // It gets a name, and loses one.
+    until_read_ahead(&tree);
+    write(&t.store, move |txn| {
+        txn.apply_absent(third, &name("b"), Moment::LAST, NOW)?;
+        txn.apply_entry(third, &file("c", 3), Moment::LAST, NOW).map(drop)
+    })
+    .unwrap();
+    assert_eq!(page(3), vec![("a".to_owned(), 1), ("c".to_owned(), 3)]);
+    // What changes elsewhere costs nothing: it is the page that was read, from a store that answers no more.
+    until_read_ahead(&tree);
+    write(&t.store, move |txn| {
+        txn.apply_entry(third, &file("d", 3), Moment::LAST, NOW).map(drop)
+    })
+    .unwrap();
+    t.store.close();
+    assert_eq!(page(4), both(1, 1));
+    assert!(matches!(tree.page(inos[5], 0, 100), Err(StateError::Closed)));
 }
