@@ -89,6 +89,12 @@ const INVARIANTS: &[&str] = &[
        OR (what >= 3) <> (target IS NOT NULL) OR (state = 4 AND what < 3)
        OR (what = 0 AND ((parent IS NULL) <> (name IS NULL) OR (parent IS NULL) <> (ino IS NULL)
          OR (parent IS NULL AND upload IS NULL)))",
+    "SELECT 'the tasks of job ' || job || ' are not as many as was counted' FROM
+       (SELECT job, total(n) AS n, total(b) AS b, total(abs(b)) AS all_b FROM
+         (SELECT job, what, state, tries > 0 AS tried, 1 AS n, size AS b FROM task
+          UNION ALL SELECT job, what, state, tried, -tasks, -bytes FROM tally)
+        GROUP BY job, what, state, tried)
+     WHERE n <> 0 OR abs(b) > all_b / 1000000000000 GROUP BY job",
     // Each folder has one parent, so what can't be reached from the two roots runs in a circle.
     "WITH RECURSIVE seen (ino) AS (VALUES (1), (2) UNION
        SELECT d.ino FROM seen JOIN dirent AS d ON d.parent = seen.ino JOIN inode AS i ON i.ino = d.ino AND i.kind = 1)

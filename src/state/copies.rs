@@ -98,13 +98,14 @@ impl ReadTxn<'_> {
         self.many(SQL, [], job_at)
     }
 
-    /// Returns a job of copies with what is left of it; `None` where there is none of that number. Reads all its tasks.
+    /// Returns a job of copies with what is left of it; `None` where there is none of that number. Costs the same however
+    /// many there are.
     pub fn open_job(&self, id: JobId) -> Result<Option<OpenJob>, StateError> {
         let Some(job) = self.job(id)?.filter(|job| job.kind != JobKind::Publish) else {
             return Ok(None);
         };
-        let sql = "SELECT state, count(*), sum(size), sum(what = 4) FROM task INDEXED BY task_copy_next \
-                   WHERE job = ?1 AND what >= 3 AND what <> 5 GROUP BY state";
+        let sql = "SELECT state, sum(tasks), CAST(total(bytes) AS INTEGER), sum(iif(what = 4, tasks, 0)) \
+                   FROM tally WHERE job = ?1 AND what IN (3, 4) AND tasks > 0 GROUP BY state";
         let mut folders = 0;
         let left = self.many(sql, [as_i64(id.0)], |row| {
             let (tasks, bytes) = (count_at(row, 1)?, count_at(row, 2)?);

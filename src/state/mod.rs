@@ -31,6 +31,8 @@ mod queue;
 mod read;
 mod schema;
 mod site_state;
+#[cfg(test)]
+mod steps;
 mod task;
 mod tree;
 mod write;

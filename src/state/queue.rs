@@ -196,10 +196,21 @@ impl ReadTxn<'_> {
             " FROM task WHERE id > ?1 AND (?2 IS NULL OR id = ?2) AND (?3 IS NULL OR root = ?3)",
             " AND (?4 IS NULL OR state = ?4) AND (?6 IS NULL OR job = ?6) ORDER BY id LIMIT ?5"
         );
+        // Many wait; of those that do not there are few, and the index has them alone.
+        const NOT_WAITING: &str = concat!(
+            "SELECT ",
+            task_columns!(),
+            " FROM task INDEXED BY task_state WHERE state = ?4 AND state > 0 AND id > ?1 AND (?2 IS NULL OR id = ?2)",
+            " AND (?3 IS NULL OR root = ?3) AND (?6 IS NULL OR job = ?6) ORDER BY id LIMIT ?5"
+        );
         let TaskFilter { root, state, id, job } = filter;
+        let sql = match state {
+            None | Some(TaskState::Waiting) => SQL,
+            Some(TaskState::Running | TaskState::Blocked | TaskState::Held | TaskState::Excluded) => NOT_WAITING,
+        };
         let (id, root) = (id.map(|id| as_i64(id.0)), root.map(|root| as_i64(root.0)));
         let (state, job) = (state.map(TaskState::code), job.map(|job| as_i64(job.0)));
-        self.many(SQL, (as_i64(after.0), id, root, state, sql_limit(limit), job), task_at)
+        self.many(sql, (as_i64(after.0), id, root, state, sql_limit(limit), job), task_at)
     }
 
     /// Returns the tasks of a project with a note of an upload, copies apart. Reads the project's whole queue.
@@ -230,9 +241,10 @@ impl ReadTxn<'_> {
         Ok(paused.unwrap_or(false))
     }
 
-    /// Counts the tasks of a project. Reads its whole queue.
+    /// Counts the tasks of a project. Costs a look for each of its jobs, however many tasks they have.
     pub fn queue_counts(&self, root: Ino) -> Result<QueueCounts, StateError> {
-        let sql = "SELECT state, tries > 0, count(*), sum(size) FROM task WHERE root = ?1 GROUP BY 1, 2";
+        let sql = "SELECT state, tried, sum(tasks), CAST(total(bytes) AS INTEGER) FROM job CROSS JOIN tally \
+                   ON tally.job = job.id WHERE root = ?1 AND tasks > 0 GROUP BY 1, 2";
         let rows = self.many(sql, [as_i64(root.0)], |row| {
             let state = TaskState::from_code(row.get(0).db()?)?;
             let (tasks, bytes) = (count_at(row, 2)?, count_at(row, 3)?);
@@ -256,10 +268,10 @@ impl ReadTxn<'_> {
     }
 
     /// Counts what is still to be sent and removed, by project, state and whether it is a send; leftovers are not among
-    /// it, nor what is copied between sites. Reads all queues.
+    /// it, nor what is copied between sites. Reads all queues, but for copies.
     pub fn to_do(&self) -> Result<Vec<(Ino, TaskState, bool, Tally)>, StateError> {
-        let sql = "SELECT root, state, what = 0, count(*), sum(size) FROM task WHERE what IN (1, 2) OR parent IS NOT NULL \
-                   GROUP BY 1, 2, 3";
+        let sql = "SELECT root, state, what = 0, count(*), sum(size) FROM task INDEXED BY task_next \
+                   WHERE what < 3 AND (what IN (1, 2) OR parent IS NOT NULL) GROUP BY 1, 2, 3";
         self.many(sql, [], |row| {
             let (tasks, bytes) = (count_at(row, 3)?, count_at(row, 4)?);
             let state = TaskState::from_code(row.get(1).db()?)?;
@@ -269,19 +281,23 @@ impl ReadTxn<'_> {
 
     /// Returns the send that was put in first, of a project or of all that are in sight.
     pub fn oldest_send(&self, root: Option<Ino>) -> Result<Option<Task>, StateError> {
-        const SQL: &str = concat!(
-            "SELECT ",
-            task_columns!(),
-            " FROM task WHERE what = 0 AND parent IS NOT NULL",
-            " AND root IN (SELECT root FROM project WHERE hidden = 0) AND (?1 IS NULL OR root = ?1) ORDER BY id LIMIT 1"
-        );
-        self.one(SQL, [root.map(|root| as_i64(root.0))], task_at)
+        // One look into the index for each project.
+        let sql = "SELECT min((SELECT id FROM task INDEXED BY task_send WHERE task.root = project.root AND what = 0 \
+                   AND parent IS NOT NULL ORDER BY id LIMIT 1)) FROM project \
+                   WHERE hidden = 0 AND (?1 IS NULL OR root = ?1)";
+        let first = self.one(sql, [root.map(|root| as_i64(root.0))], |row| {
+            row.get::<_, Option<i64>>(0).db()
+        })?;
+        first
+            .flatten()
+            .map_or(Ok(None), |id| self.task(TaskId(id.unsigned_abs())))
     }
 
     /// Returns why tasks failed that wait or need a person: for the most frequent kinds of errors, how many there are and
-    /// the first of them. Reads all queues.
+    /// the first of them. Reads all tasks that failed.
     pub fn failures(&self, limit: usize) -> Result<Vec<(u64, Task)>, StateError> {
-        let sql = "SELECT count(*), min(id) FROM task WHERE (state = 2 OR state = 0 AND tries > 0) AND kind IS NOT NULL \
+        let sql = "SELECT count(*), min(id) FROM task INDEXED BY task_failed \
+                   WHERE (state = 2 OR state = 0 AND tries > 0) AND kind IS NOT NULL \
                    AND root IN (SELECT root FROM project WHERE hidden = 0) GROUP BY kind ORDER BY 1 DESC, 2 LIMIT ?1";
         let kinds = self.many(sql, [sql_limit(limit)], |row| {
             Ok((count_at(row, 0)?, count_at(row, 1)?))

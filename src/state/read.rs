@@ -40,7 +40,11 @@ impl<'c> ReadTxn<'c> {
     ) -> Result<Option<T>, StateError> {
         let mut statement = self.conn.prepare_cached(sql).db()?;
         let mut rows = statement.query(params).db()?;
-        rows.next().db()?.map(read).transpose()
+        let out = rows.next().db()?.map(read).transpose();
+        drop(rows);
+        #[cfg(test)]
+        super::steps::add(&statement);
+        out
     }
 
     /// Runs a question with any number of answers.
@@ -56,6 +60,9 @@ impl<'c> ReadTxn<'c> {
         while let Some(row) = rows.next().db()? {
             out.push(read(row)?);
         }
+        drop(rows);
+        #[cfg(test)]
+        super::steps::add(&statement);
         Ok(out)
     }
 

@@ -26,6 +26,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/004_notify.sql"),
     include_str!("migrations/005_between.sql"),
     include_str!("migrations/006_sites.sql"),
+    include_str!("migrations/007_many_tasks.sql"),
 ];
 
 /// Page cache of the writing connection, in KiB.

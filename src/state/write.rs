@@ -96,7 +96,11 @@ impl<'c> WriteTxn<'c> {
     }
 
     pub(super) fn run(&self, sql: &str, params: impl Params) -> Result<usize, StateError> {
-        self.conn.prepare_cached(sql).db()?.execute(params).db()
+        let mut statement = self.conn.prepare_cached(sql).db()?;
+        let changed = statement.execute(params).db();
+        #[cfg(test)]
+        super::steps::add(&statement);
+        changed
     }
 
     /// Returns a number for an inode or a cookie.

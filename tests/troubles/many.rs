@@ -10,7 +10,7 @@ use crate::rig::{count, job_to, json, local, memory, tasks};
 
 /// Files of a folder.
 const FOLDER: usize = 1000;
-/// A page of tasks, the jobs: answered within this.
+/// A page of tasks, the jobs, the status: answered within this.
 const ANSWERED: Duration = Duration::from_secs(1);
 /// Whoever reads, lists or mounts meanwhile waits no longer for it than this.
 const NOTICED: Duration = Duration::from_secs(2);
@@ -87,10 +87,11 @@ fn a_job_of_very_many_files_is_planned_told_of_and_done_and_nobody_else_notices(
         let held_planned = memory(drive.pid());
 
         // While it runs: what is asked, what is read, a start.
-        let (mut ls, mut read, mut rounds) = (Duration::ZERO, Duration::ZERO, 0);
+        let (mut ls, mut read, mut status, mut rounds) = (Duration::ZERO, Duration::ZERO, Duration::ZERO, 0);
         while rounds < 5 && !tasks(&drive).is_empty() {
             jobs = jobs.max(timed(|| json(&drive, &["queue", "jobs"])).0);
             ls = ls.max(timed(|| drive.tell(["queue", "ls", "--state", "blocked"])).0);
+            status = status.max(timed(|| drive.status()).0);
             read = read.max(look(&drive));
             rounds += 1;
         }
@@ -105,7 +106,7 @@ fn a_job_of_very_many_files_is_planned_told_of_and_done_and_nobody_else_notices(
         let (done, held) = (begun.elapsed(), memory(drive.pid()));
         say(&format!(
             "   {files} files: asked in {asked:?}, planned in {planned:?} ({most} waiting at most), all there after {done:?}; \
-             jobs told in {jobs:?} at most, a page of tasks in {ls:?}; a file read in {read_before:?} before, {read:?} \
+             jobs told in {jobs:?} at most, a page of tasks in {ls:?}, the status in {status:?}; a file read in {read_before:?} before, {read:?} \
              meanwhile; mounted in {mount_before:?} before, {remount:?} meanwhile{}; memory {} MiB before, {} planned, {} at the \
              end",
             if running { "" } else { " (it was done by then)" },
@@ -121,6 +122,7 @@ fn a_job_of_very_many_files_is_planned_told_of_and_done_and_nobody_else_notices(
         );
         assert!(jobs < ANSWERED, "the jobs were told in {jobs:?}");
         assert!(ls < ANSWERED, "a page of tasks came in {ls:?}");
+        assert!(status < ANSWERED, "the status came in {status:?}");
         assert!(read < read_before + NOTICED, "a reader waited for {read:?}");
         assert!(
             remount < mount_before + NOTICED,

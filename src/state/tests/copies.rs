@@ -7,7 +7,7 @@ use crate::state::{
     Arrival, Asked, Claim, JobId, JobKey, JobKind, NewCopy, Replaces, Task, TaskId, TaskState, TaskWhat,
 };
 
-fn site(text: &str) -> SiteName {
+pub(super) fn site(text: &str) -> SiteName {
     SiteName(text.to_owned())
 }
 
@@ -73,7 +73,7 @@ impl Fixture {
     }
 }
 
-fn new(of: &str) -> NewCopy {
+pub(super) fn new(of: &str) -> NewCopy {
     NewCopy {
         path: path(of),
         folder: false,

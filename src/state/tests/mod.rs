@@ -5,6 +5,7 @@ mod copies;
 mod crash;
 mod edit;
 mod group;
+mod many;
 mod model;
 mod opening;
 mod outbox;
