@@ -18,7 +18,7 @@ use crate::relay;
 use crate::rig::path;
 use crate::runtime;
 use crate::sshd::{Mode, Sshd};
-use crate::suite::{content, plan, read, upload};
+use crate::suite::{content, plan, read, send, upload};
 use crate::web::{Service, WebServer};
 
 /// The idle time-out of sites that are to run into it.
@@ -160,6 +160,35 @@ fn one_slow_start_is_shared_and_connections_grow_only_with_work() {
         let open = server.session_processes().len();
         assert!((2..=3).contains(&open), "{open} connections");
         assert_eq!(p.stat(&at).await.unwrap().size, len);
+    });
+}
+
+/// A server writes each file to its disk when it is committed, and answers nothing else on that connection meanwhile.
+#[test]
+fn many_small_files_go_up_over_several_connections() {
+    with_server(Mode::Program, async |server| {
+        let settings = Settings {
+            connections: 3,
+            ..server.settings(&server.root())
+        };
+        let p = site(&settings);
+        // Wave after wave: the first ones may be through before another connection is there.
+        let limit = Instant::now() + PATIENCE;
+        for wave in 0.. {
+            let uploads = (0..8).map(|i| {
+                let p = Arc::clone(&p);
+                tokio::spawn(async move {
+                    upload(&*p, &path(&format!("f{wave}-{i}")), &content(i, 20_000)).await;
+                })
+            });
+            for done in join_all(uploads).await {
+                done.unwrap();
+            }
+            match server.session_processes().len() {
+                2..=3 => break,
+                open => assert!(Instant::now() < limit, "{open} connections after {wave} waves"),
+            }
+        }
     });
 }
 
@@ -635,4 +664,38 @@ fn what_a_server_acknowledged_has_its_name() {
             );
         }
     });
+}
+
+/// rclone's server takes bytes for a file only until it is closed: what was begun and can't be gone on with is begun anew, and is no
+/// denial that a person has to look at.
+#[test]
+fn an_upload_that_a_server_does_not_go_on_with_begins_anew() {
+    let Some(server) = WebServer::start_or_skip(Service::RcloneSftp) else {
+        return;
+    };
+    fs::create_dir(server.root().join("projects")).unwrap();
+    runtime().block_on(async {
+        let (at, bytes) = (path("plate.exr"), content(1, 20_000));
+        let plan = plan(&at, bytes.len(), 1 << 20);
+        let before = site(&server.sftp("projects"));
+        let (token, done) = send(&*before, &plan, &bytes).await;
+        drop(before);
+        let whole = crate::suite::part(&plan, &bytes, 0);
+        let after = site(&server.sftp("projects"));
+        eventually(async || server.root().join("projects").join(&token.state).exists()).await;
+        let error = after.upload_part(&token, 0, whole).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+        // Nothing is lost of what was whole.
+        after.commit(token, &done, None).await.unwrap();
+        assert!(fs::read(server.root().join("projects/plate.exr")).unwrap() == bytes);
+    });
+}
+
+/// Waits until something holds.
+async fn eventually(holds: impl AsyncFn() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -18,7 +18,7 @@ use tracing::{debug, info};
 use super::connect::{Connection, Server};
 use super::error::{Closed, Fault};
 use super::files::KEPT_OPEN;
-use super::session::{Features, Pending};
+use super::session::{Features, Handle};
 use crate::model::RelPath;
 use crate::providers::ErrorKind;
 
@@ -27,11 +27,19 @@ use crate::providers::ErrorKind;
 const BUSY: usize = 1 << 20;
 /// What an operation counts for that moves no content.
 const LIGHT: usize = 4 << 10;
+/// What an operation counts for during which the server writes a file to its disk: it answers nothing else on that connection
+/// meanwhile (OpenSSH's), so that who comes then takes another.
+pub(super) const SETTLES: u64 = BUSY as u64 + 1;
 /// The most that one operation counts for: how long it goes on is nobody's business who chooses now.
 const HEAVY: u64 = 16 << 20;
 /// For so long after the server has refused our credentials, it isn't asked again with the same ones: servers lock out those
 /// who insist.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
+
+/// Returns what an operation counts for that moves so many bytes.
+fn weight(bytes: u64) -> usize {
+    usize::try_from(bytes.min(HEAVY)).unwrap_or(LIGHT).max(LIGHT)
+}
 
 type Outcome = Result<Arc<Connection>, Arc<Closed>>;
 type Opening = Shared<BoxFuture<'static, Outcome>>;
@@ -93,7 +101,7 @@ impl Pool {
 
     /// Returns the least busy connection, for somebody who means to move so many bytes; opens one where there is none.
     pub(super) async fn get(&self, bytes: u64) -> Result<Lease, Fault> {
-        let bytes = usize::try_from(bytes.min(HEAVY)).unwrap_or(LIGHT).max(LIGHT);
+        let bytes = weight(bytes);
         let opening = {
             let mut state = self.shared.lock();
             state.open.retain(|c| c.session.closed().is_none());
@@ -125,15 +133,25 @@ impl Pool {
         opening.await.map(|c| Lease::new(c, bytes)).map_err(Fault::Closed)
     }
 
-    /// Closes an upload's temporary file wherever it is open. Returns the server's answers, for those who have to wait for
-    /// them; who writes to it yet closes it when that is done.
-    pub(super) fn close_temp(&self, temp: &RelPath) -> Vec<Pending<()>> {
-        let open = self.shared.lock().open.clone();
-        let close = |connection: Arc<Connection>| {
+    /// Returns a connection that keeps an upload's temporary file open, for somebody who means to move so many bytes.
+    pub(super) fn get_with_temp(&self, temp: &RelPath, bytes: u64) -> Option<Lease> {
+        let connection = self.living().find(|c| c.files.get(temp, None).is_some())?;
+        Some(Lease::new(connection, weight(bytes)))
+    }
+
+    /// Takes an upload's temporary file from wherever it is kept open, for somebody who means to move so many bytes there.
+    /// Whoever drops a handle closes it; who writes to it yet, closes it when that is done.
+    pub(super) fn take_temp(&self, temp: &RelPath, bytes: u64) -> Vec<(Lease, Handle)> {
+        let take = |connection: Arc<Connection>| {
             let handle = Arc::into_inner(connection.files.take(temp, None)?)?;
-            Some(connection.session.close(handle))
+            Some((Lease::new(connection, weight(bytes)), handle))
         };
-        open.into_iter().filter_map(close).collect()
+        self.living().filter_map(take).collect()
+    }
+
+    fn living(&self) -> impl Iterator<Item = Arc<Connection>> {
+        let open = self.shared.lock().open.clone();
+        open.into_iter().filter(|c| c.session.closed().is_none())
     }
 
     /// Ends every connection; what waits for one fails now.

@@ -13,7 +13,8 @@ use tracing::warn;
 
 use super::connect::Connection;
 use super::error::Fault;
-use super::session::{Handle, Pending};
+use super::pool::SETTLES;
+use super::session::{Handle, Pending, Session};
 use super::wire::{open_flags, status};
 use super::{SftpSite, attrs_kind, attrs_version};
 use crate::model::{EntryKind, Name, RelPath, Version};
@@ -57,23 +58,23 @@ pub(super) async fn begin(site: &SftpSite, plan: &UploadPlan) -> Result<UploadTo
     })
 }
 
-/// Returns the temporary file of an upload, opened for writing.
+/// Returns the temporary file of an upload, opened for writing, and whether it was opened anew for that.
 async fn open(
     site: &SftpSite,
     connection: &Connection,
     token: &UploadToken,
     op: Op,
-) -> Result<Arc<Handle>, ProviderError> {
+) -> Result<(Arc<Handle>, bool), ProviderError> {
     let temp = temp_path(token, op)?;
     if let Some(handle) = connection.files.get(&temp, None) {
-        return Ok(handle);
+        return Ok((handle, false));
     }
     let handle = match connection.session.open(&site.full(&temp, op)?, open_flags::WRITE).await {
         Ok(handle) => Arc::new(handle),
         Err(fault) => return Err(site.absent_or(connection, fault, op, &token.plan.path).await),
     };
     connection.files.put(&temp, None, Arc::clone(&handle));
-    Ok(handle)
+    Ok((handle, true))
 }
 
 pub(super) async fn part(
@@ -85,8 +86,15 @@ pub(super) async fn part(
     let plan = &token.plan;
     let range = plan.check_part(index, part.len())?;
     let size = part.len() as u64;
-    let connection = site.connection_for(size, Op::Upload, &plan.path).await?;
-    let handle = open(site, &connection, token, Op::Upload).await?;
+    // A small file stays where it was begun: that spares opening it again, which some servers don't let us. The parts of a large
+    // one go over all connections.
+    let is_small = plan.part_count() == 1;
+    let begun = is_small.then(|| temp_path(token, Op::Upload)).transpose()?;
+    let connection = match begun.and_then(|temp| site.pool.get_with_temp(&temp, size)) {
+        Some(connection) => connection,
+        None => site.connection_for(size, Op::Upload, &plan.path).await?,
+    };
+    let (handle, anew) = open(site, &connection, token, Op::Upload).await?;
     let session = &connection.session;
     let step = session.features().write_len as usize;
     let writes = (0..part.len()).step_by(step).map(|from| {
@@ -99,7 +107,16 @@ pub(super) async fn part(
     let mut sent = std::pin::pin!(sent);
     while let Some(outcome) = sent.next().await {
         if let Err(fault) = outcome {
-            return Err(full_or(site, &connection, fault, plan).await);
+            let error = full_or(site, &connection, fault, plan).await;
+            // rclone's server takes no bytes for a file that was closed. What is there of a small one is no loss.
+            let begin_anew = anew && is_small && matches!(error.kind, ErrorKind::Protocol | ErrorKind::Denied);
+            return Err(if begin_anew {
+                ProviderError::new(ErrorKind::NotFound, Op::Upload)
+                    .at(&plan.path)
+                    .because(format!("the server does not go on with what was begun: {error}"))
+            } else {
+                error
+            });
         }
     }
     if plan.part_count() > 1
@@ -160,33 +177,53 @@ pub(super) async fn commit(
     plan.check_parts(parts)?;
     let temp = temp_path(token, Op::Commit)?;
     let target = site.full(&plan.path, Op::Commit)?;
-    let connection = site.connection(Op::Commit, &plan.path).await?;
-    let session = &connection.session;
     let failed = |fault: Fault| fault.on(Op::Commit, &plan.path);
-
-    // Opened anew: a handle that was kept says nothing about what has the name now.
-    let handle = match session.open(&site.full(&temp, Op::Commit)?, open_flags::WRITE).await {
-        Ok(handle) => handle,
-        Err(fault) if fault.is_absent() => {
-            let planned = Version::from_size_mtime(plan.size, i64::from(seconds(plan)) * 1_000_000_000);
-            return match session.lstat(&target).await {
-                Ok(found) if already_committed(expect, &attrs_version(&found), &planned) => Ok(planned),
-                _ => Err(site.absent_or(&connection, fault, Op::Commit, &plan.path).await),
-            };
+    let gone = async |session: &Session, error: ProviderError| {
+        let planned = Version::from_size_mtime(plan.size, i64::from(seconds(plan)) * 1_000_000_000);
+        match session.lstat(&target).await {
+            Ok(found) if already_committed(expect, &attrs_version(&found), &planned) => Ok(planned),
+            _ => Err(error),
         }
-        Err(fault) => return Err(failed(fault)),
     };
+    // While the server writes it to the disk it answers nothing else on that connection (OpenSSH's).
+    let settles = site.pool.features().is_some_and(|offered| offered.fsync);
+    let weight = if settles { SETTLES } else { 0 };
+    let mut kept = site.pool.take_temp(&temp, weight);
+    let (connection, handle) = match kept.pop() {
+        Some(kept) => kept,
+        None => {
+            let connection = site.connection_for(weight, Op::Commit, &plan.path).await?;
+            match connection
+                .session
+                .open(&site.full(&temp, Op::Commit)?, open_flags::WRITE)
+                .await
+            {
+                Ok(handle) => (connection, handle),
+                Err(fault) => {
+                    let is_absent = fault.is_absent();
+                    let error = site.absent_or(&connection, fault, Op::Commit, &plan.path).await;
+                    return if is_absent {
+                        gone(&connection.session, error).await
+                    } else {
+                        Err(error)
+                    };
+                }
+            }
+        }
+    };
+    let session = &connection.session;
     // All in one go; the server answers in order.
     let perm = plan
         .perm
         .map(|perm| session.set_perm(&handle, u32::from(perm & 0o7777)));
     let times = session.set_times(&handle, seconds(plan));
     let synced = sync(&connection, &handle);
-    let look = session.fstat(&handle);
     // Closed for good before it is renamed: rclone's server says yes to a rename, and does it when nobody has the file open. A
     // server that dies in between would have lost what it acknowledged.
-    let mut closing = site.pool.close_temp(&temp);
+    let mut closing: Vec<_> = kept.into_iter().map(|(c, handle)| c.session.close(handle)).collect();
     closing.push(session.close(handle));
+    // By its name: what was open says nothing about what is to be renamed.
+    let look = session.lstat(&site.full(&temp, Op::Commit)?);
     let there = session.lstat(&target);
     if let Some(perm) = perm {
         tolerate(perm.await, plan, "permissions")?;
@@ -195,7 +232,17 @@ pub(super) async fn commit(
     if let Some(synced) = synced {
         synced.await.or_else(unless_refused).map_err(failed)?;
     }
-    let arrived = look.await.map_err(failed)?;
+    for closed in closing {
+        closed.await.map_err(failed)?;
+    }
+    let arrived = match look.await {
+        Ok(arrived) => arrived,
+        Err(fault) if fault.is_absent() => {
+            let error = site.absent_or(&connection, fault, Op::Commit, &plan.path).await;
+            return gone(session, error).await;
+        }
+        Err(fault) => return Err(failed(fault)),
+    };
     if arrived.size != Some(plan.size) {
         let why = format!("{} bytes arrived of {}", arrived.size.unwrap_or(0), plan.size);
         return Err(ProviderError::new(ErrorKind::Invalid, Op::Commit)
@@ -212,9 +259,6 @@ pub(super) async fn commit(
         Err(fault) if fault.is_absent() => None,
         Err(fault) => return Err(failed(fault)),
     };
-    for closed in closing {
-        closed.await.map_err(failed)?;
-    }
     check_expect(&plan.path, expect, found.as_ref())?;
     replace(site, &connection, &temp, plan, expect == Some(None)).await?;
     Ok(attrs_version(&arrived))
@@ -274,7 +318,7 @@ async fn replace(
 pub(super) async fn abort(site: &SftpSite, token: &UploadToken) -> Result<(), ProviderError> {
     let temp = temp_path(token, Op::Abort)?;
     let connection = site.connection(Op::Abort, &token.plan.path).await?;
-    drop(site.pool.close_temp(&temp));
+    drop(site.pool.take_temp(&temp, 0));
     match connection.session.remove(&site.full(&temp, Op::Abort)?).await {
         Ok(()) => Ok(()),
         Err(fault) if fault.is_absent() => Ok(()),
