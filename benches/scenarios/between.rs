@@ -65,6 +65,8 @@ impl Servers {
         command
             .env("RCLONE_CONFIG", "/dev/null")
             .args(["serve", "s3", "--auth-key", &format!("ada,{SECRET}")])
+            // What was copied is removed behind its back between two turns.
+            .args(["--dir-cache-time", "1s"])
             .args(["--addr", &format!("127.0.0.1:{vault_port}")])
             .arg(&vault_root);
         let mut vault = Running::start(&mut command, &dir.join("vault.log")).context("rclone is missing")?;
