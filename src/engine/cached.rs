@@ -263,8 +263,8 @@ impl Inner {
 }
 
 impl Drive {
-    /// Begins to hold all of the cache, and the beginnings and ends kept apart, against their checksums, unless that is under way; returns how far it is. What is bad
-    /// is dropped, and fetched again when it is wanted.
+    /// Begins to hold all of the cache, and the beginnings and ends kept apart, against their checksums, unless that is under way;
+    /// returns how far it is. What is bad is dropped, and fetched again when it is wanted.
     #[must_use]
     pub fn verify_cache(&self) -> VerifyProgress {
         if self.verification.is_running.swap(true, Ordering::AcqRel) {

@@ -43,10 +43,6 @@ struct Held<T> {
 /// A folder's number and a name, in one run of bytes so that a lookup needs no allocation.
 type NameKey = Box<[u8]>;
 
-/// The key of what names a folder has.
-#[derive(Hash)]
-struct Listing(Ino);
-
 #[derive(Debug)]
 pub(super) struct TreeCache {
     /// The number of the last commit.
@@ -219,7 +215,7 @@ impl TreeCache {
     /// Says whether a folder's listing, read after commit `seq`, is what it would be now: the same names, of nodes that have
     /// not changed.
     pub(super) fn holds_listing(&self, seq: u64, folder: Ino, nodes: impl IntoIterator<Item = Ino>) -> bool {
-        seq >= self.least(Listing(folder)) && nodes.into_iter().all(|node| seq >= self.least(node))
+        seq >= self.least(folder) && nodes.into_iter().all(|node| seq >= self.least(node))
     }
 
     /// Returns our sides of unsettled conflicts, if nothing was committed since they were asked for and nothing is being.
@@ -247,7 +243,8 @@ impl TreeCache {
         }
         for key in &touched.names {
             self.stamp(key).store(next, Ordering::SeqCst);
-            self.stamp(Listing(parent_in(key))).store(next, Ordering::SeqCst);
+            // For listings: a first one touches the folder alone, others perhaps only names.
+            self.stamp(parent_in(key)).store(next, Ordering::SeqCst);
         }
     }
 
