@@ -17,7 +17,7 @@ use crate::common::content;
 use crate::common::drive::{Drive, say};
 use crate::common::queue::{self, Found, ask, drained};
 use crate::common::tree::Random;
-use crate::worker::{May, Worker, seen, take_stock, watcher};
+use crate::worker::{May, Worker, is_kill, seen, take_stock, watcher};
 
 /// Threads that save files.
 pub(crate) const WORKERS: u64 = 3;
@@ -356,7 +356,7 @@ pub(crate) fn try_stock(project: &Path, worker: &mut Worker) -> bool {
         let found = match fs::read(project.join(&path)) {
             Ok(bytes) => Some(content::look(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) if matches!(e.raw_os_error(), Some(103 | 107)) => return false,
+            Err(e) if is_kill(project, &e) => return false,
             Err(e) => panic!("{}: {e}", path.display()),
         };
         let may = &worker.known[&path];

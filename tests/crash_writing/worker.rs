@@ -349,12 +349,8 @@ impl Worker {
         }
         loop {
             if let Err(e) = self.step() {
-                // ENOTCONN, ECONNABORTED: what a mount says whose daemon is gone. Whatever else it says is no kill's doing.
-                // EIO is what becomes of it where bytes were on their way; then the next question gets no answer.
-                let is_gone = |e: &io::Error| matches!(e.raw_os_error(), Some(103 | 107));
-                let is_io = e.raw_os_error() == Some(5);
                 assert!(
-                    is_gone(&e) || is_io && fs::read_dir(&self.project).is_err_and(|e| is_gone(&e)),
+                    is_kill(&self.project, &e),
                     "worker {} was refused something: {e}",
                     self.number
                 );
@@ -362,6 +358,13 @@ impl Worker {
             }
         }
     }
+}
+
+/// Says whether an error is a kill's doing. ENOTCONN, ECONNABORTED: what a mount says whose daemon is gone. EIO is what becomes of it
+/// where bytes were on their way; then the next question gets no answer. Whatever else it says is no kill's doing.
+pub(crate) fn is_kill(project: &Path, error: &io::Error) -> bool {
+    let is_gone = |e: &io::Error| matches!(e.raw_os_error(), Some(103 | 107));
+    is_gone(error) || error.raw_os_error() == Some(5) && fs::read_dir(project).is_err_and(|e| is_gone(&e))
 }
 
 /// Compares all that a kill may have left half done with what may be there, and takes note of what is.
