@@ -128,9 +128,15 @@ fn nothing_is_fetched_for_a_reader_that_is_gone_and_a_second_one_keeps_its_fetch
         let stopped = eventually_within(Duration::from_secs(3), "nothing is under way", || {
             in_flight(&drive) == 0
         });
+        // What was on its way counts when it comes, and nothing else is asked for.
         let fetched = drive.fetched();
-        std::thread::park_timeout(Duration::from_secs(1));
-        assert_eq!(drive.fetched(), fetched, "nobody reads, and it comes");
+        eventually("what was on its way has come", || {
+            let before = drive.fetched();
+            std::thread::park_timeout(Duration::from_secs(1));
+            drive.fetched() == before
+        });
+        let late = drive.fetched() - fetched;
+        assert!(late <= 16 * MIB, "nobody reads, and {late} bytes came");
         assert!(drive.counter("cancelled") > 0);
         say(&format!("fetching ended {stopped:.2?} after the last reader"));
     });
