@@ -390,8 +390,8 @@ impl Run {
         Ok(())
     }
 
-    /// Removes what an upload left at the site. A site that refuses is left with it; one that is out of reach is asked
-    /// again with the task.
+    /// Removes what an upload left at the site. A site that refuses is left with it; one that is out of reach, or does not let
+    /// us in, is asked again with the task.
     async fn abort(&self, note: &Note) -> Result<(), Halt> {
         let provider = &self.lane.provider;
         let aborted = async {
@@ -413,7 +413,7 @@ impl Run {
             provider.abort(token).await
         };
         match aborted.await {
-            Err(e) if e.is_link_failure() => Err(e.into()),
+            Err(e) if e.is_link_failure() || e.kind == ErrorKind::Auth => Err(e.into()),
             Err(error) => {
                 warn!(path = %note.plan.path, nonce = note.plan.nonce, %error, "an upload that was given up stays at the site");
                 Ok(())
