@@ -200,6 +200,7 @@ impl Keeper {
         let (mut failed, mut waiting, mut is_woken) = (0, Vec::new(), false);
         let mut here = 0;
         self.came = 0;
+        let begun = Instant::now();
         loop {
             let going = Arc::clone(drive);
             let page = tokio::task::spawn_blocking(move || {
@@ -281,15 +282,14 @@ impl Keeper {
         if is_woken || had_any && unfitting.files > 0 {
             return Waited::Look;
         }
-        // What is due by now waits for something else: a site, or room.
-        let now = Instant::now();
+        // What was due when the round began waits for something else: a site, or room. What became due since was passed over.
         let due = self
             .failures
             .values()
             .map(|failure| failure.due)
-            .filter(|due| *due > now)
+            .filter(|due| *due > begun)
             .min();
-        let again = now + LOOK_AGAIN;
+        let again = Instant::now() + LOOK_AGAIN;
         Waited::Idle(due.map_or(again, |due| due.min(again)).max(next))
     }
 
