@@ -357,6 +357,31 @@ async fn an_upload_that_can_not_be_cleared_away_is_cleared_away_later() {
     t.assert_site(&[]);
 }
 
+/// A secret that the server takes no more says nothing of what is there: it is cleared away once the secret is right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_at_a_site_that_lets_nobody_in_is_cleared_away_once_it_does() {
+    let t = Fixture::new().await;
+    t.faults.add(slow(5));
+    t.studio.save("a", &vec![b'A'; 12 * PART]).await;
+    let transfers = t.start().await;
+    t.until("some has arrived", || t.tasks()[0].done_bytes > 4 * PART as u64)
+        .await;
+    t.faults.clear();
+    t.faults.add(Rule::next(Op::Abort, Fault::Fail(ErrorKind::Auth), 1));
+    let before = t.faults.fired();
+    t.studio.unlink("a").await;
+    transfers.reconsider();
+    t.until("the site refused", || t.faults.fired() > before).await;
+    t.until("it drained, or told", || {
+        t.tasks().iter().all(|task| task.kind.as_deref() == Some("auth"))
+    })
+    .await;
+    t.studio.run(|txn| txn.retry_now(TaskFilter::default(), now_ms())).await;
+    transfers.reconsider();
+    t.drained().await;
+    t.assert_site(&[]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_arrived_short_is_sent_again_under_another_name() {
     for kind in [ErrorKind::Invalid, ErrorKind::NotFound] {
