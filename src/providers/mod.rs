@@ -134,23 +134,25 @@ pub trait Provider: Send + Sync + Debug + 'static {
     ///
     /// Each chunk was read while the file was still `at`, as well as the protocol can tell; otherwise the stream ends with
     /// `VersionMismatch` and no byte of another version is given out. A file that turns out shorter is a mismatch too.
-    fn read<'a>(
-        &'a self,
-        path: &'a RelPath,
-        at: &'a Version,
-        range: Range<u64>,
-    ) -> BoxStream<'a, Result<Bytes, ProviderError>>;
-
-    /// As [`read`](Self::read), and tells `arrivals` of each byte of content when it comes from the site, whether or not it is
-    /// given out: one that comes after the stream was dropped is told too, as far as the protocol shows it to us.
+    ///
+    /// `arrivals` is told of each byte of content when it comes from the site, whether or not it is given out: one that comes
+    /// after the stream was dropped is told too, as far as the protocol shows it to us.
     fn read_for<'a>(
         &'a self,
         path: &'a RelPath,
         at: &'a Version,
         range: Range<u64>,
         arrivals: Arrivals,
+    ) -> BoxStream<'a, Result<Bytes, ProviderError>>;
+
+    /// As [`read_for`](Self::read_for), on nobody's account.
+    fn read<'a>(
+        &'a self,
+        path: &'a RelPath,
+        at: &'a Version,
+        range: Range<u64>,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
-        arrivals.note_each(self.read(path, at, range))
+        self.read_for(path, at, range, Arrivals::nobody())
     }
 
     /// Returns the hash that the site itself names for all bytes of the version `at`; `None` where it names none. Asked once

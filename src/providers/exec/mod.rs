@@ -23,7 +23,8 @@ use self::wire::{DATA_MAX, Expect, Part, Reply, Request, TEXT_MAX, Upload};
 use self::worker::Program;
 use super::upload::is_temp_name;
 use super::{
-    Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan, UploadToken,
+    Arrivals, Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan,
+    UploadToken,
 };
 use crate::model::{RelPath, Version};
 
@@ -201,16 +202,17 @@ impl Provider for ExecSite {
             .boxed()
     }
 
-    fn read<'a>(
+    fn read_for<'a>(
         &'a self,
         path: &'a RelPath,
         at: &'a Version,
         range: Range<u64>,
+        arrivals: Arrivals,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
         let (start, end, step) = (range.start, range.end.max(range.start), DATA_MAX as u64);
         // No bytes are asked for too: the version is to be vouched for.
         let pieces = (end - start).div_ceil(step).max(1);
-        stream::iter(0..pieces)
+        let chunks = stream::iter(0..pieces)
             .map(move |i| {
                 let from = start + i * step;
                 self.read_piece(path, at, from..end.min(from + step))
@@ -221,7 +223,8 @@ impl Provider for ExecSite {
                 let go_on = !std::mem::replace(failed, piece.is_err());
                 std::future::ready(go_on.then_some(piece))
             })
-            .boxed()
+            .boxed();
+        arrivals.note_each(chunks)
     }
 
     async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError> {

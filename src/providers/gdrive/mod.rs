@@ -33,8 +33,8 @@ use self::upload::{STEP, Sessions};
 use super::upload::is_temp_name;
 use super::web::{Fault, Web, content_range, exactly};
 use super::{
-    Capabilities, Entry, ErrorKind, HashKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan,
-    UploadToken,
+    Arrivals, Capabilities, Entry, ErrorKind, HashKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace,
+    UploadPlan, UploadToken,
 };
 use crate::model::{EntryKind, Name, RelPath, Version};
 
@@ -316,11 +316,12 @@ impl Provider for GdriveSite {
         stream::once(rows).try_flatten().boxed()
     }
 
-    fn read<'a>(
+    fn read_for<'a>(
         &'a self,
         path: &'a RelPath,
         at: &'a Version,
         range: Range<u64>,
+        arrivals: Arrivals,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
         let open = async move {
             check_path(path, Op::Read)?;
@@ -330,7 +331,8 @@ impl Provider for GdriveSite {
                 .map_err(|fault| fault.on(Op::Read, path))?;
             Ok::<_, ProviderError>(body.map_err(move |fault| fault.on(Op::Read, path)))
         };
-        stream::once(open).try_flatten().boxed()
+        let chunks = stream::once(open).try_flatten().boxed();
+        arrivals.note_each(chunks)
     }
 
     async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError> {

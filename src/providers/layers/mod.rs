@@ -137,15 +137,6 @@ impl<L: Layer> Provider for Layered<L> {
         self.layer.around_list(Call::on(Op::List, dir), || self.inner.list(dir))
     }
 
-    fn read<'a>(
-        &'a self,
-        path: &'a RelPath,
-        at: &'a Version,
-        range: Range<u64>,
-    ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
-        self.read_for(path, at, range, Arrivals::nobody())
-    }
-
     fn read_for<'a>(
         &'a self,
         path: &'a RelPath,

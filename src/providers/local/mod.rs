@@ -24,8 +24,8 @@ use tokio::sync::Semaphore;
 
 use self::root::Root;
 use super::{
-    Capabilities, Entry, ErrorKind, FileHash, HashKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace,
-    UploadPlan, UploadToken,
+    Arrivals, Capabilities, Entry, ErrorKind, FileHash, HashKind, Listed, Op, PartDone, Provider, ProviderError,
+    SiteSpace, UploadPlan, UploadToken,
 };
 use crate::model::{RelPath, Version};
 
@@ -158,24 +158,26 @@ impl Provider for LocalSite {
         .boxed()
     }
 
-    fn read<'a>(
+    fn read_for<'a>(
         &'a self,
         path: &'a RelPath,
         at: &'a Version,
         range: Range<u64>,
+        arrivals: Arrivals,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
         let (version, wanted) = (at.clone(), range.clone());
         let open = self.block(Op::Read, path, move |root, path| {
             files::open(root, path, &version, &wanted)
         });
-        stream::once(open)
+        let chunks = stream::once(open)
             .map_ok(move |file| self.chunks(path, at, Arc::new(file), range.clone()))
             .try_flatten()
             .scan(false, |failed, chunk| {
                 let go_on = !std::mem::replace(failed, chunk.is_err());
                 std::future::ready(go_on.then_some(chunk))
             })
-            .boxed()
+            .boxed();
+        arrivals.note_each(chunks)
     }
 
     async fn hash(&self, path: &RelPath, at: &Version) -> Result<Option<FileHash>, ProviderError> {

@@ -18,8 +18,8 @@ use self::tree::Tree;
 use super::layers::{Meter, MeterSnapshot};
 use super::upload::check_expect;
 use super::{
-    Capabilities, Entry, ErrorKind, FileHash, HashKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace,
-    UploadPlan, UploadToken,
+    Arrivals, Capabilities, Entry, ErrorKind, FileHash, HashKind, Listed, Op, PartDone, Provider, ProviderError,
+    SiteSpace, UploadPlan, UploadToken,
 };
 use crate::model::{Name, RelPath, Version};
 
@@ -198,14 +198,15 @@ impl Provider for MemorySite {
         }
     }
 
-    fn read<'a>(
+    fn read_for<'a>(
         &'a self,
         path: &'a RelPath,
         at: &'a Version,
         range: Range<u64>,
+        arrivals: Arrivals,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
         let flight = self.shared.meter.begin(Op::Read);
-        stream::unfold(Some((range, flight)), move |state| async move {
+        let chunks = stream::unfold(Some((range, flight)), move |state| async move {
             let (mut range, flight) = state?;
             match flight.note(self.chunk(path, at, &range)) {
                 Err(error) => Some((Err(error), None)),
@@ -218,7 +219,8 @@ impl Provider for MemorySite {
                 }
             }
         })
-        .boxed()
+        .boxed();
+        arrivals.note_each(chunks)
     }
 
     async fn hash(&self, path: &RelPath, at: &Version) -> Result<Option<FileHash>, ProviderError> {

@@ -39,7 +39,8 @@ use self::upload::Held;
 use self::xml::{Page, plain_etag};
 use super::web::{Fault, Reply, Web, http_date};
 use super::{
-    Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan, UploadToken,
+    Arrivals, Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan,
+    UploadToken,
 };
 use crate::model::{EntryKind, RelPath, Version};
 
@@ -333,13 +334,14 @@ impl Provider for S3Site {
         list::list(self, dir)
     }
 
-    fn read<'a>(
+    fn read_for<'a>(
         &'a self,
         path: &'a RelPath,
         at: &'a Version,
         range: Range<u64>,
+        arrivals: Arrivals,
     ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
-        read::read(self, path, at, range)
+        arrivals.note_each(read::read(self, path, at, range))
     }
 
     async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError> {

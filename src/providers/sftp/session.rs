@@ -2,8 +2,8 @@
 //!
 //! Owns: which answer belongs to which request, open handles, and the end of it all. Refuses to know: SSH (it is given a
 //! stream of bytes and somewhere to send them), paths of ours, retries. Invariants: each request is answered, or fails
-//! when the session ends; nobody who stops waiting harms the others, and what still
-//! comes for him is told of; each handle that the server gave out is closed again.
+//! when the session ends; nobody who stops waiting harms the others, and what still comes for him is told of; each handle
+//! that the server gave out is closed again.
 //!
 //! Locks: `Shared::state` alone, never held while anything is dropped that takes it (a [`Handle`] does) nor over an await.
 

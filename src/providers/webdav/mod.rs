@@ -203,15 +203,6 @@ impl Provider for WebdavSite {
             .boxed()
     }
 
-    fn read<'a>(
-        &'a self,
-        path: &'a RelPath,
-        at: &'a Version,
-        range: Range<u64>,
-    ) -> BoxStream<'a, Result<Bytes, ProviderError>> {
-        read::read(self, path, at, range, Arrivals::nobody())
-    }
-
     fn read_for<'a>(
         &'a self,
         path: &'a RelPath,
