@@ -48,7 +48,6 @@ use super::workfile::Workfiles;
 use super::writing::{Copies, Settling};
 use super::zones::Zones;
 use crate::model::{Ino, Name, PathError, ProjectName, RelPath, SiteName, Version};
-use crate::providers::layers::Meter;
 use crate::providers::{Controls, Listed, Provider, ProviderError};
 use crate::state::{NewProject, Node, Remote, StateError, StateStore, Tree};
 use crate::transfer::Transfers;
@@ -162,8 +161,8 @@ impl Project {
     }
 }
 
-/// A site's provider, and its meter where that is known.
-type Metered = (Arc<dyn Provider>, Option<Arc<Meter>>);
+/// A site's provider, and what its layers share where that is known.
+type Metered = (Arc<dyn Provider>, Option<Controls>);
 
 /// What a host knows of how it serves the drive.
 #[derive(Clone, Debug, Default)]
@@ -271,8 +270,8 @@ impl Drive {
             let (name, controls) = (SiteName(name.clone()), controls(config, settings));
             let built = crate::providers::build(&name, settings, &controls);
             let provider = built.map_err(|e| OpenError::Site(name.clone(), e))?;
-            bandwidth.add(name.clone(), &settings.limits, controls.limits);
-            sites.insert(name, (provider, Some(controls.meter)));
+            bandwidth.add(name.clone(), &settings.limits, Arc::clone(&controls.limits));
+            sites.insert(name, (provider, Some(controls)));
         }
         Self::open_metered(config, sites, bandwidth).await
     }
@@ -315,7 +314,7 @@ impl Drive {
         let slots = config.hydration.parallel_fetches as usize;
         let sites: BTreeMap<_, _> = providers
             .into_iter()
-            .map(|(name, (p, meter))| (name.clone(), Site::new(name, p, meter, slots)))
+            .map(|(name, (p, controls))| (name.clone(), Site::new(name, p, controls, slots)))
             .collect();
         let projects = open_projects(config, &store, &sites).await?;
         let (sequences, notes) = Sequences::new(&config.hydration, config.cache.max_size.bytes());

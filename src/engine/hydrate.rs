@@ -206,7 +206,35 @@ struct Fetch {
     progress: watch::Sender<Progress>,
     wanted: AtomicUsize,
     priority: watch::Sender<Priority>,
+    /// Somebody waits for it: its priority says so.
+    urgent: watch::Sender<bool>,
     cancel: CancellationToken,
+}
+
+impl Fetch {
+    fn new(span: Range<u64>, priority: Priority, payer: &Payer) -> Arc<Self> {
+        Arc::new(Self {
+            progress: watch::Sender::new(Progress::UpTo(span.start)),
+            span,
+            payer: payer.at(priority),
+            wanted: AtomicUsize::new(0),
+            priority: watch::Sender::new(priority),
+            urgent: watch::Sender::new(priority == Priority::Demand),
+            cancel: CancellationToken::new(),
+        })
+    }
+
+    /// Makes it at least as urgent as that.
+    fn raise(&self, priority: Priority) {
+        let rises = |now: &mut Priority| {
+            let rises = *now < priority;
+            *now = (*now).max(priority);
+            rises
+        };
+        if self.priority.send_if_modified(rises) && priority == Priority::Demand {
+            self.urgent.send_replace(true);
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -364,21 +392,21 @@ impl OpenContent {
                 Ok(Hit::Missing(_)) => {}
                 Err(e) => {
                     warn!(path = %self.path, error = %e, "the cache can't be read; bytes come past it");
-                    return self.read_past_cache(range, payer).await;
+                    return self.read_past_cache(range, Priority::Demand, payer).await;
                 }
             }
             match self.ensure(range.clone(), Priority::Demand, payer).await {
                 Ok(()) => {}
                 Err(HydrateError::Cache(e)) => {
                     warn!(path = %self.path, error = %e, "the cache can't hold bytes; they come past it");
-                    return self.read_past_cache(range, payer).await;
+                    return self.read_past_cache(range, Priority::Demand, payer).await;
                 }
                 Err(e) => return Err(e),
             }
         }
         self.trusted()?;
         warn!(path = %self.path, "the cache loses bytes as fast as they arrive; they come past it");
-        self.read_past_cache(range, payer).await
+        self.read_past_cache(range, Priority::Demand, payer).await
     }
 
     /// Returns the bytes of a range if all of them are here.
@@ -505,11 +533,7 @@ impl OpenContent {
             }
             gaps = left;
             if let Some(until) = until {
-                fetch.priority.send_if_modified(|p| {
-                    let rises = *p < priority;
-                    *p = (*p).max(priority);
-                    rises
-                });
+                fetch.raise(priority);
                 wanted.push((Self::interest(fetch), until));
             }
         }
@@ -526,14 +550,7 @@ impl OpenContent {
             let mut at = gap.start;
             while at < gap.end {
                 let end = (at + MAX_FETCH).min(gap.end);
-                let fetch = Arc::new(Fetch {
-                    span: at..end,
-                    payer: payer.at(priority),
-                    progress: watch::Sender::new(Progress::UpTo(at)),
-                    wanted: AtomicUsize::new(0),
-                    priority: watch::Sender::new(priority),
-                    cancel: CancellationToken::new(),
-                });
+                let fetch = Fetch::new(at..end, priority, payer);
                 let interest = Self::interest(&fetch);
                 fetches.push(Arc::clone(&fetch));
                 tokio::spawn(Arc::clone(self).run(fetch));
@@ -562,6 +579,8 @@ impl OpenContent {
             match timeout(self.deadline, progress.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_gone)) => return Ok(()),
+                // Bytes come, as fast as the site's limit lets them.
+                Err(_elapsed) if self.site.is_held_back() => {}
                 Err(_elapsed) => {
                     let error = ProviderError::new(ErrorKind::TimedOut, Op::Read).at(&self.path);
                     self.site.link().failed(&error);
@@ -661,6 +680,7 @@ impl OpenContent {
             let cause = *priority.borrow() as usize;
             stats.fetched_by[cause].fetch_add(bytes, Ordering::Relaxed);
         })
+        .urgent_when(fetch.urgent.subscribe())
     }
 
     /// Takes what is kept apart of the beginning of a span; returns how far that went.
@@ -697,7 +717,7 @@ impl OpenContent {
                     let mut ticket = self.site.slots().queue(Priority::Pin, range.end - range.start);
                     let _slot = ticket.granted().await;
                     self.stats.fetches.fetch_add(1, Ordering::Relaxed);
-                    self.read_past_cache(range.clone(), payer).await?
+                    self.read_past_cache(range.clone(), Priority::Pin, payer).await?
                 }
             };
             let this = Arc::clone(self);
@@ -785,7 +805,12 @@ impl OpenContent {
 
     /// Serves a range without the cache: for when the cache's disk is full, read-only or failing. Costs a request each
     /// time, but a reader gets its bytes.
-    async fn read_past_cache(&self, range: Range<u64>, payer: &Payer) -> Result<Bytes, HydrateError> {
+    async fn read_past_cache(
+        &self,
+        range: Range<u64>,
+        priority: Priority,
+        payer: &Payer,
+    ) -> Result<Bytes, HydrateError> {
         if let Some(bytes) = self.read_here(range.clone()) {
             return Ok(bytes);
         }
@@ -798,7 +823,8 @@ impl OpenContent {
         let want = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let mut out = BytesMut::new();
         let charged = payer.clone();
-        let arrivals = Arrivals::new(move |bytes| charged.charge(bytes));
+        let arrivals = Arrivals::new(move |bytes| charged.charge(bytes))
+            .urgent_when(watch::channel(priority == Priority::Demand).1);
         let mut stream = self
             .site
             .provider()
@@ -821,6 +847,7 @@ impl OpenContent {
                         e.at(&self.path).because("the stream ended early"),
                     )));
                 }
+                Err(_elapsed) if self.site.is_held_back() => {}
                 Err(_elapsed) => {
                     // As for those that wait for the cache: the next one must not pay for finding out.
                     let error = ProviderError::new(ErrorKind::TimedOut, Op::Read).at(&self.path);

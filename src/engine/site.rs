@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use super::link::Link;
 use super::schedule::Slots;
 use crate::model::SiteName;
-use crate::providers::layers::Meter;
-use crate::providers::{Provider, SiteSpace};
+use crate::providers::{Controls, Provider, SiteSpace};
 
 /// How long a site's answer about its space is good for.
 const SPACE_TTL: Duration = Duration::from_secs(60);
@@ -22,7 +21,7 @@ pub struct Site {
     link: Arc<Link>,
     slots: Arc<Slots>,
     space: Mutex<Space>,
-    meter: Option<Arc<Meter>>,
+    controls: Option<Controls>,
 }
 
 #[derive(Debug, Default)]
@@ -32,8 +31,8 @@ struct Space {
 }
 
 impl Site {
-    /// Makes a site whose background fetches share `slots`, with the meter of its provider where that is known.
-    pub fn new(name: SiteName, provider: Arc<dyn Provider>, meter: Option<Arc<Meter>>, slots: usize) -> Arc<Self> {
+    /// Makes a site whose background fetches share `slots`, with what its provider's layers share where that is known.
+    pub fn new(name: SiteName, provider: Arc<dyn Provider>, controls: Option<Controls>, slots: usize) -> Arc<Self> {
         let link = Link::new(name.clone(), Arc::clone(&provider));
         Arc::new(Self {
             name,
@@ -41,7 +40,7 @@ impl Site {
             link,
             slots: Slots::new(slots),
             space: Mutex::default(),
-            meter,
+            controls,
         })
     }
 
@@ -57,7 +56,15 @@ impl Site {
 
     /// Bytes read from it since the start, as its meter counts them.
     pub fn read_bytes(&self) -> Option<u64> {
-        self.meter.as_ref().map(|meter| meter.snapshot().bytes_in)
+        let controls = self.controls.as_ref()?;
+        Some(controls.meter.snapshot().bytes_in)
+    }
+
+    /// Says whether bytes that came from it are kept back by its limit now: that no byte is given out says nothing about the
+    /// site then.
+    pub fn is_held_back(&self) -> bool {
+        let controls = self.controls.as_ref();
+        controls.is_some_and(|controls| controls.limits.download.is_holding())
     }
 
     /// Whether it answers.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use crate::common::drive::{Builder, drive_test};
@@ -47,6 +48,44 @@ fn a_limit_holds_and_is_changed_while_somebody_reads() {
         let shown: serde_json::Value = serde_json::from_str(&drive.tell(["limit", "--json"])).unwrap();
         assert_eq!(shown[0]["download"]["bytes_per_second"], 2 * MIB);
         assert_eq!(shown[0]["download"]["by_hand"], false);
+    });
+}
+
+#[test]
+fn a_limit_that_makes_bytes_wait_longer_than_the_deadline_fails_no_read() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        for name in ["plate", "small"] {
+            fs::write(site.path().join(name), vec![b'A'; 24 * MIB]).unwrap();
+        }
+        // What reading the first file fetches ahead takes many times the deadline of 2 s; a reader comes in between.
+        let drive = Builder::local(site.path())
+            .site("download-limit", "1MiB/s")
+            .build()
+            .mounted();
+        let plate = drive.path("plate");
+        let (tell, told) = std::sync::mpsc::sync_channel(6);
+        let player = std::thread::spawn(move || {
+            let mut file = File::open(plate).unwrap();
+            let mut buffer = vec![0; MIB];
+            for _ in 0..6 {
+                file.read_exact(&mut buffer).unwrap();
+                let _nobody_listens_at_the_end = tell.send(());
+            }
+        });
+        told.iter().take(2).for_each(drop);
+        let begun = Instant::now();
+        let mut buffer = vec![0; 4096];
+        File::open(drive.path("small"))
+            .unwrap()
+            .read_exact_at(&mut buffer, 20 * MIB as u64)
+            .unwrap();
+        let waited = begun.elapsed();
+        player.join().unwrap();
+        println!("beside what is fetched ahead a reader waited {waited:?}");
+        assert!(waited < Duration::from_secs(5), "{waited:?}");
+        let status = drive.status();
+        assert_eq!(status["sites"][0]["link"], "up", "{status}");
     });
 }
 

@@ -187,9 +187,8 @@ impl Layer for MeterLayer {
     {
         let flight = self.meter.begin(Op::Read);
         let meter = Arc::clone(&self.meter);
-        let counted = Arrivals::new(move |bytes| {
+        let counted = arrivals.and(move |bytes| {
             meter.bytes_in.fetch_add(bytes, Relaxed);
-            arrivals.note(bytes);
         });
         run(range, counted).map(move |chunk| flight.note(chunk)).boxed()
     }

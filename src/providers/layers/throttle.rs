@@ -1,17 +1,21 @@
 //! Bandwidth limits, each direction apart, changeable while bytes move.
 //!
 //! Owns: when bytes may pass. Refuses to know: timetables; whoever has one calls [`Limits`]. Invariant: no error, byte or
-//! order changes. A part is paid for before it is sent, a chunk after it came: a limit holds on average over parts.
+//! order changes within a read. A part is paid for before it is sent, a chunk after it came: a limit holds on average over
+//! parts. What somebody waits for passes before what is fetched ahead, and in pieces, so that it comes steadily.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 
 use super::{Bucket, Call, Layer};
 use crate::providers::{Arrivals, Listed, ProviderError};
+
+/// What came is let through in pieces of this many bytes: as much as the cache keeps at least.
+const PIECE: usize = 64 << 10;
 
 /// The limits of one site, in bytes per second. Shared: the layer keeps to them, others change them.
 #[derive(Debug)]
@@ -82,13 +86,29 @@ impl Layer for ThrottleLayer {
     where
         F: Fn(Range<u64>, Arrivals) -> BoxStream<'a, Result<Bytes, ProviderError>> + Send + 'a,
     {
+        let download = &self.limits.download;
+        let urgency = arrivals.urgency();
         run(range, arrivals)
-            .then(|chunk| async {
-                if let Ok(bytes) = &chunk {
-                    self.limits.download.take(bytes.len()).await;
+            .map_ok(|chunk| futures::stream::iter(pieces(chunk, download.rate().is_some()).map(Ok)))
+            .try_flatten()
+            .and_then(move |piece| {
+                let urgency = urgency.clone();
+                async move {
+                    match urgency {
+                        Some(mut urgent) => download.take_by_urgency(piece.len(), &mut urgent).await,
+                        None => download.take(piece.len()).await,
+                    }
+                    Ok(piece)
                 }
-                chunk
             })
             .boxed()
     }
+}
+
+/// Cuts a chunk, where that is asked for.
+fn pieces(mut chunk: Bytes, cut: bool) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        let len = if cut { chunk.len().min(PIECE) } else { chunk.len() };
+        (len > 0).then(|| chunk.split_to(len))
+    })
 }
