@@ -538,7 +538,7 @@ impl OpenContent {
             }
         }
         if !gaps.is_empty()
-            && let super::link::LinkState::Down { reason } = self.site.link().state()
+            && let super::link::LinkState::Down { reason, .. } = self.site.link().state()
             && gaps.iter().any(|gap| self.kept_until(gap.start, gap.end) < gap.end)
         {
             return Err(HydrateError::Offline {
@@ -814,7 +814,7 @@ impl OpenContent {
         if let Some(bytes) = self.read_here(range.clone()) {
             return Ok(bytes);
         }
-        if let super::link::LinkState::Down { reason } = self.site.link().state() {
+        if let super::link::LinkState::Down { reason, .. } = self.site.link().state() {
             return Err(HydrateError::Offline {
                 site: self.site.name().to_string(),
                 reason,

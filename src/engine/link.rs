@@ -36,9 +36,37 @@ pub enum LinkState {
     Up,
     /// Requests fail; the reason is the last one's.
     Down {
+        /// The kind of that failure.
+        kind: ErrorKind,
         /// Why, for people.
         reason: String,
     },
+}
+
+/// Why a site lets nobody in until a person has done something about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lockout {
+    /// `auth` or `config`.
+    pub kind: ErrorKind,
+    /// Why, for people.
+    pub why: String,
+}
+
+impl LinkState {
+    /// Returns why the site lets nobody in, if it answers and does not.
+    #[must_use]
+    pub fn lockout(&self) -> Option<Lockout> {
+        match self {
+            Self::Down {
+                kind: kind @ (ErrorKind::Auth | ErrorKind::Config),
+                reason,
+            } => Some(Lockout {
+                kind: *kind,
+                why: reason.clone(),
+            }),
+            Self::Unknown | Self::Up | Self::Down { .. } => None,
+        }
+    }
 }
 
 /// The link to one site.
@@ -133,7 +161,7 @@ impl Link {
     }
 
     /// Asks the site, and takes note of the answer.
-    async fn look(self: &Arc<Self>) {
+    pub(super) async fn look(self: &Arc<Self>) {
         match self.probe().await {
             Ok(()) => self.answered(),
             Err(e) => self.take_down(&e),
@@ -157,10 +185,13 @@ impl Link {
     }
 
     fn take_down(self: &Arc<Self>, error: &ProviderError) {
-        let reason = error.to_string();
+        let (kind, reason) = (error.kind, error.to_string());
         let went_down = self.state.send_if_modified(|s| {
             let was_down = matches!(s, LinkState::Down { .. });
-            *s = LinkState::Down { reason: reason.clone() };
+            *s = LinkState::Down {
+                kind,
+                reason: reason.clone(),
+            };
             !was_down
         });
         if went_down {
@@ -188,10 +219,10 @@ async fn probe_until_up(link: Weak<Link>) {
         match link.probe().await {
             Ok(()) => return link.answered(),
             Err(e) => {
-                let reason = e.to_string();
                 link.state.send_modify(|s| {
-                    if let LinkState::Down { reason: r } = s {
-                        *r = reason;
+                    if let LinkState::Down { kind, reason } = s {
+                        *kind = e.kind;
+                        *reason = e.to_string();
                     }
                 });
             }

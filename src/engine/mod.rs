@@ -21,6 +21,7 @@ pub mod hydrate;
 pub mod hydrations;
 pub mod link;
 mod local;
+mod lockouts;
 mod names;
 mod native;
 pub mod objects;

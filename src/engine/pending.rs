@@ -29,6 +29,7 @@ impl Inner {
         self.store.read(|txn| {
             let rows = txn.queue_rows()?;
             let is_paused = |root: Ino| rows.iter().any(|row| row.root == root && row.paused);
+            let lockouts = self.lockouts();
             let mut pending = PendingReport {
                 bytes_per_second: stats.bytes_per_second,
                 done_bytes: stats.under_way.iter().map(|file| file.done_bytes.min(file.size)).sum(),
@@ -44,7 +45,8 @@ impl Inner {
                 }
                 pending.files += tally.tasks;
                 pending.bytes = pending.bytes.saturating_add(tally.bytes);
-                if is_paused(root) || matches!(state, TaskState::Blocked | TaskState::Held) {
+                let is_locked_out = state == TaskState::Waiting && lockouts.publishing(root).is_some();
+                if is_paused(root) || is_locked_out || matches!(state, TaskState::Blocked | TaskState::Held) {
                     pending.stuck.add(tally.into());
                 }
             }

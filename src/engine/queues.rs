@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::drive::{Drive, Inner, LookupError, Project, now_ms};
+use super::lockouts::Lockouts;
 use super::pending::oldest_ms;
 use super::report::{Changed, QueueReport, Selection, TaskKind, TaskPage, TaskQuery, TaskReport, TaskWord};
 use super::words::Asker;
@@ -114,7 +115,7 @@ impl Drive {
     }
 
     /// Makes tasks due now, as if they had never failed; files that were taken out of a queue are put in again where they
-    /// are named.
+    /// are named. Sites that let nobody in are asked whether they do now.
     ///
     /// # Errors
     /// See [`QueueError`]; nothing was changed then.
@@ -132,11 +133,13 @@ impl Drive {
             },
             Chosen::Some(ids) => {
                 let tasks = self.each(ids, Deed::Retry).await?;
+                self.ask_locked_out().await;
                 return Ok(Changed { tasks, queued });
             }
         };
         let now = now_ms();
         let tasks = self.store.write_durable(move |txn| txn.retry_now(filter, now)).await? as u64;
+        self.ask_locked_out().await;
         self.reconsider_transfers();
         Ok(Changed { tasks, queued })
     }
@@ -437,12 +440,18 @@ impl Inner {
     /// # Errors
     /// When the store can't be read.
     pub fn queues(&self) -> Result<Vec<QueueReport>, StateError> {
+        let lockouts = self.lockouts();
         self.store.read(|txn| {
             let rows: HashMap<_, _> = txn.queue_rows()?.into_iter().map(|row| (row.root, row)).collect();
             let queue = |project: &Arc<Project>| {
-                let counts = txn.queue_counts(project.root)?;
+                let mut counts = txn.queue_counts(project.root)?;
                 let row = rows.get(&project.root);
                 let set = row.and_then(|row| row.priority);
+                if !lockouts.is_empty() {
+                    for waiting in txn.waiting_between(project.root)? {
+                        lockouts.count_as_blocked(&mut counts, project.root, &waiting);
+                    }
+                }
                 Ok(QueueReport {
                     project: project.name.0.clone(),
                     priority: set.unwrap_or(project.priority),
@@ -471,9 +480,12 @@ impl Inner {
             None => None,
         };
         let limit = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
+        let lockouts = self.lockouts();
+        // What waits for a site that lets nobody in is shown as blocked.
+        let row_state = query.state.map(row_state);
         let filter = TaskFilter {
             root,
-            state: query.state.map(row_state),
+            state: row_state.filter(|state| *state != TaskState::Blocked || lockouts.is_empty()),
             id: None,
             job: query.job.map(JobId),
         };
@@ -486,7 +498,7 @@ impl Inner {
                 let is_last = rows.len() < PAGE_MAX;
                 for row in rows {
                     after = row.id;
-                    let shown = report(&mut asker, row, &stats)?;
+                    let shown = report(&mut asker, row, &stats, &lockouts)?;
                     tasks.extend(shown.filter(|task| query.state.is_none_or(|state| state == task.state)));
                     if tasks.len() == limit {
                         let next = Some(after.0);
@@ -547,7 +559,12 @@ fn row_state(word: TaskWord) -> TaskState {
 }
 
 /// Returns a task as people are shown it; `None` where its project is out of sight.
-fn report(asker: &mut Asker<'_, '_>, task: Task, stats: &Stats) -> Result<Option<TaskReport>, StateError> {
+fn report(
+    asker: &mut Asker<'_, '_>,
+    mut task: Task,
+    stats: &Stats,
+    lockouts: &Lockouts,
+) -> Result<Option<TaskReport>, StateError> {
     let Some((project, path)) = asker.path_of_task(&task)? else {
         return Ok(None);
     };
@@ -559,6 +576,17 @@ fn report(asker: &mut Asker<'_, '_>, task: Task, stats: &Stats) -> Result<Option
         TaskWhat::CopyFolder => TaskKind::CopyFolder,
         TaskWhat::CopyLeftover => TaskKind::Clear,
     };
+    let from = match &task.target {
+        Some(_) => asker.source_of(task.job)?,
+        None => None,
+    };
+    if task.state == TaskState::Waiting
+        && let Some((kind, why)) = lockouts.blocks(&task, from.as_ref())
+    {
+        // It has no time of its own: it goes on once the site lets us in.
+        (task.state, task.due_ms) = (TaskState::Blocked, i64::MAX);
+        (task.kind, task.error) = (Some(kind), Some(why));
+    }
     let state = match task.state {
         TaskState::Waiting if task.tries > 0 => TaskWord::Retrying,
         TaskState::Waiting => TaskWord::Waiting,
@@ -568,10 +596,6 @@ fn report(asker: &mut Asker<'_, '_>, task: Task, stats: &Stats) -> Result<Option
         TaskState::Blocked => TaskWord::Blocked,
         TaskState::Held => TaskWord::Held,
         TaskState::Excluded => TaskWord::Excluded,
-    };
-    let from = match &task.target {
-        Some(_) => asker.source_of(task.job)?,
-        None => None,
     };
     let under_way = stats.under_way.iter().find(|file| file.task == task.id);
     Ok(Some(TaskReport {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::drive::{Drive, Inner, LookupError};
+use super::lockouts::Lockouts;
 use super::queues::{QueueError, each_task, is_below};
 use super::report::{Obstacle, ObstacleKind, WaitReport, WaitRequest};
 use super::words::Asker;
@@ -46,6 +47,7 @@ enum Focus {
 /// A look at what is waited for.
 #[derive(Debug, Default)]
 struct Look {
+    lockouts: Lockouts,
     report: WaitReport,
     focus: Option<Focus>,
 }
@@ -116,7 +118,7 @@ impl Inner {
     fn goes_on(&self, focus: Focus) -> Result<bool, StateError> {
         self.store.read(|txn| match focus {
             Focus::Task(id) => Ok(match txn.task(id)? {
-                Some(task) => obstacle(&task, is_paused(txn, task.root)?).is_none(),
+                Some(task) => obstacle(&task, is_paused(txn, task.root)?, &self.lockouts()).is_none(),
                 None => false,
             }),
             Focus::Written(ino) => Ok(txn.node(ino)?.is_some_and(|node| node.writing)),
@@ -126,7 +128,10 @@ impl Inner {
     /// Looks at everything that is waited for.
     fn look(&self, targets: &Targets) -> Result<Look, QueueError> {
         let mut folders = Vec::new();
-        let mut look = Look::default();
+        let mut look = Look {
+            lockouts: self.lockouts(),
+            ..Look::default()
+        };
         look.report.bytes_per_second = self.transfer_stats().bytes_per_second;
         if !targets.all {
             for path in &targets.paths {
@@ -281,7 +286,7 @@ impl Look {
     }
 
     fn add(&mut self, path: &RelPath, task: &Task, is_paused: bool) {
-        match obstacle(task, is_paused) {
+        match obstacle(task, is_paused, &self.lockouts) {
             Some((what, why)) => self.obstacle(path, what, why, Some(task.id.0)),
             None => self.goes(Focus::Task(task.id), task.size),
         }
@@ -321,7 +326,7 @@ fn is_paused(txn: &ReadTxn<'_>, root: Ino) -> Result<bool, StateError> {
 }
 
 /// Says why a task does not get done by itself; `None` if it does.
-fn obstacle(task: &Task, is_paused: bool) -> Option<(ObstacleKind, String)> {
+fn obstacle(task: &Task, is_paused: bool, lockouts: &Lockouts) -> Option<(ObstacleKind, String)> {
     let error = || task.error.clone().unwrap_or_default();
     match task.state {
         TaskState::Held => {
@@ -333,6 +338,9 @@ fn obstacle(task: &Task, is_paused: bool) -> Option<(ObstacleKind, String)> {
             ObstacleKind::Paused,
             "its queue is paused; `backlot queue resume` lets it go on".to_owned(),
         )),
+        TaskState::Waiting if let Some(lockout) = lockouts.publishing(task.root) => {
+            Some((ObstacleKind::Blocked, lockout.why.clone()))
+        }
         TaskState::Waiting if task.tries >= FAILED_TRIES => Some((ObstacleKind::Failed, error())),
         TaskState::Waiting | TaskState::Running | TaskState::Excluded => None,
     }
@@ -385,10 +393,10 @@ mod tests {
             (S::Blocked, 1, true, Some(O::Blocked)),
             (S::Held, 0, false, Some(O::Held)),
         ] {
-            let found = obstacle(&task(state, tries), is_paused);
+            let found = obstacle(&task(state, tries), is_paused, &Lockouts::default());
             assert_eq!(found.map(|(what, _)| what), expected, "{state:?} {tries} {is_paused}");
         }
-        let told = obstacle(&task(TaskState::Blocked, 1), false).expect("in the way");
+        let told = obstacle(&task(TaskState::Blocked, 1), false, &Lockouts::default()).expect("in the way");
         assert_eq!(told.1, "no room");
     }
 }

@@ -70,7 +70,7 @@ pub use read::ReadTxn;
 pub use site_state::{SiteRow, SiteStatus};
 pub use task::{
     Claim, Job, JobId, JobKind, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Replaces, Standing, Tally,
-    Task, TaskFilter, TaskId, TaskState, TaskWhat,
+    Task, TaskFilter, TaskId, TaskState, TaskWhat, WaitingBetween,
 };
 pub use tree::Tree;
 pub use write::WriteTxn;

@@ -22,7 +22,7 @@ use super::node::{as_i64, count_at, ino_at};
 use super::read::ReadTxn;
 use super::task::{
     Claim, Job, JobId, JobKind, NewDelete, NewSend, PRIORITY_NORMAL, QueueCounts, QueueRow, Standing, Tally, Task,
-    TaskFilter, TaskId, TaskState, TaskWhat, job_at, job_columns, task_at, task_columns,
+    TaskFilter, TaskId, TaskState, TaskWhat, WaitingBetween, job_at, job_columns, task_at, task_columns,
 };
 use super::write::WriteTxn;
 use crate::model::{Ino, Name, RelPath, SiteName, Version};
@@ -265,6 +265,24 @@ impl ReadTxn<'_> {
             }
         }
         Ok(counts)
+    }
+
+    /// Counts the tasks of a project that wait, by the sites that they go between. Costs as [`queue_counts`](Self::queue_counts).
+    pub fn waiting_between(&self, root: Ino) -> Result<Vec<WaitingBetween>, StateError> {
+        let sql = "SELECT kind, source, target, tried, sum(tasks), CAST(total(bytes) AS INTEGER) FROM job CROSS JOIN tally \
+                   ON tally.job = job.id WHERE root = ?1 AND state = 0 AND tasks > 0 GROUP BY 1, 2, 3, 4";
+        self.many(sql, [as_i64(root.0)], |row| {
+            Ok(WaitingBetween {
+                kind: JobKind::from_code(row.get(0).db()?)?,
+                source: SiteName(row.get(1).db()?),
+                target: SiteName(row.get(2).db()?),
+                failed_before: row.get(3).db()?,
+                tally: Tally {
+                    tasks: count_at(row, 4)?,
+                    bytes: count_at(row, 5)?,
+                },
+            })
+        })
     }
 
     /// Counts what is still to be sent and removed, by project, state and whether it is a send; leftovers are not among

@@ -288,6 +288,21 @@ pub struct QueueCounts {
     pub retrying: Tally,
 }
 
+/// Tasks of a project that wait, all of one kind of job between the same sites.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WaitingBetween {
+    /// Of their jobs.
+    pub kind: JobKind,
+    /// Where they come from.
+    pub source: SiteName,
+    /// Where they go.
+    pub target: SiteName,
+    /// Whether they failed before.
+    pub failed_before: bool,
+    /// How many.
+    pub tally: Tally,
+}
+
 /// The columns of [`task_at`].
 macro_rules! task_columns {
     () => {
@@ -448,8 +463,13 @@ impl Replaces {
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.tasks += other.tasks;
         self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+
+    pub(crate) fn take_off(&mut self, other: Self) {
+        self.tasks = self.tasks.saturating_sub(other.tasks);
+        self.bytes = self.bytes.saturating_sub(other.bytes);
     }
 }

@@ -103,6 +103,50 @@ fn refused(drive: &Drive, target: &str) {
     assert!(count(&job, "blocked") <= 6, "{job:#}");
 }
 
+/// The site is known to let nobody in before anything is sent, so that no file tries it: all of them need a person, and say so.
+#[test]
+fn what_waits_for_a_site_that_lets_nobody_in_is_blocked_and_goes_on_once_it_does() {
+    drive_test_within(LIMIT, || {
+        let Some(mut server) = WebServer::start_or_skip(Service::RcloneDav) else {
+            return;
+        };
+        fs::create_dir(server.root().join(BUCKET)).unwrap();
+        let mut drive = Builder::webdav(&server.webdav(BUCKET)).build();
+        drive.scan();
+        server.restart_with(NEW);
+        drive.mount();
+        eventually_within(DRAIN, "the site is known to let nobody in", || {
+            drive.status()["sites"][0]["link"] == "down"
+        });
+        let publish = drive.path("publish");
+        fs::create_dir(&publish).unwrap();
+        for n in 0..5 {
+            fs::write(publish.join(format!("{n}.exr")), bytes(n, 20_000)).unwrap();
+        }
+        let begun = Instant::now();
+        let refused = drive.refused(["wait", "--all"]);
+        assert!(refused.said.contains("logging in failed"), "{refused:?}");
+        assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+        let listed = tasks(&drive);
+        assert_eq!(listed.len(), 5, "{listed:#?}");
+        for task in &listed {
+            let why = task["error"].as_str().unwrap_or_default();
+            assert!(task["state"] == "blocked" && task["kind"] == "auth", "{task:#}");
+            assert!(why.contains("logging in failed"), "{task:#}");
+        }
+        let status = drive.status();
+        let publishing = &status["publishing"];
+        assert_eq!(publishing["queues"][0]["blocked"]["tasks"], 5, "{publishing:#}");
+        assert_eq!(publishing["queues"][0]["waiting"]["tasks"], 0, "{publishing:#}");
+        assert_eq!(publishing["pending"]["stuck"]["tasks"], 5, "{publishing:#}");
+
+        renewed(&server.file("secret"));
+        drive.tell(["queue", "retry", "--all"]);
+        drive.tell(["wait", "--all"]);
+        assert_same(&publish, &server.root().join(BUCKET).join("publish"));
+    });
+}
+
 fn renewed(file: &Path) {
     fs::write(file, NEW).unwrap();
 }

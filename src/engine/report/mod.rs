@@ -192,7 +192,7 @@ impl SiteReport {
         let (link, reason) = match site.link().state() {
             LinkState::Unknown => ("unknown", None),
             LinkState::Up => ("up", None),
-            LinkState::Down { reason } => ("down", Some(reason)),
+            LinkState::Down { reason, .. } => ("down", Some(reason)),
         };
         Self {
             name: site.name().0.clone(),

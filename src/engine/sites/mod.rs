@@ -131,7 +131,7 @@ impl Inner {
         let (link, reason) = match site.link().state() {
             LinkState::Unknown => ("unknown", None),
             LinkState::Up => ("up", None),
-            LinkState::Down { reason } => ("down", Some(reason)),
+            LinkState::Down { reason, .. } => ("down", Some(reason)),
         };
         let shape = self.shapes.get(site.name());
         let others = self.doors.of(site.name());

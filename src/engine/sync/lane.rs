@@ -189,7 +189,7 @@ async fn link_up(lane: &Lane, stop: &CancellationToken) -> bool {
     let mut state = lane.site.link().watch();
     loop {
         let reason = match &*state.borrow_and_update() {
-            LinkState::Down { reason } => reason.clone(),
+            LinkState::Down { reason, .. } => reason.clone(),
             LinkState::Up | LinkState::Unknown => return !stop.is_cancelled(),
         };
         lane.is_at("site down", Some(reason));
