@@ -8,11 +8,12 @@
 //!
 //! Lock order: `OpenContent::fetches` alone; no lock is held over an await.
 
+mod fetch;
 mod proof;
+mod stats;
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,22 +22,23 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::fetch::{Fetch, Progress};
 use self::proof::Prefix;
+use self::stats::Demand;
 use super::firewall::Payer;
 use super::heads::Head;
-use super::histogram::Histogram;
 use super::native::Checking;
-use super::pulse::Bell;
 use super::schedule::Priority;
 use super::site::Site;
 use crate::model::{Ino, RelPath, Version};
 use crate::providers::{Arrivals, ErrorKind, FileHash, Op, ProviderError};
 
+pub use self::fetch::Interest;
 pub use self::proof::Mismatch;
 pub(super) use self::proof::Mismatches;
+pub use self::stats::{Failures, HydrateStats};
 
 /// The longest request of background work. A demand asks for exactly its granules; what is fetched ahead is cut into
 /// pieces of this size, so that several connections share a window and a change of mind costs little.
@@ -87,76 +89,6 @@ impl HydrateError {
     }
 }
 
-/// Counters of one drive's hydration, since it started.
-#[derive(Debug, Default)]
-pub struct HydrateStats {
-    /// Bytes that arrived from sites.
-    pub fetched_bytes: AtomicU64,
-    /// Requests made to sites.
-    pub fetches: AtomicU64,
-    /// Fetches that failed.
-    pub failed: AtomicU64,
-    /// Fetches that stopped since nobody wanted them any more.
-    pub cancelled: AtomicU64,
-    /// Bytes served past the cache, since it could not hold them.
-    pub uncached_bytes: AtomicU64,
-    /// Reads that came to the daemon.
-    pub demands: AtomicU64,
-    /// Those of them that are being answered.
-    pub demanding: AtomicU64,
-    /// The bytes that arrived, by the urgency that their fetch had then: the order is that of [`Priority`].
-    pub fetched_by: [AtomicU64; 4],
-    /// Reads whose bytes were here.
-    pub reads_here: AtomicU64,
-    /// Reads that waited for a site.
-    pub reads_waited: AtomicU64,
-    /// How long those waited, the failed ones too.
-    pub waits: Histogram,
-    /// Fetches that failed, by the kind of their error.
-    pub failures: Failures,
-    /// Rings when bytes have arrived.
-    pub bell: Arc<Bell>,
-}
-
-/// Counts by words. Behind a lock: what fails has waited for a site.
-#[derive(Debug, Default)]
-pub struct Failures(Mutex<BTreeMap<&'static str, u64>>);
-
-impl Failures {
-    fn note(&self, kind: &'static str) {
-        *self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(kind)
-            .or_default() += 1;
-    }
-
-    /// Returns the counts.
-    #[must_use]
-    pub fn now(&self) -> Vec<(&'static str, u64)> {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.iter().map(|(kind, count)| (*kind, *count)).collect()
-    }
-}
-
-/// A read that is being answered.
-struct Demand<'a>(&'a HydrateStats);
-
-impl<'a> Demand<'a> {
-    fn begin(stats: &'a HydrateStats) -> Self {
-        stats.demands.fetch_add(1, Ordering::Relaxed);
-        stats.demanding.fetch_add(1, Ordering::Relaxed);
-        Self(stats)
-    }
-}
-
-impl Drop for Demand<'_> {
-    fn drop(&mut self) {
-        self.0.demanding.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Whose bytes, and where they come from.
 #[derive(Debug)]
 pub(super) struct Origin {
@@ -196,90 +128,6 @@ pub struct OpenContent {
     /// The bytes are not that.
     failed: OnceLock<Arc<Mismatch>>,
     mismatches: Arc<Mismatches>,
-}
-
-#[derive(Debug)]
-struct Fetch {
-    span: Range<u64>,
-    /// Who wanted it first.
-    payer: Payer,
-    progress: watch::Sender<Progress>,
-    wanted: AtomicUsize,
-    priority: watch::Sender<Priority>,
-    /// Somebody waits for it: its priority says so.
-    urgent: watch::Sender<bool>,
-    cancel: CancellationToken,
-}
-
-impl Fetch {
-    fn new(span: Range<u64>, priority: Priority, payer: &Payer) -> Arc<Self> {
-        Arc::new(Self {
-            progress: watch::Sender::new(Progress::UpTo(span.start)),
-            span,
-            payer: payer.at(priority),
-            wanted: AtomicUsize::new(0),
-            priority: watch::Sender::new(priority),
-            urgent: watch::Sender::new(priority == Priority::Demand),
-            cancel: CancellationToken::new(),
-        })
-    }
-
-    /// Makes it at least as urgent as that.
-    fn raise(&self, priority: Priority) {
-        let rises = |now: &mut Priority| {
-            let rises = *now < priority;
-            *now = (*now).max(priority);
-            rises
-        };
-        if self.priority.send_if_modified(rises) && priority == Priority::Demand {
-            self.urgent.send_replace(true);
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Progress {
-    /// Everything before this offset is in the cache.
-    UpTo(u64),
-    /// It stopped short.
-    Failed(HydrateError),
-    /// Nobody wanted it any more.
-    Cancelled,
-}
-
-/// Interest in a fetch; when the last one is dropped, the fetch stops.
-#[derive(Debug)]
-pub struct Interest(Arc<Fetch>);
-
-impl Interest {
-    /// Waits until the fetch has ended, one way or the other, without being interested in it.
-    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (mut progress, end) = (self.0.progress.subscribe(), self.0.span.end);
-        async move {
-            let over = |progress: &Progress| match progress {
-                Progress::UpTo(at) => *at >= end,
-                Progress::Failed(_) | Progress::Cancelled => true,
-            };
-            // Whoever reports progress is gone: that is an end as well.
-            drop(progress.wait_for(over).await);
-        }
-    }
-
-    /// Says whether the fetch has ended, one way or the other.
-    pub fn is_over(&self) -> bool {
-        match *self.0.progress.borrow() {
-            Progress::UpTo(at) => at >= self.0.span.end,
-            Progress::Failed(_) | Progress::Cancelled => true,
-        }
-    }
-}
-
-impl Drop for Interest {
-    fn drop(&mut self) {
-        if self.0.wanted.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.cancel.cancel();
-        }
-    }
 }
 
 impl OpenContent {

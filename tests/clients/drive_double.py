@@ -1,4 +1,4 @@
-"""Holds the double of Google Drive (tests/common/gdrive.rs) against Google's own Python client.
+"""Holds the double of Google Drive (tests/common/gdrive/) against Google's own Python client.
 
 Run by tests/providers with the double's address, the credentials file and the refresh token's parts. What fails here is
 something that the real client would not accept, or that the double does otherwise than the client was made for.

@@ -6,7 +6,7 @@ mod certificate;
 mod dav;
 mod drive;
 mod exec;
-#[path = "../common/gdrive.rs"]
+#[path = "../common/gdrive/mod.rs"]
 mod gdrive;
 mod looking;
 mod objects;

@@ -4,7 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "../common/gdrive.rs"]
+#[path = "../common/gdrive/mod.rs"]
 mod gdrive;
 
 use std::fs;

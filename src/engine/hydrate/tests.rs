@@ -2,7 +2,7 @@
 //! while a layer around the site watches what is really asked of it.
 
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use backlot_cache::{CacheOptions, ContentId};
 use futures::StreamExt;
