@@ -43,22 +43,23 @@ pub enum LinkState {
     },
 }
 
-/// Why a site lets nobody in until a person has done something about it.
+/// Why a site that answers can't be used until a person has done something about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Lockout {
-    /// `auth` or `config`.
+    /// The kind of its failure.
     pub kind: ErrorKind,
     /// Why, for people.
     pub why: String,
 }
 
 impl LinkState {
-    /// Returns why the site lets nobody in, if it answers and does not.
+    /// Returns why the site can't be used, if it answers and waiting does not help: it refuses the login or us, or the settings
+    /// can't work. (A root that is not there may be a volume that is not mounted yet.)
     #[must_use]
     pub fn lockout(&self) -> Option<Lockout> {
         match self {
             Self::Down {
-                kind: kind @ (ErrorKind::Auth | ErrorKind::Config),
+                kind: kind @ (ErrorKind::Auth | ErrorKind::Config | ErrorKind::Denied),
                 reason,
             } => Some(Lockout {
                 kind: *kind,

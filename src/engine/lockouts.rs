@@ -1,5 +1,5 @@
 //! What waits for a site that lets nobody in: such a site answers, so that waiting does not help, and a person has to do
-//! something about the login or the settings.
+//! something about the login, the permissions or the settings.
 //!
 //! Owns: which queues and copies that concerns. Refuses to know: links, tasks' rows: those wait, and go on by themselves once the
 //! site lets us in.
