@@ -20,6 +20,14 @@ use crate::providers::{ErrorKind, Op, Provider, ProviderError};
 const PROBE_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait between two probes: an artist should not wait longer than this for a link that is back.
 const PROBE_MAX: Duration = Duration::from_secs(15);
+/// A login that was refused is tried again with the same password or key after these times, the last one from then on: accounts
+/// are locked by some ten refusals within a quarter of an hour (the usual threshold of directories), and one try may count
+/// twice. A new password is tried at the next probe, and so is any that a person asks about.
+const REFUSED: [Duration; 3] = [
+    Duration::from_secs(60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(10 * 60),
+];
 /// A probe that has no answer after this long has failed. The last resort: providers bound it by progress, and on a link
 /// that is full of our own uploads an answer may be late.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
@@ -161,8 +169,14 @@ impl Link {
         }
     }
 
+    /// Asks the site once more, as if nothing was known of it: a person may have seen to what was in the way.
+    pub(super) async fn ask_anew(self: &Arc<Self>) {
+        self.provider.forget_connections();
+        self.look().await;
+    }
+
     /// Asks the site, and takes note of the answer.
-    pub(super) async fn look(self: &Arc<Self>) {
+    async fn look(self: &Arc<Self>) {
         match self.probe().await {
             Ok(()) => self.answered(),
             Err(e) => self.take_down(&e),
@@ -202,24 +216,70 @@ impl Link {
     }
 }
 
+/// A login that the site refused.
+#[derive(Debug)]
+struct Refused {
+    mark: u64,
+    at: Instant,
+    times: usize,
+}
+
+impl Refused {
+    /// Takes note of how a probe with the login of that mark failed.
+    fn note(refused: &mut Option<Self>, kind: ErrorKind, mark: Option<u64>) {
+        let Some(mark) = mark.filter(|_| kind == ErrorKind::Auth) else {
+            *refused = None;
+            return;
+        };
+        let times = refused.as_ref().filter(|before| before.mark == mark);
+        *refused = Some(Self {
+            mark,
+            at: Instant::now(),
+            times: times.map_or(0, |before| before.times) + 1,
+        });
+    }
+
+    /// Says whether the login of that mark is still to wait.
+    fn holds(&self, mark: Option<u64>) -> bool {
+        let hold = REFUSED[self.times.clamp(1, REFUSED.len()) - 1];
+        mark == Some(self.mark) && self.at.elapsed() < hold
+    }
+}
+
 /// Probes with back-off until the site answers or nobody holds the link any more.
 async fn probe_until_up(link: Weak<Link>) {
     let Some(hurry) = link.upgrade().map(|link| Arc::clone(&link.hurry)) else {
         return;
     };
     let mut wait = PROBE_FIRST;
+    let mut refused = None;
+    if let Some(link) = link.upgrade()
+        && let LinkState::Down { kind, .. } = link.state()
+    {
+        Refused::note(&mut refused, kind, link.provider.login_mark());
+    }
     loop {
         tokio::select! {
             () = tokio::time::sleep(some_of(wait)) => {}
-            () = hurry.notified() => wait = PROBE_FIRST,
+            () = hurry.notified() => {
+                wait = PROBE_FIRST;
+                refused = None;
+            }
         }
         let Some(link) = link.upgrade() else { return };
         if !link.is_down() {
             return;
         }
+        wait = (wait * 2).min(PROBE_MAX);
+        // Before: what is put in place meanwhile has not been refused.
+        let mark = link.provider.login_mark();
+        if refused.as_ref().is_some_and(|refused: &Refused| refused.holds(mark)) {
+            continue;
+        }
         match link.probe().await {
             Ok(()) => return link.answered(),
             Err(e) => {
+                Refused::note(&mut refused, e.kind, mark);
                 link.state.send_modify(|s| {
                     if let LinkState::Down { kind, reason } = s {
                         *kind = e.kind;
@@ -228,7 +288,6 @@ async fn probe_until_up(link: Weak<Link>) {
                 });
             }
         }
-        wait = (wait * 2).min(PROBE_MAX);
     }
 }
 
@@ -284,6 +343,52 @@ mod tests {
         tokio::time::sleep(PROBE_MAX * 2).await;
         assert_eq!(link.state(), LinkState::Up);
         assert!(meter.snapshot().calls(Op::Probe) > 3);
+    }
+
+    /// A site that takes another login than the one that is shown to it, and its link, known to be down.
+    async fn locked_out() -> (MemorySite, Arc<Link>) {
+        let site = MemorySite::new();
+        site.set_login(Some(1), Some(2));
+        let link = Link::new(SiteName("site".into()), Arc::new(site.clone()));
+        link.look().await;
+        assert_eq!(
+            link.state().lockout().map(|lockout| lockout.kind),
+            Some(ErrorKind::Auth)
+        );
+        (site, link)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_login_is_shown_again_so_seldom_that_no_account_is_locked() {
+        let (site, link) = locked_out().await;
+        let quarter = Duration::from_secs(15 * 60);
+        tokio::time::sleep(quarter).await;
+        let logins = site.counters().calls(Op::Probe);
+        assert!((3..=5).contains(&logins), "{logins} in the first quarter of an hour");
+        tokio::time::sleep(quarter * 8).await;
+        let later = site.counters().calls(Op::Probe) - logins;
+        assert!((8..=16).contains(&later), "{later} in two hours");
+        assert!(link.is_down());
+        // What the site takes after all is found out, if late.
+        site.set_login(Some(1), Some(1));
+        tokio::time::sleep(quarter).await;
+        assert_eq!(link.state(), LinkState::Up);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_password_is_tried_at_the_next_probe_and_any_when_a_person_asks() {
+        let (site, link) = locked_out().await;
+        tokio::time::sleep(Duration::from_secs(30 * 60)).await;
+        site.set_login(Some(2), Some(2));
+        tokio::time::sleep(PROBE_MAX * 2).await;
+        assert_eq!(link.state(), LinkState::Up);
+
+        let (site, link) = locked_out().await;
+        tokio::time::sleep(Duration::from_secs(30 * 60)).await;
+        site.set_login(Some(1), Some(1));
+        assert!(link.is_down());
+        link.ask_anew().await;
+        assert_eq!(link.state(), LinkState::Up);
     }
 
     #[tokio::test(start_paused = true)]

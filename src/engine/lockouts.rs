@@ -48,7 +48,7 @@ impl Drive {
             .sites
             .values()
             .filter(|site| site.link().state().lockout().is_some());
-        let asked = locked_out.map(|site| site.link().look());
+        let asked = locked_out.map(|site| site.link().ask_anew());
         futures::future::join_all(asked).await;
     }
 }

@@ -120,9 +120,16 @@ pub trait Provider: Send + Sync + Debug + 'static {
     /// Makes sure that the site answers and its root is there, and learns its capabilities.
     async fn probe(&self) -> Result<(), ProviderError>;
 
-    /// Connections that were made before are not to be trusted any more: the machine slept. What is under way on them fails
-    /// as if they had broken, which may help to try again; the next operation makes a new one.
+    /// Connections that were made before are not to be trusted any more: the machine slept, say. What is under way on them
+    /// fails as if they had broken, which may help to try again; the next operation makes a new one, also where a login was
+    /// refused shortly before.
     fn forget_connections(&self) {}
+
+    /// Returns a number that is another once the site would be shown another password or key. `None`: it has none, or that
+    /// can't be told. Reads a small file at most.
+    fn login_mark(&self) -> Option<u64> {
+        None
+    }
 
     /// Returns the entry at a path; `NotFound` only when the site confirms its absence. Links are not followed.
     async fn stat(&self, path: &RelPath) -> Result<Entry, ProviderError>;

@@ -67,6 +67,9 @@ impl Inner {
     /// When there is no such site.
     pub async fn check_site(&self, name: &str, read_only: bool) -> Result<SiteCheckReport, SiteError> {
         let site = self.known_site(name)?;
+        if site.link().state().lockout().is_some() {
+            site.link().ask_anew().await;
+        }
         let mut steps = Steps::default();
         let mut clock = None;
         if steps

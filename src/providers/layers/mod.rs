@@ -127,6 +127,10 @@ impl<L: Layer> Provider for Layered<L> {
         self.inner.forget_connections();
     }
 
+    fn login_mark(&self) -> Option<u64> {
+        self.inner.login_mark()
+    }
+
     async fn stat(&self, path: &RelPath) -> Result<Entry, ProviderError> {
         self.layer
             .around(Call::on(Op::Stat, path), || self.inner.stat(path))

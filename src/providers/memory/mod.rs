@@ -50,6 +50,8 @@ struct State {
     names_hashes: bool,
     /// What a commit answered, by nonce: asked again, it answers the same as long as that is what is there.
     committed: HashMap<String, Version>,
+    /// What we show at the login, and what the site takes.
+    login: (Option<u64>, Option<u64>),
 }
 
 impl MemorySite {
@@ -91,6 +93,12 @@ impl MemorySite {
     /// Makes the site refuse everything at and below a path, or stop refusing.
     pub fn deny(&self, path: &RelPath, deny: bool) {
         self.lock().tree.deny(path, deny);
+    }
+
+    /// Says what is shown to the site at a login (its [`login_mark`](Provider::login_mark)), and what it takes; it wants none
+    /// until it is told. Probes alone look at it.
+    pub fn set_login(&self, shown: Option<u64>, taken: Option<u64>) {
+        self.lock().login = (shown, taken);
     }
 
     /// Makes the site name a hash for a file, right or wrong; `None`: none.
@@ -184,7 +192,17 @@ impl Provider for MemorySite {
     }
 
     async fn probe(&self) -> Result<(), ProviderError> {
-        self.count(Op::Probe, |_| Ok(()))
+        self.count(Op::Probe, |s| {
+            let (shown, taken) = s.login;
+            let lets_in = shown == taken;
+            lets_in
+                .then_some(())
+                .ok_or_else(|| ProviderError::new(ErrorKind::Auth, Op::Probe))
+        })
+    }
+
+    fn login_mark(&self) -> Option<u64> {
+        self.lock().login.0
     }
 
     async fn stat(&self, path: &RelPath) -> Result<Entry, ProviderError> {

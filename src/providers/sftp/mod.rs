@@ -303,6 +303,10 @@ impl Provider for SftpSite {
         self.pool.forget_connections();
     }
 
+    fn login_mark(&self) -> Option<u64> {
+        self.pool.login_mark()
+    }
+
     async fn stat(&self, path: &RelPath) -> Result<Entry, ProviderError> {
         let full = self.full(path, Op::Stat)?;
         let connection = self.connection(Op::Stat, path).await?;

@@ -154,14 +154,23 @@ impl Pool {
         open.into_iter().filter(|c| c.session.closed().is_none())
     }
 
-    /// Ends every connection; what waits for one fails now.
+    /// Ends every connection; what waits for one fails now. A refused login is forgotten too.
     pub(super) fn forget_connections(&self) {
-        let open = std::mem::take(&mut self.shared.lock().open);
+        let open = {
+            let mut state = self.shared.lock();
+            state.refused = None;
+            std::mem::take(&mut state.open)
+        };
         for connection in open {
             connection
                 .session
                 .end("the machine slept, and the connection is not to be trusted");
         }
+    }
+
+    /// As [`Credentials::mark`](super::auth::Credentials::mark).
+    pub(super) fn login_mark(&self) -> Option<u64> {
+        self.shared.server.credentials.mark(&self.shared.marks)
     }
 
     /// Returns what the server offered at the last contact.

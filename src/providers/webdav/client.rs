@@ -3,6 +3,7 @@
 //! Owns: addresses, logging in. Refuses to know: what is asked for and why.
 
 use std::fmt::Write as _;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -31,6 +32,7 @@ pub(super) struct Client {
     known: RwLock<Option<Arc<SecretString>>>,
     /// The server took it no more: it is looked up before the next request.
     refused: AtomicBool,
+    marks: RandomState,
 }
 
 /// Percent-encodes what an address's path can't hold as it is.
@@ -71,6 +73,7 @@ impl Client {
             secret,
             known: RwLock::new(None),
             refused: AtomicBool::new(false),
+            marks: RandomState::new(),
         };
         client.look_up()?;
         Ok(client)
@@ -82,6 +85,12 @@ impl Client {
         let fresh = fresh.map_err(|e| ProviderError::new(ErrorKind::Auth, Op::Connect).because(e))?;
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = fresh.map(Arc::new);
         Ok(())
+    }
+
+    /// Returns a number that is another once the secret is, hashed by a key of this process.
+    pub(super) fn login_mark(&self) -> Option<u64> {
+        let secret = self.secret.as_ref()?.resolve().ok()?;
+        Some(self.marks.hash_one(secret.expose_secret()))
     }
 
     pub(super) fn url(&self, path: &RelPath, op: Op) -> Result<Url, ProviderError> {

@@ -190,6 +190,10 @@ impl Provider for WebdavSite {
         }
     }
 
+    fn login_mark(&self) -> Option<u64> {
+        self.client.login_mark()
+    }
+
     async fn stat(&self, path: &RelPath) -> Result<Entry, ProviderError> {
         let found = self.find(path, Op::Stat).await?;
         let found = found.ok_or_else(|| ProviderError::new(ErrorKind::NotFound, Op::Stat).at(path))?;
