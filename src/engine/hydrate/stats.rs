@@ -26,7 +26,8 @@ pub struct HydrateStats {
     pub demands: AtomicU64,
     /// Those of them that are being answered.
     pub demanding: AtomicU64,
-    /// The bytes that arrived, by the urgency that their fetch had then: the order is that of [`Priority`].
+    /// The bytes that arrived, by the urgency that their fetch had then: the order is that of
+    /// [`Priority`](crate::engine::schedule::Priority).
     pub fetched_by: [AtomicU64; 4],
     /// Reads whose bytes were here.
     pub reads_here: AtomicU64,
