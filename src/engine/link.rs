@@ -139,7 +139,8 @@ impl Link {
 
     /// Takes note of a failed request; one that speaks for the whole site takes the link down and starts probing.
     pub fn failed(self: &Arc<Self>, error: &ProviderError) {
-        if error.is_link_failure() {
+        // Who is not let in once is not let in by asking for something else.
+        if error.is_link_failure() || error.kind == ErrorKind::Auth {
             self.take_down(error);
         } else {
             // The site refused this request, so it does answer.
@@ -252,12 +253,8 @@ async fn probe_until_up(link: Weak<Link>) {
         return;
     };
     let mut wait = PROBE_FIRST;
+    // What was refused may have been an old password: the one that is in place now has one try.
     let mut refused = None;
-    if let Some(link) = link.upgrade()
-        && let LinkState::Down { kind, .. } = link.state()
-    {
-        Refused::note(&mut refused, kind, link.provider.login_mark());
-    }
     loop {
         tokio::select! {
             () = tokio::time::sleep(some_of(wait)) => {}
@@ -373,6 +370,19 @@ mod tests {
         site.set_login(Some(1), Some(1));
         tokio::time::sleep(quarter).await;
         assert_eq!(link.state(), LinkState::Up);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_meets_a_refused_login_is_the_only_one_who_does() {
+        let (link, meter, _wire) = link();
+        link.answered();
+        link.failed(&ProviderError::new(ErrorKind::Denied, Op::Read));
+        assert!(!link.is_down(), "one path is not the site");
+        link.failed(&ProviderError::new(ErrorKind::Auth, Op::Read));
+        assert!(link.state().lockout().is_some());
+        // A password that was replaced meanwhile is used at once.
+        tokio::time::sleep(PROBE_FIRST).await;
+        assert_eq!((link.state(), meter.snapshot().calls(Op::Probe)), (LinkState::Up, 1));
     }
 
     #[tokio::test(start_paused = true)]
