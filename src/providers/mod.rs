@@ -12,6 +12,7 @@ pub mod gdrive;
 mod hash;
 pub mod layers;
 pub mod local;
+mod login;
 pub mod memory;
 pub mod s3;
 pub mod sftp;
@@ -125,8 +126,8 @@ pub trait Provider: Send + Sync + Debug + 'static {
     /// refused shortly before.
     fn forget_connections(&self) {}
 
-    /// Returns a number that is another once the site would be shown another password or key. `None`: it has none, or that
-    /// can't be told. Reads a small file at most.
+    /// Returns a number that is another once the site would be shown another password or key. `None`: it has none, that can't be
+    /// told, or however often it is refused locks no account. Reads a small file at most.
     fn login_mark(&self) -> Option<u64> {
         None
     }

@@ -51,6 +51,8 @@ pub(super) struct Fault {
     pub(super) kind: ErrorKind,
     pub(super) why: String,
     pub(super) wait: Option<Duration>,
+    /// What was refused has been put right since.
+    again: bool,
     /// A connection that stood was lost before the answer began.
     is_dropped: bool,
 }
@@ -61,6 +63,7 @@ impl Fault {
             kind,
             why: why.into(),
             wait: None,
+            again: false,
             is_dropped: false,
         }
     }
@@ -71,10 +74,17 @@ impl Fault {
         self
     }
 
+    /// With whether the same request may be granted now, whatever follows from its kind.
+    pub(super) fn again_if(mut self, again: bool) -> Self {
+        self.again = again;
+        self
+    }
+
     pub(super) fn on(self, op: Op, path: &RelPath) -> ProviderError {
         let error = ProviderError::new(self.kind, op).at(path);
         let error = match (error.retry, self.wait) {
             (Retry::After(_), Some(wait)) => error.with_retry(Retry::After(Some(wait))),
+            _ if self.again => error.with_retry(Retry::After(None)),
             _ => error,
         };
         error.because(self.why)

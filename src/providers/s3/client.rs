@@ -4,9 +4,6 @@
 //! why. Invariant: every request is signed for a few minutes and for exactly what it asks; credentials that were refused
 //! are looked up again before the next one.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
-
 use bytes::Bytes;
 use jiff::Timestamp;
 use reqwest::Method;
@@ -17,6 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use backlot_config::{AddressStyle, S3Site as Settings, SecretRef};
 
 use super::xml;
+use crate::providers::login::Login;
 use crate::providers::web::{Fault, Reply, Web, status_kind};
 use crate::providers::{ErrorKind, Op, ProviderError};
 
@@ -28,10 +26,7 @@ const SIGNED_FOR: u64 = 15 * 60;
 pub(super) struct Client {
     pub(super) web: Web,
     bucket: Bucket,
-    references: References,
-    credentials: RwLock<Option<Arc<Credentials>>>,
-    /// The store took them no more: they are looked up before the next request.
-    refused: AtomicBool,
+    login: Login<Option<Credentials>>,
 }
 
 #[derive(Debug)]
@@ -49,24 +44,31 @@ struct Credentials {
 }
 
 impl References {
-    fn resolve(&self) -> Result<Option<Arc<Credentials>>, ProviderError> {
+    fn resolve(&self) -> Result<Option<Credentials>, ProviderError> {
         let get = |secret: &SecretRef| {
             secret
                 .resolve()
                 .map_err(|e| ProviderError::new(ErrorKind::Auth, Op::Connect).because(e))
         };
         match (&self.access, &self.secret) {
-            (Some(access), Some(secret)) => Ok(Some(Arc::new(Credentials {
+            (Some(access), Some(secret)) => Ok(Some(Credentials {
                 access: get(access)?,
                 secret: get(secret)?,
                 token: self.token.as_ref().map(get).transpose()?,
-            }))),
+            })),
             (None, None) => Ok(None),
             _ => {
                 Err(ProviderError::new(ErrorKind::Config, Op::Connect)
                     .because("`access-key` and `secret-key` go together"))
             }
         }
+    }
+}
+
+impl Credentials {
+    fn shown(&self) -> Vec<&str> {
+        let parts = [Some(&self.access), Some(&self.secret), self.token.as_ref()];
+        parts.into_iter().flatten().map(ExposeSecret::expose_secret).collect()
     }
 }
 
@@ -143,13 +145,13 @@ impl Client {
             secret: settings.secret_key.clone(),
             token: settings.session_token.clone(),
         };
-        let credentials = references.resolve()?;
         Ok(Self {
             web,
             bucket,
-            references,
-            credentials: RwLock::new(credentials),
-            refused: AtomicBool::new(false),
+            login: Login::new(
+                move || references.resolve(),
+                |credentials| credentials.iter().flat_map(Credentials::shown).collect(),
+            )?,
         })
     }
 
@@ -193,11 +195,7 @@ impl Client {
         let mut headers = ask.headers;
         headers.sort();
         let pairs = || query.iter().map(|(name, value)| (*name, value.as_str()));
-        if self.refused.swap(false, Relaxed) {
-            self.renew();
-        }
-        let credentials = self.credentials.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let url = match credentials {
+        let url = match &*self.login.now() {
             Some(credentials) => rusty_s3::signing::sign(
                 &Timestamp::now(),
                 method,
@@ -261,18 +259,8 @@ impl Client {
         if let (ErrorKind::Auth | ErrorKind::Denied, Some(skew)) = (kind, skew) {
             (kind, why) = (ErrorKind::Auth, format!("{skew}; {why}"));
         }
-        if kind == ErrorKind::Auth {
-            self.refused.store(true, Relaxed);
-        }
-        Fault::new(kind, why).after(wait)
-    }
-
-    /// Looks the credentials up again: they may have been renewed where they are kept.
-    fn renew(&self) {
-        // What can't be had now leaves the old ones, which the store refuses with a better text.
-        if let Ok(fresh) = self.references.resolve() {
-            *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-        }
+        let again = kind == ErrorKind::Auth && self.login.refused();
+        Fault::new(kind, why).after(wait).again_if(again)
     }
 }
 

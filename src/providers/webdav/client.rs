@@ -3,9 +3,6 @@
 //! Owns: addresses, logging in. Refuses to know: what is asked for and why.
 
 use std::fmt::Write as _;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use backlot_config::{SecretRef, WebdavSite as Settings};
 use bytes::Bytes;
@@ -15,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::xml::{self, Found};
 use crate::model::RelPath;
+use crate::providers::login::Login;
 use crate::providers::web::{Fault, Reply, Web, status_kind};
 use crate::providers::{ErrorKind, Op, ProviderError};
 
@@ -28,11 +26,7 @@ pub(super) struct Client {
     /// Of the site's root, with a slash at its end.
     root: Url,
     user: Option<String>,
-    secret: Option<SecretRef>,
-    known: RwLock<Option<Arc<SecretString>>>,
-    /// The server took it no more: it is looked up before the next request.
-    refused: AtomicBool,
-    marks: RandomState,
+    login: Login<Option<SecretString>>,
 }
 
 /// Percent-encodes what an address's path can't hold as it is.
@@ -66,31 +60,23 @@ impl Client {
         let path = format!("{}/", root.path().trim_end_matches('/'));
         root.set_path(&path);
         let secret = settings.token.clone().or_else(|| settings.password.clone());
-        let client = Self {
+        let look_up = move || {
+            let fresh = secret.as_ref().map(SecretRef::resolve).transpose();
+            fresh.map_err(|e| ProviderError::new(ErrorKind::Auth, Op::Connect).because(e))
+        };
+        Ok(Self {
             web,
             root,
             user: settings.user.clone(),
-            secret,
-            known: RwLock::new(None),
-            refused: AtomicBool::new(false),
-            marks: RandomState::new(),
-        };
-        client.look_up()?;
-        Ok(client)
+            login: Login::new(look_up, |secret| {
+                secret.iter().map(ExposeSecret::expose_secret).collect()
+            })?,
+        })
     }
 
-    /// Looks the secret up; it may have been renewed where it is kept.
-    fn look_up(&self) -> Result<(), ProviderError> {
-        let fresh = self.secret.as_ref().map(SecretRef::resolve).transpose();
-        let fresh = fresh.map_err(|e| ProviderError::new(ErrorKind::Auth, Op::Connect).because(e))?;
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = fresh.map(Arc::new);
-        Ok(())
-    }
-
-    /// Returns a number that is another once the secret is, hashed by a key of this process.
+    /// As [`Login::mark`].
     pub(super) fn login_mark(&self) -> Option<u64> {
-        let secret = self.secret.as_ref()?.resolve().ok()?;
-        Some(self.marks.hash_one(secret.expose_secret()))
+        self.login.mark()
     }
 
     pub(super) fn url(&self, path: &RelPath, op: Op) -> Result<Url, ProviderError> {
@@ -112,12 +98,7 @@ impl Client {
 
     pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.web.request(method, url);
-        if self.refused.swap(false, Relaxed) {
-            // What can't be had now leaves the old one.
-            drop(self.look_up());
-        }
-        let secret = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match (&self.user, secret) {
+        match (&self.user, &*self.login.now()) {
             (Some(user), Some(secret)) => request.basic_auth(user, Some(secret.expose_secret())),
             (None, Some(secret)) => request.bearer_auth(secret.expose_secret()),
             _ => request,
@@ -136,16 +117,14 @@ impl Client {
         }
         let (status, wait) = (reply.status, reply.wait());
         let kind = status_kind(status);
-        if kind == ErrorKind::Auth {
-            self.refused.store(true, Relaxed);
-        }
+        let again = kind == ErrorKind::Auth && self.login.refused();
         let why = match reply.named("location") {
             Some(_) if status.is_redirection() => "the server sends us elsewhere: see `url`".to_owned(),
             _ => format!("the server says HTTP {status}"),
         };
         // So that the connection can be used again; what it says is for people with a browser.
         drop(reply.finish().await);
-        Err(Fault::new(kind, why).after(wait))
+        Err(Fault::new(kind, why).after(wait).again_if(again))
     }
 
     fn propfind(&self, url: Url, depth: &'static str) -> RequestBuilder {
