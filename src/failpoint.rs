@@ -104,6 +104,7 @@ pub fn fails(name: &str) -> bool {
             error!("the failpoint {name} was to kill: {killed:?}");
         }
         Some(Action::Sleep(time)) => {
+            warn!("the failpoint {name} makes a thread sleep");
             #[expect(clippy::disallowed_methods, reason = "stopping the thread is what was asked for")]
             std::thread::sleep(time);
         }

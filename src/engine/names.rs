@@ -193,6 +193,7 @@ impl Inner {
             let (parent, name) = here.at();
             let removed = if dir {
                 let removed = txn.rmdir(parent, name, here.keeps_remote(), now)?;
+                leave_pending(txn, &queue, &here)?;
                 leave_begun(txn, &queue, &here, removed.remote.is_some())?;
                 removed
             } else {
@@ -487,6 +488,9 @@ fn requeue(
             path: from.below.clone(),
             version: None,
         };
+        if how != RenameHow::Exchange {
+            leave_pending(txn, queue, from)?;
+        }
         leave_begun(txn, queue, from, renamed.left.contains(&known))?;
     }
     queue_moved(txn, queue, renamed.ino, renamed.kind, to)?;
@@ -498,6 +502,20 @@ fn requeue(
         if !txn.is_covered(from.project.root, left)? && deletes {
             queue.delete(txn, &from.project, left)?;
         }
+    }
+    Ok(())
+}
+
+/// Sees to a folder that leaves a place whose removal at the site was asked for before the folder came there: that is to be
+/// looked at anew. What is met by a removal that is under way was true while the folder was here.
+fn leave_pending(txn: &WriteTxn<'_>, queue: &super::writing::Queueing, from: &Place) -> Result<(), StateError> {
+    let pending = txn.folder_deletes_from(from.project.root, &from.below)?;
+    if pending.is_empty() {
+        return Ok(());
+    }
+    txn.leave_folder(from.parent, &from.name)?;
+    for path in pending.into_iter().rev() {
+        queue.delete(txn, &from.project, &Left { path, version: None })?;
     }
     Ok(())
 }

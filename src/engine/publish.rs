@@ -557,13 +557,19 @@ impl Inner {
             },
         );
         let (task, below) = (task.clone(), path.clone());
-        self.store
+        let is_over = self
+            .store
             .write(move |txn| {
+                // Otherwise the removal was taken back meanwhile, or asked for anew: what was found then says nothing of what
+                // is to be shown now.
+                let is_over = txn.finish_task(&task)?;
                 match outcome {
                     DeleteOutcome::Done | DeleteOutcome::NothingThere => txn.is_gone_from_site(root, &below, kind)?,
-                    DeleteOutcome::OtherVersion | DeleteOutcome::NotEmpty => txn.unhide(root, &below)?,
+                    DeleteOutcome::NotEmpty if is_over && txn.folder_is_at_site(root, &below)? => return Ok(false),
+                    DeleteOutcome::OtherVersion | DeleteOutcome::NotEmpty if is_over => txn.unhide(root, &below)?,
+                    DeleteOutcome::OtherVersion | DeleteOutcome::NotEmpty => {}
                 }
-                txn.finish_task(&task).map(drop)
+                Ok(is_over)
             })
             .await?;
         match outcome {
@@ -577,6 +583,9 @@ impl Inner {
                 if let Some((parent, name)) = shown {
                     self.refresh_name(parent, &name).await;
                 }
+            }
+            DeleteOutcome::OtherVersion | DeleteOutcome::NotEmpty if !is_over => {
+                debug!(%path, ?outcome, "not deleted at the site: it is in use again, or other work by now");
             }
             DeleteOutcome::OtherVersion | DeleteOutcome::NotEmpty => {
                 info!(%path, ?outcome, "not deleted at the site: somebody has put something else there, which is shown again");

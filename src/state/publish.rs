@@ -301,6 +301,17 @@ impl WriteTxn<'_> {
         Ok(())
     }
 
+    /// Notes that the site has the folder that the drive shows at a path; `false` if it shows none.
+    pub fn folder_is_at_site(&self, root: Ino, path: &RelPath) -> Result<bool, StateError> {
+        let Some((parent, name)) = self.place(root, path)? else {
+            return Ok(false);
+        };
+        match self.lookup(parent, &name)? {
+            Some(node) if node.kind == EntryKind::Dir => self.folders_are_at_site(node.ino).map(|()| true),
+            Some(_) | None => Ok(false),
+        }
+    }
+
     fn folders_are_at_site(&self, dir: Ino) -> Result<(), StateError> {
         let mut at = dir;
         loop {

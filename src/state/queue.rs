@@ -188,6 +188,21 @@ impl ReadTxn<'_> {
         Ok(self.one(SQL, (as_i64(root.0), from, to), |_| Ok(()))?.is_some())
     }
 
+    /// Returns the folders at a path and below it that are to be removed at the site, what is below others after those.
+    pub fn folder_deletes_from(&self, root: Ino, path: &RelPath) -> Result<Vec<RelPath>, StateError> {
+        const SQL: &str = "SELECT path FROM task INDEXED BY task_path \
+                           WHERE root = ?1 AND path >= ?2 AND path < ?3 AND what IN (1, 2) AND what = 2 ORDER BY path";
+        let to = [path.as_bytes(), b"0"].concat();
+        let paths = self.many(SQL, (as_i64(root.0), path.as_bytes(), to), |row| {
+            RelPath::new(row.get::<_, Vec<u8>>(0).db()?).map_err(|e| StateError::damaged(e.to_string()))
+        })?;
+        let is_at_or_below = |found: &RelPath| {
+            let rest = found.as_bytes().strip_prefix(path.as_bytes());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        Ok(paths.into_iter().filter(is_at_or_below).collect())
+    }
+
     /// Returns up to `limit` tasks with numbers above `after`, in the order of their numbers.
     pub fn tasks(&self, filter: TaskFilter, after: TaskId, limit: usize) -> Result<Vec<Task>, StateError> {
         const SQL: &str = concat!(

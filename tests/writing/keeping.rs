@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::common::content::{self, Id, Seen};
@@ -186,6 +187,42 @@ fn a_listing_that_is_faster_than_the_note_of_an_upload_brings_no_old_name_back()
     });
 }
 
+/// A folder is moved, back, and away again, while its removal at the site meets what is in it: that was true for the place
+/// it had come back to, and does not show the old place again.
+#[test]
+fn a_removal_that_was_asked_for_anew_shows_nothing_of_what_it_met_before() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        let drive = propagating(Builder::local(site.path()))
+            .set("publish.settle", "1s")
+            .env("BACKLOT_FAILPOINT", "delete.done:sleep:4000")
+            .env("BACKLOT_LOG", "backlot=debug")
+            .build()
+            .mounted();
+        let (here, there) = (drive.path("publish/d0"), drive.path("publish/d1"));
+        fs::create_dir_all(&here).unwrap();
+        fs::write(here.join("plate"), bytes(1)).unwrap();
+        queue::drained(&drive, DRAIN);
+        fs::rename(&here, &there).unwrap();
+        thread::park_timeout(Duration::from_millis(500));
+        // What was in it replaces itself; the folder's removal is due before that.
+        fs::rename(&there, &here).unwrap();
+        eventually("the folder's removal has met something", || {
+            drive.log().contains("delete.done")
+        });
+        fs::rename(&here, &there).unwrap();
+        queue::drained(&drive, DRAIN);
+        let log = drive.log();
+        assert!(log.contains("or other work by now"), "this proves nothing: {log}");
+        assert!(!log.contains("shown again"), "{log}");
+        drive.scan();
+        for publish in [drive.path("publish"), site.path().join("publish")] {
+            assert_eq!(tops(&publish), ["d1"]);
+            assert!(fs::read(publish.join("d1/plate")).unwrap() == bytes(1));
+        }
+    });
+}
+
 /// A folder gets to the site with the first file in it: it may have moved on, or be gone, before that is known.
 #[test]
 fn a_listing_that_is_faster_than_the_note_of_an_upload_brings_no_old_folder_back() {
@@ -249,11 +286,11 @@ fn a_close_returns_only_when_another_close_of_the_file_has_put_it_in_the_queue()
         file.write_all(&bytes(1)).unwrap();
         let inherited = file.try_clone().unwrap();
         let begun = Instant::now();
-        let other = std::thread::spawn(move || {
+        let other = thread::spawn(move || {
             drop(inherited);
             begun.elapsed()
         });
-        std::thread::park_timeout(slow / 5);
+        thread::park_timeout(slow / 5);
         drop(file);
         let waited = begun.elapsed();
         drive.kill9();
@@ -273,7 +310,7 @@ fn times_set_right_after_a_close_stay_as_they_were_set() {
         for folder in ["work", "publish"] {
             let dir = drive.path(folder);
             fs::create_dir_all(&dir).unwrap();
-            std::thread::scope(|threads| {
+            thread::scope(|threads| {
                 for thread in 0..4 {
                     let dir = &dir;
                     threads.spawn(move || {
@@ -281,13 +318,13 @@ fn times_set_right_after_a_close_stay_as_they_were_set() {
                             let path = dir.join(format!("f{n}"));
                             fs::write(&path, bytes(n)).unwrap();
                             // What was closed is written down some 50 ms later: times are set before, in the middle, after.
-                            std::thread::park_timeout(Duration::from_micros(n * 191 % 70_000));
+                            thread::park_timeout(Duration::from_micros(n * 191 % 70_000));
                             File::open(&path).unwrap().set_modified(at(n)).unwrap();
                         }
                     });
                 }
             });
-            std::thread::park_timeout(Duration::from_millis(300));
+            thread::park_timeout(Duration::from_millis(300));
             for n in 0..600 {
                 let seen = fs::metadata(dir.join(format!("f{n}"))).unwrap().modified().unwrap();
                 assert_eq!(seen, at(n), "{folder}/f{n}");
