@@ -4,6 +4,8 @@
 
 use std::io;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -14,6 +16,10 @@ use super::holders;
 use super::mountinfo::{MountEntry, MountTable};
 
 pub(super) const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+
+/// A mount that is busy, and that nobody who can be found uses, is tried again for so long: the kernel lets go of what a process
+/// had open a moment after that has closed it, or has ended.
+const PASSING: Duration = Duration::from_secs(1);
 
 /// How to unmount.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,18 +57,26 @@ pub(super) fn unmount_entry(mount: &MountEntry, how: Unmount) -> Result<(), Unmo
         Unmount::Normal => UnmountFlags::NOFOLLOW,
         Unmount::Lazy => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
     };
-    or_gone(mount, unmount(&mount.point, flags)).map_err(|source| {
-        let busy = if source.kind() == io::ErrorKind::ResourceBusy {
-            holders::holders(&mount.point)
-        } else {
-            Vec::new()
+    let give_up = Instant::now() + PASSING;
+    loop {
+        let Err(source) = or_gone(mount, unmount(&mount.point, flags)) else {
+            return Ok(());
         };
-        UnmountError {
+        let is_busy = source.kind() == io::ErrorKind::ResourceBusy;
+        let busy = match is_busy {
+            true => holders::holders(&mount.point),
+            false => Vec::new(),
+        };
+        if is_busy && busy.is_empty() && Instant::now() < give_up {
+            thread::park_timeout(PASSING / 20);
+            continue;
+        }
+        return Err(UnmountError {
             mount_point: mount.point.clone(),
             busy,
             source,
-        }
-    })
+        });
+    }
 }
 
 /// Forgives a failure to take away what somebody else just took away: a session that ends clears its own mount, too.

@@ -1,12 +1,18 @@
 //! How mounts end: in order, busy, lazily, by force, by others, by a crash.
 
 use std::fs;
-use std::io::Read;
+use std::io::{IoSlice, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use backlot_platform::fuse::{Held, MountError, Unmount, abort_path, unmount_path};
 use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::rig::{Rig, bounded, eventually, mount_folder, mounts_at, skip, with_mount};
 
@@ -48,6 +54,30 @@ fn in_use_it_stays_and_names_who_uses_it() {
         rig.wait_ended();
         assert_eq!(mounts_at(rig.point()), 0);
         rig.tell("unmount");
+    });
+}
+
+/// A file that is on its way from one process to another is in nobody's table.
+#[test]
+fn what_keeps_it_busy_for_a_moment_and_is_nobodys_is_waited_for() {
+    with_mount("", |rig| {
+        let held = fs::File::open(rig.path("hello")).expect("opened");
+        let (here, there) = UnixStream::pair().expect("sockets");
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let files = [held.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+        sendmsg(&here, &[IoSlice::new(b"!")], &mut control, SendFlags::empty()).expect("sent");
+        drop(held);
+        let busy = rustix::mount::unmount(rig.point(), rustix::mount::UnmountFlags::empty());
+        assert_eq!(busy, Err(Errno::BUSY), "else this proves nothing");
+        let arrives = thread::spawn(move || {
+            thread::park_timeout(Duration::from_millis(300));
+            drop((here, there));
+        });
+        unmount_path(rig.point(), Unmount::Normal).expect("unmounted");
+        arrives.join().expect("no panic");
+        rig.wait_ended();
     });
 }
 
