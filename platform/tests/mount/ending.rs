@@ -195,7 +195,7 @@ fn a_daemon_that_does_not_answer_is_recognised_and_got_rid_of() {
     with_mount("", |rig| {
         fs::metadata(rig.path("hello")).expect("found");
         rig.stop();
-        let reader = std::thread::spawn({
+        let reader = thread::spawn({
             let path = rig.path("hello");
             move || fs::read(path)
         });
