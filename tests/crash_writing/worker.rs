@@ -66,6 +66,9 @@ pub(crate) struct Worker {
     pub(crate) chapter: u64,
 }
 
+/// The worker that moves folders.
+const FOLDERS: u64 = 2;
+
 impl Worker {
     pub(crate) fn new(project: &Path, number: u64, random: Random) -> Self {
         Self {
@@ -169,7 +172,12 @@ impl Worker {
     /// Does one thing that programs do.
     fn step(&mut self) -> io::Result<()> {
         let (publish, work) = (self.publish.clone(), self.work.clone());
-        match self.random.below(16) {
+        // One of them moves folders to and fro, faster than the site follows.
+        let step = match self.random.below(16) {
+            0..=11 if self.number == FOLDERS => 12,
+            step => step,
+        };
+        match step {
             // Write beside it, rename over it.
             0..=2 => {
                 let to = self.pick(&publish, "f", 4);
