@@ -502,7 +502,12 @@ impl Dispatcher {
         let state = &self.lanes[worked.lane];
         let target = state.lane.site.clone();
         let sites: Vec<SiteName> = state.sites().cloned().collect();
-        for site in &sites {
+        // Where the link knows that nobody is let in, it says when that is over.
+        let is_told = matches!(
+            reception,
+            Reception::Refused(ErrorKind::Auth) | Reception::RefusedBySource(ErrorKind::Auth)
+        ) && state.is_down();
+        for site in sites.iter().filter(|_| !is_told) {
             let meant = match reception {
                 Reception::Served | Reception::Nothing => true,
                 Reception::Refused(_) => *site == target,
