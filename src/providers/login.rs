@@ -22,6 +22,8 @@ pub(super) struct Login<T> {
     held: RwLock<Arc<T>>,
     /// The site took it no more: it is looked up before the next request.
     refused: AtomicBool,
+    /// The site has refused one, at any time.
+    ever_refused: AtomicBool,
     renewed: Mutex<Option<Instant>>,
     marks: RandomState,
 }
@@ -50,6 +52,7 @@ impl<T> Login<T> {
             shown,
             held,
             refused: AtomicBool::new(false),
+            ever_refused: AtomicBool::new(false),
             renewed: Mutex::new(None),
             marks: RandomState::new(),
         })
@@ -67,13 +70,18 @@ impl<T> Login<T> {
     /// granted now.
     pub(super) fn refused(&self) -> bool {
         self.refused.store(true, Relaxed);
+        self.ever_refused.store(true, Relaxed);
         self.renew();
         let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         renewed.is_some_and(|at| at.elapsed() < OVERLAP)
     }
 
-    /// Returns a number that is another once something else would be shown, hashed by a key of this process.
+    /// Returns a number that is another once something else would be shown, hashed by a key of this process. `None`: none was
+    /// refused, so that it is not to be spared.
     pub(super) fn mark(&self) -> Option<u64> {
+        if !self.ever_refused.load(Relaxed) {
+            return None;
+        }
         let fresh = (self.look_up)().ok()?;
         let shown = (self.shown)(&fresh);
         (!shown.is_empty()).then(|| self.marks.hash_one(shown))

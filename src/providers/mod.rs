@@ -126,8 +126,9 @@ pub trait Provider: Send + Sync + Debug + 'static {
     /// refused shortly before.
     fn forget_connections(&self) {}
 
-    /// Returns a number that is another once the site would be shown another password or key. `None`: it has none, that can't be
-    /// told, or however often it is refused locks no account. Reads a small file at most.
+    /// Once the site has refused a password or key: a number that is another as soon as it would be shown another one. `None`: it
+    /// refused none (it was not shown one, say, since it is not who we know), that can't be told, or however often it is
+    /// refused locks no account. Reads a small file at most.
     fn login_mark(&self) -> Option<u64> {
         None
     }

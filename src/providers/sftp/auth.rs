@@ -85,7 +85,7 @@ pub(super) async fn log_in<H: Handler>(
             // Writing to a String can't fail.
             let _ = write!(why, " (it would take: {})", left.join(", "));
         }
-        auth(why)
+        Closed::refused(why)
     };
     let broke = |e: russh::Error| Closed::new(ErrorKind::Unreachable, format!("{host}, logging in: {e}"));
     let secret = credentials.secret()?;

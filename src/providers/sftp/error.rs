@@ -25,11 +25,25 @@ pub(super) struct Closed {
     pub(super) kind: ErrorKind,
     /// For people: what happened and what to do. Holds no secret.
     pub(super) why: String,
+    /// The server was shown a password or a key, and refused it.
+    pub(super) shown: bool,
 }
 
 impl Closed {
     pub(super) fn new(kind: ErrorKind, why: impl Into<String>) -> Self {
-        Self { kind, why: why.into() }
+        Self {
+            kind,
+            why: why.into(),
+            shown: false,
+        }
+    }
+
+    /// The server refused what it was shown.
+    pub(super) fn refused(why: impl Into<String>) -> Self {
+        Self {
+            shown: true,
+            ..Self::new(ErrorKind::Auth, why)
+        }
     }
 }
 

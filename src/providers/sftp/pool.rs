@@ -35,6 +35,8 @@ const HEAVY: u64 = 16 << 20;
 /// For so long after the server has refused our credentials, it isn't asked again with the same ones: servers lock out those
 /// who insist.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
+/// The same, where it was shown none.
+const NOT_SHOWN_FOR: Duration = Duration::from_secs(2);
 
 /// Returns what an operation counts for that moves so many bytes.
 fn weight(bytes: u64) -> usize {
@@ -168,9 +170,16 @@ impl Pool {
         }
     }
 
-    /// As [`Credentials::mark`](super::auth::Credentials::mark).
+    /// As [`Credentials::mark`](super::auth::Credentials::mark), where the server refused what it was shown: one that we refuse,
+    /// since it has another key, saw nothing.
     pub(super) fn login_mark(&self) -> Option<u64> {
-        self.shared.server.credentials.mark(&self.shared.marks)
+        let was_shown = self
+            .shared
+            .lock()
+            .refused
+            .as_ref()
+            .is_some_and(|refused| refused.why.shown);
+        was_shown.then(|| self.shared.server.credentials.mark(&self.shared.marks))?
     }
 
     /// Returns what the server offered at the last contact.
@@ -210,7 +219,8 @@ impl Inner {
     /// Returns why the server is not asked now. Reads a small file for that, while there was a refusal shortly before.
     fn refused(&self, state: &State) -> Option<Arc<Closed>> {
         let refused = state.refused.as_ref()?;
-        if refused.at.elapsed() >= REFUSED_FOR {
+        let hold = if refused.why.shown { REFUSED_FOR } else { NOT_SHOWN_FOR };
+        if refused.at.elapsed() >= hold {
             return None;
         }
         let mark = self.server.credentials.mark(&self.marks);
