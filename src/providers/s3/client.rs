@@ -259,7 +259,9 @@ impl Client {
         if let (ErrorKind::Auth | ErrorKind::Denied, Some(skew)) = (kind, skew) {
             (kind, why) = (ErrorKind::Auth, format!("{skew}; {why}"));
         }
-        let again = kind == ErrorKind::Auth && self.login.refused();
+        // The answer to a HEAD has no room for the reason: it may be that credentials have run out.
+        let may_be_login = kind == ErrorKind::Auth || (is_head && kind == ErrorKind::Denied);
+        let again = may_be_login && self.login.refused();
         Fault::new(kind, why).after(wait).again_if(again)
     }
 }
