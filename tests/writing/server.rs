@@ -169,11 +169,14 @@ fn a_slow_link_slows_no_save() {
         let drive = far.builder().build().mounted();
         far.relay.set_rate(Some(1_500_000));
         far.relay.set_delay(Duration::from_millis(40));
-        let took = save(&drive, "a", &[3 * MIB, 100_000, 100_000]);
+        // The large one takes 5.6 s, a connection for the small ones half a second, more on a busy machine.
+        let begun = Instant::now();
+        let took = save(&drive, "a", &[8 * MIB, 100_000, 100_000]);
         assert!(took < Duration::from_secs(1), "saving took {took:?}");
         // A large one that is under way does not hold up small ones.
         let path = far.site().join("publish/a2");
         eventually("a small one arrives", || path.exists());
+        println!("a small file was there after {:?}", begun.elapsed());
         assert!(!far.site().join("publish/a0").exists(), "before the large one");
         // Written anew while the first is on its way.
         let newer = content::whole(Id { file: 0, version: 2 }, 2 * MIB);
