@@ -194,8 +194,8 @@ fn a_removal_that_was_asked_for_anew_shows_nothing_of_what_it_met_before() {
     drive_test(|| {
         let site = tempfile::tempdir().unwrap();
         let drive = propagating(Builder::local(site.path()))
-            .set("publish.settle", "1s")
-            .env("BACKLOT_FAILPOINT", "delete.done:sleep:4000")
+            .set("publish.settle", "3s")
+            .env("BACKLOT_FAILPOINT", "delete.done:sleep:5000")
             .env("BACKLOT_LOG", "backlot=debug")
             .build()
             .mounted();
@@ -204,7 +204,7 @@ fn a_removal_that_was_asked_for_anew_shows_nothing_of_what_it_met_before() {
         fs::write(here.join("plate"), bytes(1)).unwrap();
         queue::drained(&drive, DRAIN);
         fs::rename(&here, &there).unwrap();
-        thread::park_timeout(Duration::from_millis(500));
+        thread::park_timeout(Duration::from_millis(1500));
         // What was in it replaces itself; the folder's removal is due before that.
         fs::rename(&there, &here).unwrap();
         eventually("the folder's removal has met something", || {
