@@ -565,9 +565,14 @@ impl Inner {
                 let is_over = txn.finish_task(&task)?;
                 match outcome {
                     DeleteOutcome::Done | DeleteOutcome::NothingThere => txn.is_gone_from_site(root, &below, kind)?,
-                    DeleteOutcome::NotEmpty if is_over && txn.folder_is_at_site(root, &below)? => return Ok(false),
-                    DeleteOutcome::OtherVersion | DeleteOutcome::NotEmpty if is_over => txn.unhide(root, &below)?,
-                    DeleteOutcome::OtherVersion | DeleteOutcome::NotEmpty => {}
+                    DeleteOutcome::OtherVersion | DeleteOutcome::NotEmpty if !is_over => {}
+                    DeleteOutcome::OtherVersion => txn.unhide(root, &below)?,
+                    DeleteOutcome::NotEmpty => {
+                        if txn.folder_is_at_site(root, &below)? {
+                            return Ok(false);
+                        }
+                        txn.unhide(root, &below)?;
+                    }
                 }
                 Ok(is_over)
             })

@@ -15,6 +15,7 @@ mod cache;
 mod check;
 mod content;
 mod copies;
+mod counts;
 mod edit;
 mod error;
 mod facts;

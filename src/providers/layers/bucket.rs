@@ -4,7 +4,6 @@
 //! somebody waits for pass before the others, and among equals they pass in the order they came; over any stretch of time no
 //! more bytes pass than rate × time + burst.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ pub struct Bucket {
     state: Mutex<State>,
     changed: Notify,
     /// How many wait, in either line.
-    holding: AtomicUsize,
+    holding: watch::Sender<usize>,
     /// The lines; who has a lock is at its head. (These locks are fair.)
     urgent: tokio::sync::Mutex<()>,
     others: tokio::sync::Mutex<()>,
@@ -49,7 +48,7 @@ impl Bucket {
         Self {
             state: Mutex::new(state),
             changed: Notify::new(),
-            holding: AtomicUsize::new(0),
+            holding: watch::Sender::new(0),
             urgent: tokio::sync::Mutex::default(),
             others: tokio::sync::Mutex::default(),
             hurried: watch::Sender::new(0),
@@ -65,7 +64,7 @@ impl Bucket {
     /// Says whether somebody is kept waiting by the limit now.
     #[must_use]
     pub fn is_holding(&self) -> bool {
-        self.holding.load(Ordering::Acquire) > 0
+        *self.holding.borrow() > 0
     }
 
     /// Changes the limit at once, for those who wait too; `None` or 0 is no limit.
@@ -82,7 +81,7 @@ impl Bucket {
         if self.rate().is_none() {
             return;
         }
-        let _held = Counted::in_cell(&self.holding);
+        let _held = Counted::among(&self.holding);
         let _head = self.turn().await;
         self.pay(bytes).await;
     }
@@ -92,14 +91,13 @@ impl Bucket {
         if self.rate().is_none() {
             return;
         }
-        let _held = Counted::in_cell(&self.holding);
+        let _held = Counted::among(&self.holding);
         tokio::select! {
             biased;
             () = becomes_true(urgent) => {}
             _head = self.turn() => return self.pay(bytes).await,
         }
-        self.hurried.send_modify(|n| *n += 1);
-        let _leaves = Hurried(&self.hurried);
+        let _hurries = Counted::among(&self.hurried);
         let _head = self.urgent.lock().await;
         self.pay(bytes).await;
     }
@@ -153,26 +151,17 @@ async fn becomes_true(urgent: &mut watch::Receiver<bool>) {
     }
 }
 
-/// One of those that a cell counts.
-struct Counted<'a>(&'a AtomicUsize);
+/// One of those that are counted.
+struct Counted<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Counted<'a> {
-    fn in_cell(cell: &'a AtomicUsize) -> Self {
-        cell.fetch_add(1, Ordering::AcqRel);
-        Self(cell)
+    fn among(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|n| *n += 1);
+        Self(count)
     }
 }
 
 impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// A place in the urgent line.
-struct Hurried<'a>(&'a watch::Sender<usize>);
-
-impl Drop for Hurried<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|n| *n -= 1);
     }

@@ -338,8 +338,8 @@ async fn a_cancelled_task_leaves_nothing_at_the_site() {
     assert_eq!(t.studio.told(), []);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_that_can_not_be_cleared_away_is_cleared_away_later() {
+/// A file `a` of which some parts have arrived.
+async fn partly_sent() -> (Fixture, Arc<Transfers>) {
     let t = Fixture::new().await;
     t.faults.add(slow(5));
     t.studio.save("a", &vec![b'A'; 12 * PART]).await;
@@ -347,6 +347,12 @@ async fn an_upload_that_can_not_be_cleared_away_is_cleared_away_later() {
     t.until("some has arrived", || t.tasks()[0].done_bytes > 4 * PART as u64)
         .await;
     t.faults.clear();
+    (t, transfers)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_can_not_be_cleared_away_is_cleared_away_later() {
+    let (t, transfers) = partly_sent().await;
     t.faults
         .add(Rule::next(Op::Abort, Fault::Fail(ErrorKind::Unreachable), 3));
     let before = t.faults.fired();
@@ -360,13 +366,7 @@ async fn an_upload_that_can_not_be_cleared_away_is_cleared_away_later() {
 /// A secret that the server takes no more says nothing of what is there: it is cleared away once the secret is right.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_at_a_site_that_lets_nobody_in_is_cleared_away_once_it_does() {
-    let t = Fixture::new().await;
-    t.faults.add(slow(5));
-    t.studio.save("a", &vec![b'A'; 12 * PART]).await;
-    let transfers = t.start().await;
-    t.until("some has arrived", || t.tasks()[0].done_bytes > 4 * PART as u64)
-        .await;
-    t.faults.clear();
+    let (t, transfers) = partly_sent().await;
     t.faults.add(Rule::next(Op::Abort, Fault::Fail(ErrorKind::Auth), 1));
     let before = t.faults.fired();
     t.studio.unlink("a").await;
