@@ -310,11 +310,11 @@ async fn daemon_found(config: &Config, found: &mut Vec<Finding>) -> Daemon {
             found.extend(status.sites.iter().filter(|s| s.link == "down").map(|site| {
                 let reason = site.reason.as_deref().unwrap_or("no reason given");
                 let says = format!("the daemon has lost {}: {reason}", site.name);
-                bad(
-                    "link",
-                    says,
-                    "it tries again by itself; cached files stay readable meanwhile",
-                )
+                let hint = format!(
+                    "it tries again by itself, and at once by `backlot site check {}`; cached files stay readable meanwhile",
+                    site.name
+                );
+                bad("link", says, hint)
             }));
         }
         Err(e) => found.push(bad("daemon", e.said(), e.advice())),

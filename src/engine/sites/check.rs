@@ -67,7 +67,7 @@ impl Inner {
     /// When there is no such site.
     pub async fn check_site(&self, name: &str, read_only: bool) -> Result<SiteCheckReport, SiteError> {
         let site = self.known_site(name)?;
-        if site.link().state().lockout().is_some() {
+        if site.link().is_down() {
             site.link().ask_anew().await;
         }
         let mut steps = Steps::default();
@@ -95,9 +95,10 @@ impl Inner {
                         counted => counted.map(Some),
                     }
                 };
+                let shown = if at.is_root() { ".".to_owned() } else { at.to_string() };
                 let said = |n: &Option<usize>| match n {
-                    Some(n) => format!("{at}: {}", counted(n)),
-                    None => format!("{at}: not there yet; the first file that is sent makes it"),
+                    Some(n) => format!("{shown}: {}", counted(n)),
+                    None => format!("{shown}: not there yet; the first file that is sent makes it"),
                 };
                 steps.take(&step, there, said).await;
             }
