@@ -10,6 +10,7 @@ pub mod drive;
 pub mod mail;
 pub mod queue;
 pub mod relay;
+pub mod room;
 pub mod sshd;
 pub mod tree;
 pub mod web;

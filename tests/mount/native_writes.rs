@@ -13,6 +13,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::common::drive::{Builder, Drive, drive_test, eventually};
 use crate::common::queue;
+use crate::common::room::assert_room_to_write_natively;
 use crate::native::{LEN, MIB, all_are, all_closed, is_native, letter};
 
 const DRAIN: Duration = Duration::from_secs(30);
@@ -28,6 +29,7 @@ fn working() -> Option<(tempfile::TempDir, Drive)> {
     if !is_native(&drive) {
         return None;
     }
+    assert_room_to_write_natively();
     fs::create_dir_all(drive.path("work")).unwrap();
     fs::create_dir_all(drive.path("publish")).unwrap();
     Some((site, drive))

@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::drive::say;
+use crate::common::room::assert_room_to_write_natively;
 use crate::common::tree::Random;
 use crate::manifest::is_temporary;
 use crate::stage::{Stage, Zone, number, or_skip, program, runs, staged_with};
@@ -125,6 +126,7 @@ fn while_it_is_read(fsx: &Path, stage: &Stage) {
 
 /// Somebody holds the files open to write them, so that all that fsx does goes past the daemon where it can.
 fn past_the_daemon(fsx: &Path, stage: &Stage) {
+    assert_room_to_write_natively();
     for seed in SEEDS {
         let exercise = exercise(fsx, stage, seed, LENGTHS[1]);
         let holder = fs::File::create(&exercise.file).unwrap();
