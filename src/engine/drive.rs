@@ -424,6 +424,8 @@ impl Drive {
     pub(super) fn start_in_background(&self, scanned: &[Arc<Project>]) {
         for site in self.sites.values() {
             site.link().keep_known();
+            let let_in = site.link().watch_let_in();
+            tokio::spawn(super::lockouts::go_on_when_let_in(Arc::downgrade(&self.0), let_in));
             tokio::spawn(super::pulse::ring_on_link(
                 site.link().watch(),
                 Arc::clone(&self.bell),

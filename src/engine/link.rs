@@ -89,6 +89,8 @@ pub struct Link {
     heard_ms: AtomicU64,
     /// The next probe is due now.
     hurry: Arc<Notify>,
+    /// How often the site took a login after it had refused one.
+    let_in: watch::Sender<u64>,
 }
 
 impl Link {
@@ -101,6 +103,7 @@ impl Link {
             made: Instant::now(),
             heard_ms: AtomicU64::new(0),
             hurry: Arc::default(),
+            let_in: watch::Sender::default(),
         })
     }
 
@@ -117,6 +120,17 @@ impl Link {
     /// Returns a view that wakes on every change.
     pub fn watch(&self) -> watch::Receiver<LinkState> {
         self.state.subscribe()
+    }
+
+    /// Returns a view that wakes whenever the site takes a login after it had refused one: what met that may be tried again.
+    pub(super) fn watch_let_in(&self) -> watch::Receiver<u64> {
+        self.let_in.subscribe()
+    }
+
+    /// Takes note that the site answered, and takes a login that it had refused.
+    fn lets_in(&self) {
+        self.answered();
+        self.let_in.send_modify(|times| *times += 1);
     }
 
     /// Takes note that the site answered.
@@ -173,7 +187,15 @@ impl Link {
     /// Asks the site once more, as if nothing was known of it: a person may have seen to what was in the way.
     pub(super) async fn ask_anew(self: &Arc<Self>) {
         self.provider.forget_connections();
-        self.look().await;
+        let was_refused = self
+            .state()
+            .lockout()
+            .is_some_and(|lockout| lockout.kind == ErrorKind::Auth);
+        match self.probe().await {
+            Ok(()) if was_refused => self.lets_in(),
+            Ok(()) => self.answered(),
+            Err(e) => self.take_down(&e),
+        }
     }
 
     /// Asks the site, and takes note of the answer.
@@ -255,6 +277,8 @@ async fn probe_until_up(link: Weak<Link>) {
     let mut wait = PROBE_FIRST;
     // What was refused may have been an old password: the one that is in place now has one try.
     let mut refused = None;
+    let first_mark = link.upgrade().and_then(|link| link.provider.login_mark());
+    let mut was_refused = false;
     loop {
         tokio::select! {
             () = tokio::time::sleep(some_of(wait)) => {}
@@ -274,8 +298,11 @@ async fn probe_until_up(link: Weak<Link>) {
             continue;
         }
         match link.probe().await {
+            // One refusal that no probe met, with the same login, was about something else.
+            Ok(()) if was_refused || mark != first_mark => return link.lets_in(),
             Ok(()) => return link.answered(),
             Err(e) => {
+                was_refused |= e.kind == ErrorKind::Auth;
                 Refused::note(&mut refused, e.kind, mark);
                 link.state.send_modify(|s| {
                     if let LinkState::Down { kind, reason } = s {
@@ -380,25 +407,39 @@ mod tests {
         assert!(!link.is_down(), "one path is not the site");
         link.failed(&ProviderError::new(ErrorKind::Auth, Op::Read));
         assert!(link.state().lockout().is_some());
-        // A password that was replaced meanwhile is used at once.
+        let let_in = link.watch_let_in();
         tokio::time::sleep(PROBE_FIRST).await;
         assert_eq!((link.state(), meter.snapshot().calls(Op::Probe)), (LinkState::Up, 1));
+        assert_eq!(
+            *let_in.borrow(),
+            0,
+            "the same login was taken: what was refused is not begun again at once, for ever"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_new_password_is_tried_at_the_next_probe_and_any_when_a_person_asks() {
         let (site, link) = locked_out().await;
+        let let_in = link.watch_let_in();
         tokio::time::sleep(Duration::from_secs(30 * 60)).await;
         site.set_login(Some(2), Some(2));
         tokio::time::sleep(PROBE_MAX * 2).await;
-        assert_eq!(link.state(), LinkState::Up);
+        assert_eq!((link.state(), *let_in.borrow()), (LinkState::Up, 1));
+
+        // Also one that is in place before the first probe.
+        link.failed(&ProviderError::new(ErrorKind::Auth, Op::Read));
+        tokio::task::yield_now().await;
+        site.set_login(Some(3), Some(3));
+        tokio::time::sleep(PROBE_FIRST).await;
+        assert_eq!((link.state(), *let_in.borrow()), (LinkState::Up, 2));
 
         let (site, link) = locked_out().await;
         tokio::time::sleep(Duration::from_secs(30 * 60)).await;
         site.set_login(Some(1), Some(1));
         assert!(link.is_down());
+        let let_in = link.watch_let_in();
         link.ask_anew().await;
-        assert_eq!(link.state(), LinkState::Up);
+        assert_eq!((link.state(), *let_in.borrow()), (LinkState::Up, 1));
     }
 
     #[tokio::test(start_paused = true)]

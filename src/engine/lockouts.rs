@@ -5,9 +5,12 @@
 //! site lets us in.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use super::drive::{Drive, Inner};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::drive::{Drive, Inner, now_ms};
 use super::link::Lockout;
 use super::site::Site;
 use crate::model::{Ino, SiteName};
@@ -50,6 +53,29 @@ impl Drive {
             .filter(|site| site.link().state().lockout().is_some());
         let asked = locked_out.map(|site| site.link().ask_anew());
         futures::future::join_all(asked).await;
+    }
+}
+
+/// Has what a site refused the login tried again as soon as it takes one.
+pub(super) async fn go_on_when_let_in(drive: Weak<Inner>, mut let_in: watch::Receiver<u64>) {
+    while let_in.changed().await.is_ok() {
+        let Some(drive) = drive.upgrade() else { return };
+        let now = now_ms();
+        match drive
+            .store
+            .write_durable(move |txn| txn.retry_refused_logins(now))
+            .await
+        {
+            Ok(0) => {}
+            Ok(tasks) => {
+                info!(
+                    tasks,
+                    "a site that refused the login takes it: what waited for that is tried again"
+                );
+                drive.reconsider_transfers();
+            }
+            Err(error) => warn!(%error, "what a site refused the login is tried again at its time only"),
+        }
     }
 }
 

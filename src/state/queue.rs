@@ -738,6 +738,15 @@ impl WriteTxn<'_> {
         let job = job.map(|job| as_i64(job.0));
         self.run(SQL, (id, root, state.map(TaskState::code), now_ms, job))
     }
+
+    /// Makes tasks due now that a site refused the login; returns how many. Those of another site come to no harm: while it lets
+    /// nobody in, they are not begun.
+    pub fn retry_refused_logins(&self, now_ms: i64) -> Result<usize, StateError> {
+        self.run(
+            "UPDATE task SET due_ms = min(due_ms, ?1) WHERE kind = 'auth' AND state = 2",
+            [now_ms],
+        )
+    }
 }
 
 impl Claim {

@@ -347,6 +347,19 @@ fn what_is_blocked_waits_for_a_person_or_for_its_time() {
 }
 
 #[test]
+fn a_login_that_is_taken_again_makes_what_met_its_refusal_due() {
+    let t = Fixture::new();
+    let (a, b) = (t.put("a"), t.put("b"));
+    for (id, kind) in [(a, "auth"), (b, "full")] {
+        let task = t.task(id).unwrap();
+        t.run(move |txn| txn.block_task(&task, Some(NOW + 9000), kind, "x"));
+    }
+    assert_eq!(t.claim(9), []);
+    assert_eq!(t.run(|txn| txn.retry_refused_logins(NOW)), 1);
+    assert_eq!(ids(&t.claim(9)), [a]);
+}
+
+#[test]
 fn trying_again_now_is_for_what_failed_or_was_named() {
     let t = Fixture::new();
     let settling = |of: &str| NewSend {
