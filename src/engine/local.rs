@@ -25,6 +25,8 @@ pub(super) struct LocalFile {
     live: Mutex<Live>,
     /// Held while rows about writing are on their way to the store, so that they get there in order.
     pub(super) turn: tokio::sync::Mutex<()>,
+    /// Held while the disk is at work on its bytes for somebody who was promised them.
+    pub(super) syncs: tokio::sync::Mutex<()>,
 }
 
 /// What is known of it now.
@@ -46,6 +48,8 @@ struct Live {
     gathered: u64,
     /// The disk is at work on them.
     syncing: bool,
+    /// The disk failed at a sync: it says so once, and may have let go of bytes that are wanted.
+    torn: bool,
     /// Handles through which the host writes by itself.
     native: usize,
     /// What was found at the last look at what the host writes.
@@ -130,10 +134,12 @@ impl LocalFile {
                 retired: false,
                 gathered: 0,
                 syncing: false,
+                torn: false,
                 native: 0,
                 seen: Seen::default(),
             }),
             turn: tokio::sync::Mutex::new(()),
+            syncs: tokio::sync::Mutex::new(()),
         })
     }
 
@@ -284,6 +290,16 @@ impl LocalFile {
         live.new_entry = true;
     }
 
+    /// The disk failed at a sync.
+    pub(super) fn torn(&self) {
+        self.live().torn = true;
+    }
+
+    /// Says whether the disk failed at a sync since the file was last begun from nothing.
+    pub(super) fn is_torn(&self) -> bool {
+        self.live().torn
+    }
+
     /// Takes note of bytes written. When `enough` have gathered and the disk is not at work on earlier ones, returns the
     /// object whose bytes it is to begin with; [`LocalFile::synced_ahead`] ends that.
     pub(super) fn wrote(&self, bytes: u64, enough: u64) -> Option<u64> {
@@ -349,6 +365,7 @@ impl LocalFile {
             };
             live.facts.mtime_ns = now_ns;
             live.facts.ctime_ns = now_ns;
+            live.torn &= live.facts.size > 0;
             live.looked();
         }))
     }

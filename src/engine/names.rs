@@ -330,6 +330,10 @@ impl Inner {
             self.sync_moved(&moved).await?;
             failpoint::hit("rename.synced");
         }
+        let exchanged = how == RenameHow::Exchange && from.publishes() && !to.publishes();
+        if exchanged && let Some(other) = self.tree.lookup(to.parent, &to.name).map_err(state_error)? {
+            self.sync_moved(&other).await?;
+        }
         self.name_changes(moved.ino);
         let target = self.tree.lookup(to.parent, &to.name).map_err(state_error)?;
         if let Some(target) = &target {
@@ -471,9 +475,10 @@ fn requeue(
     to: &Place,
     how: RenameHow,
 ) -> Result<(), StateError> {
+    let mut before = Vec::new();
     if how == RenameHow::Exchange {
-        txn.drop_send(from.parent, &from.name)?;
-        txn.drop_send(to.parent, &to.name)?;
+        before.extend(txn.drop_send(from.parent, &from.name)?);
+        before.extend(txn.drop_send(to.parent, &to.name)?);
     } else if to.publishes() && renamed.kind == EntryKind::File {
         // Its place in the queue and the note of what was sent of it come along.
         if !txn.move_send(from.at(), to.at())? {
@@ -496,6 +501,11 @@ fn requeue(
     queue_moved(txn, queue, renamed.ino, renamed.kind, to)?;
     if let (RenameHow::Exchange, Some((other, kind))) = (how, renamed.other) {
         queue_moved(txn, queue, other, kind, from)?;
+    }
+    // What a person said of a file, or a crash, goes with it.
+    for task in before {
+        let at = if task.ino == Some(renamed.ino) { to } else { from };
+        txn.inherit(at.parent, &at.name, &task)?;
     }
     for left in &renamed.left {
         let deletes = from.lets_deletes_through() && from.project.zones.of(&left.path) == ZoneKind::Publish;
@@ -569,7 +579,7 @@ fn queue_moved(
     match kind {
         EntryKind::File if at.publishes() => {
             let node = txn.node(ino)?.ok_or(StateError::NoSuchNode(ino))?;
-            queue.send(txn, &at.send(), ino, node.generation, node.size)
+            queue.send(txn, &at.send(), ino, node.generation, node.size).map(drop)
         }
         // A new row for each: whoever works on the old one sends to a path that is none any more.
         EntryKind::Dir => {

@@ -333,14 +333,16 @@ impl Inner {
     /// Brings the bytes of a file that was moved here, and still has them at its old place, into an object.
     async fn bring_home(self: &Arc<Self>, node: &Node) -> Result<(), FsError> {
         let (object, file) = self.copy(node, node.size).await?;
-        blocking(move || file.sync_data())
-            .await?
-            .map_err(super::writing::local_error)?;
+        // What lies at the site may be removed as soon as this is done.
+        if let Err(e) = self.keep_for_good(object, &Arc::new(file)).await {
+            self.drop_object(object);
+            return Err(e);
+        }
         failpoint::hit("home.copied");
         let (ino, version) = (node.ino, content_version(node));
         let brought = self
             .store
-            .write(move |txn| txn.brought_home(ino, object, &version))
+            .write_durable(move |txn| txn.brought_home(ino, object, &version))
             .await;
         match brought {
             Ok(()) => {

@@ -64,11 +64,9 @@ impl Drive {
             .write(move |txn| {
                 txn.end_write(ino, size, mtime_ns, now)?;
                 for at in &sends {
-                    queue.send(txn, at, ino, generation, size)?;
+                    let task = queue.send(txn, at, ino, generation, size)?;
                     // Half a save must not replace what the site has.
-                    if let Some(task) = txn.task_of(at.parent, &at.name)? {
-                        txn.hold_unfinished(task.id, UNFINISHED)?;
-                    }
+                    txn.hold_unfinished(task, UNFINISHED)?;
                 }
                 Ok(())
             })

@@ -25,7 +25,7 @@ use super::objects::{Objects, is_full};
 use super::schedule::Priority;
 use crate::failpoint;
 use crate::model::{Ino, Name};
-use crate::state::{NewDelete, NewSend, Node, Refusal, StateError, WriteTxn};
+use crate::state::{NewDelete, NewSend, Node, Refusal, StateError, TaskId, WriteTxn};
 
 /// A file that turns into another again and again while somebody wants to write it is given up after this many looks.
 const LOOKS: u32 = 16;
@@ -40,6 +40,8 @@ const CLOSE_AGAIN: Duration = Duration::from_secs(1);
 const SYNC_AHEAD: u64 = 64 << 20;
 /// How far ahead of the copy the site is asked.
 const COPY_AHEAD: u64 = 32 << 20;
+/// Why a file is not sent whose bytes the disk may have lost.
+const TORN: &str = "the disk failed while this was brought to it: save it again, or look at it and release it";
 
 /// One lock for each file that is being copied up.
 #[derive(Debug, Default)]
@@ -193,14 +195,25 @@ impl Inner {
             }
             if !local.is_writing() {
                 let object = local.object().is_none().then(Objects::new_number);
-                match self
+                let begin = move |txn: &WriteTxn<'_>| txn.begin_write(ino, object, None);
+                // What is still to be sent would be sent half written, if a power cut left the bytes and not the row.
+                let is_queued = !self
                     .store
-                    .write_here(move |txn| txn.begin_write(ino, object, None))
-                    .await
-                {
+                    .read(|txn| txn.tasks_of_ino(ino))
+                    .map_err(state_error)?
+                    .is_empty();
+                let begun = if is_queued {
+                    self.store.write_durable(begin).await
+                } else {
+                    self.store.write_here(begin).await
+                };
+                match begun {
                     Ok(generation) => {
                         failpoint::hit("write.begun");
                         // Before a byte changes.
+                        if let Some(file) = local.file() {
+                            self.objects.is_no_copy(&file);
+                        }
                         self.sending.changed(ino);
                         local.begun(generation);
                     }
@@ -255,12 +268,21 @@ impl Inner {
         object: u64,
         file: File,
     ) -> Result<Option<Arc<LocalFile>>, FsError> {
-        let ino = now.ino;
+        let (ino, file) = (now.ino, Arc::new(file));
         let version = now.version.clone().filter(|_| !now.own);
-        let begun = self
-            .store
-            .write(move |txn| txn.begin_write(ino, Some(object), version.as_ref()))
-            .await;
+        let begin = move |txn: &WriteTxn<'_>| txn.begin_write(ino, Some(object), version.as_ref());
+        let begun = if now.origin.is_some() {
+            // From then on nobody keeps its bytes at its old place from being removed.
+            match self.keep_for_good(object, &file).await {
+                Ok(()) => self.store.write_durable(begin).await,
+                Err(e) => {
+                    self.drop_object(object);
+                    return Err(e);
+                }
+            }
+        } else {
+            self.store.write(begin).await
+        };
         let generation = match begun {
             Ok(generation) => generation,
             Err(e) => {
@@ -279,7 +301,7 @@ impl Inner {
         };
         let local = LocalFile::new(ino, Some(object), generation, facts);
         self.objects.is_no_copy(&file);
-        local.set_file(object, Arc::new(file), true);
+        local.set_file(object, file, true);
         local.begun(generation);
         self.sending.changed(ino);
         self.locals.put(&local);
@@ -497,7 +519,14 @@ impl Inner {
             let facts = now_local.facts();
             txn.end_write(ino, facts.size, facts.mtime_ns, facts.ctime_ns)?;
             for at in &sends {
-                queue.send(txn, at, ino, generation, facts.size)?;
+                // While the disk was at work the name may have come to lead elsewhere, and names that came have been queued.
+                if txn.lookup(at.parent, &at.name)?.is_none_or(|node| node.ino != ino) {
+                    continue;
+                }
+                let task = queue.send(txn, at, ino, generation, facts.size)?;
+                if now_local.is_torn() {
+                    txn.hold_unfinished(task, TORN)?;
+                }
             }
             Ok(())
         };
@@ -511,18 +540,41 @@ impl Inner {
         Ok(publishes)
     }
 
+    /// Makes a copy an object like any other, which the disk has, before a row names it that may make it the only one.
+    pub(super) async fn keep_for_good(&self, object: u64, file: &Arc<File>) -> Result<(), FsError> {
+        let (objects, file) = (Arc::clone(&self.objects), Arc::clone(file));
+        blocking(move || {
+            objects.is_no_copy(&file);
+            file.sync_all()?;
+            objects.sync_entry(object)
+        })
+        .await?
+        .map_err(local_error)
+    }
+
     /// Brings a file's bytes to the disk.
     pub(super) async fn sync_bytes(&self, local: &Arc<LocalFile>) -> Result<(), FsError> {
+        // What another sync has taken on is not on the disk before it is done.
+        let _alone = local.syncs.lock().await;
         let Some(unsynced) = local.take_unsynced() else {
             return Ok(());
         };
         let objects = Arc::clone(&self.objects);
         let synced = blocking(move || {
+            failpoint::hit("sync.bytes");
+            if failpoint::fails("sync.fails") {
+                return Err(io::Error::other("a failure on purpose"));
+            }
             unsynced.file.sync_data()?;
             unsynced.entry.map_or(Ok(()), |object| objects.sync_entry(object))
         });
         let synced = synced.await.and_then(|done| done.map_err(local_error));
-        synced.inspect_err(|_| local.not_synced())
+        synced.inspect_err(|e| {
+            local.not_synced();
+            if e.kind != FsErrorKind::NoSpace {
+                local.torn();
+            }
+        })
     }
 
     /// Bytes were written: has the disk begin with those of a file that will have to be there when it is closed.
@@ -568,7 +620,8 @@ impl Inner {
                 Some(done) => done.map_err(local_error)?,
             }
             if !self.handles.has_writer(ino) {
-                self.closed(&local).await?;
+                let closed = self.closed(&local).await;
+                closed.inspect_err(|_| self.close_later(&local))?;
             }
             return Ok(());
         }
@@ -615,8 +668,13 @@ impl Queueing {
         ino: Ino,
         generation: u64,
         size: u64,
-    ) -> Result<(), StateError> {
+    ) -> Result<TaskId, StateError> {
         let now = now_ms();
+        // Half a save stays one, under whatever name, until it is written again.
+        let of_ino = txn.tasks_of_ino(ino)?;
+        let unfinished = of_ino
+            .into_iter()
+            .find(|task| task.is_unfinished() && task.generation == generation);
         let send = NewSend {
             root: at.project.root,
             parent: at.parent,
@@ -632,7 +690,11 @@ impl Queueing {
         if let Some((_, dir)) = txn.project_of(at.parent)? {
             txn.replaces_left(at.project.root, (at.parent, &at.name), &dir.join(&at.name))?;
         }
-        txn.queue_send(&send, now).map(drop)
+        let task = txn.queue_send(&send, now)?;
+        if let Some(before) = unfinished {
+            txn.hold_unfinished(task, before.error.as_deref().unwrap_or_default())?;
+        }
+        Ok(task)
     }
 
     pub(super) fn delete(

@@ -443,13 +443,18 @@ impl WriteTxn<'_> {
         Ok(Some(task))
     }
 
-    /// Gives the task of a name what a person had said about an earlier one.
+    /// Gives the task of a name what a person had said about an earlier one, and that nobody has finished its file.
     pub fn inherit(&self, parent: Ino, name: &Name, before: &Task) -> Result<(), StateError> {
         let Some(task) = self.task_of(parent, name)? else {
             return Ok(());
         };
         self.set_task_priority(task.id, before.priority)?;
-        if before.state == TaskState::Held {
+        if before.is_unfinished() {
+            // Of what was written since, nobody says so.
+            if before.generation == task.generation {
+                self.hold_unfinished(task.id, before.error.as_deref().unwrap_or_default())?;
+            }
+        } else if before.state == TaskState::Held {
             self.hold_task(task.id, true)?;
         }
         Ok(())

@@ -121,6 +121,12 @@ impl Task {
     pub fn is_leftover(&self) -> bool {
         self.what == TaskWhat::CopyLeftover || self.what == TaskWhat::Send && self.parent.is_none()
     }
+
+    /// Says whether it is held back because nobody has finished its file.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.state == TaskState::Held && self.kind.as_deref() == Some("unfinished")
+    }
 }
 
 /// A file to be sent.

@@ -420,8 +420,7 @@ impl Dispatcher {
     /// A task that is due later than this from now was put off by a clock that has been set back since. Twice the longest
     /// wait, and no less than what anybody asks to wait for a file to settle.
     fn horizon_ms(&self) -> i64 {
-        let longest = self.shared.backoff.max().max(Duration::from_secs(600));
-        as_ms(longest).saturating_mul(2)
+        as_ms(self.shared.backoff.longest()).saturating_mul(2)
     }
 
     /// Claims for a lane what it may have now, and starts workers.

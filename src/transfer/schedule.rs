@@ -48,6 +48,10 @@ pub(super) fn verdict(error: &ProviderError) -> Verdict {
     }
 }
 
+/// A site that asks for more peace than this is asked again all the same: one that is back is not to be left alone for hours
+/// because it was careful.
+const ASKED_MAX: Duration = Duration::from_secs(600);
+
 /// How long to wait between tries.
 #[derive(Debug)]
 pub(super) struct Backoff {
@@ -70,6 +74,11 @@ impl Backoff {
         self.max
     }
 
+    /// Returns the longest wait that a site gets when it asks for one: no task is due later than that.
+    pub(super) fn longest(&self) -> Duration {
+        self.max.max(ASKED_MAX)
+    }
+
     /// Returns the wait after `tried` failed tries (from 1): it doubles, up to the longest; by chance half of that to all
     /// of it, so that what failed together does not come back together.
     pub(super) fn wait(&self, tried: u32) -> Duration {
@@ -80,13 +89,13 @@ impl Backoff {
         doubled.mul_f64(0.5 + 0.5 * self.roll())
     }
 
-    /// Returns the wait after an error, no shorter than the site asked for.
+    /// Returns the wait after an error, no shorter than the site asked for within reason.
     pub(super) fn wait_after(&self, error: &ProviderError, tried: u32) -> Duration {
         let asked = match error.retry {
             Retry::After(asked) => asked.unwrap_or_default(),
             Retry::Never | Retry::Reauth => Duration::ZERO,
         };
-        self.wait(tried).max(asked)
+        self.wait(tried).max(asked.min(self.longest()))
     }
 
     /// Returns a number from 0 to 1 (splitmix64).
@@ -118,6 +127,10 @@ mod tests {
         let asked = ProviderError::new(ErrorKind::Busy, Op::Upload);
         let asked = asked.with_retry(Retry::After(Some(Duration::from_secs(90))));
         assert_eq!(backoff.wait_after(&asked, 1), Duration::from_secs(90));
+        for beyond in [Duration::from_secs(3600), Duration::MAX] {
+            let asked = ProviderError::new(ErrorKind::Busy, Op::Upload).with_retry(Retry::After(Some(beyond)));
+            assert_eq!(backoff.wait_after(&asked, 1), backoff.longest());
+        }
     }
 
     #[test]
