@@ -297,7 +297,14 @@ impl OpenContent {
                 return Ok(());
             }
             for (interest, until) in &wanted {
-                self.wait_for(&interest.0, *until).await?;
+                let Err(e) = self.wait_for(&interest.0, *until).await else {
+                    continue;
+                };
+                // It may have failed further on, while this reader waited for the others.
+                let part = interest.0.span.start.max(range.start)..*until;
+                if !self.content.missing(part).is_ok_and(|missing| missing.is_empty()) {
+                    return Err(e);
+                }
             }
         }
     }

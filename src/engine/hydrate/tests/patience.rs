@@ -182,3 +182,29 @@ async fn what_comes_past_the_cache_is_heard_of_as_it_comes() {
     assert!(matches!(failed, Err(HydrateError::Deadline(_))), "{failed:?}");
     assert!(is_down(&rig), "nobody hears of it");
 }
+#[tokio::test(start_paused = true)]
+async fn a_reader_whose_bytes_have_come_is_not_failed_by_what_fails_further_on() {
+    let (let_go, gate) = watch::channel(false);
+    let rig = rig(3, move |at| {
+        let mut gate = gate.clone();
+        async move {
+            if at >= 5 * MIB {
+                return Err(ProviderError::new(ErrorKind::Denied, Op::Read));
+            }
+            if at < 4 * MIB {
+                drop(gate.wait_for(|open| *open).await);
+            }
+            sleep(Duration::from_millis(1)).await;
+            Ok(())
+        }
+    });
+    let ahead = rig.content.fetch_ahead(0..LEN, Priority::ReadAhead, &rig.payer);
+    assert_eq!(ahead.len(), 2, "two pieces, or this proves nothing");
+    let read = reading(&rig, 4 * MIB - GRANULE..4 * MIB + GRANULE);
+    sleep(Duration::from_secs(1)).await;
+    assert!(ahead[1].is_over() && !ahead[0].is_over() && !read.is_finished());
+    let_go.send_replace(true);
+    read.await.expect("no panic").expect("bytes");
+    let failed = reading(&rig, 5 * MIB..LEN).await.expect("no panic");
+    assert!(matches!(failed, Err(HydrateError::Provider(_))), "{failed:?}");
+}
