@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::free_bytes;
 use crate::files;
@@ -19,6 +19,9 @@ use crate::{CacheError, ContentId, GRANULE, Shared};
 
 /// Over the limit, eviction goes on down to 95 % of it, so that not every fill has to evict.
 const LOW_WATER_PERCENT: u64 = 95;
+/// File systems report freed blocks late, some never (of what a snapshot holds). Until they do, and for no longer than this,
+/// no more than what is lacking is evicted for the disk's sake: the cache would be emptied for nothing.
+const REPORTED_WITHIN: Duration = Duration::from_secs(60);
 /// What takes no more than this of the cache costs a round trip to fetch again, and hardly any time beyond that: the bytes
 /// that a link of 1 Gbit/s carries in 8 ms.
 const SMALL: u64 = 1 << 20;
@@ -59,6 +62,8 @@ pub(crate) struct Books {
     dead: Vec<u64>,
     /// Where the look at a content is that has not come to its end, and whether the index lacks that.
     looking: (Looking, bool),
+    /// More than was lacking was evicted for the disk's sake then, and the disk has not shown it since.
+    spared: Option<Instant>,
 }
 
 /// A content that is being looked at, and up to where it was.
@@ -297,14 +302,8 @@ impl Books {
     }
 
     /// Least recently used contents that `may_go`, until their sizes add up to `bytes` and they are `count` at least; the
-    /// small ones that were used last, `share` bytes of them, after all others. Also what all that may go add up to.
-    fn victims(
-        &self,
-        bytes: u64,
-        count: usize,
-        share: u64,
-        may_go: impl Fn(&ContentId) -> bool,
-    ) -> (Vec<ContentId>, u64) {
+    /// small ones that were used last, `share` bytes of them, after all others.
+    fn victims(&self, bytes: u64, count: usize, share: u64, may_go: impl Fn(&ContentId) -> bool) -> Vec<ContentId> {
         let mut all: Vec<_> = self
             .contents
             .iter()
@@ -318,14 +317,20 @@ impl Books {
             (left, *goes_last) = (rest, true);
         }
         all.sort_by_key(|(goes_last, ..)| *goes_last);
-        let evictable = all.iter().map(|(.., resident)| resident).sum();
         let mut sum = 0;
         let chosen = all.iter().enumerate().take_while(|(i, (.., resident))| {
             let more = sum < bytes || *i < count;
             sum += resident;
             more
         });
-        (chosen.map(|(_, (_, _, id, _))| *id).collect(), evictable)
+        chosen.map(|(_, (_, _, id, _))| *id).collect()
+    }
+
+    /// What all that may go add up to: what is neither pinned nor among those that are `held`. Asks those alone.
+    fn evictable<'a>(&self, held: impl IntoIterator<Item = &'a ContentId>) -> u64 {
+        let held = held.into_iter().filter_map(|id| self.contents.get(id));
+        let held: u64 = held.filter(|s| !s.pinned).map(|s| s.resident).sum();
+        self.bytes.saturating_sub(self.pinned_bytes).saturating_sub(held)
     }
 }
 
@@ -388,25 +393,39 @@ impl std::fmt::Debug for Reservation {
     }
 }
 
+/// What is lacking for a reservation, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lack {
+    /// All in all.
+    bytes: u64,
+    /// On the disk, whatever the limit says.
+    on_disk: u64,
+}
+
 pub(crate) fn reserve(shared: &Arc<Shared>, bytes: u64) -> Result<Reservation, CacheError> {
+    reserve_on(shared, bytes, free_bytes(&shared.options.dir).unwrap_or(u64::MAX))
+}
+
+/// Reserves on a disk with `free` bytes left.
+fn reserve_on(shared: &Arc<Shared>, bytes: u64, free: u64) -> Result<Reservation, CacheError> {
     shared.check_open()?;
-    let mut free = free_bytes(&shared.options.dir).unwrap_or(u64::MAX);
+    // Counted, not asked again: file systems report freed blocks late.
+    let mut made = 0_u64;
     let mut available = 0;
     // First to find out what is lacking, then after eviction; once more in case somebody else took the room.
     for _ in 0..3 {
-        let Err(lacking) = shared.promise(bytes, free) else {
+        let Err(lack) = shared.promise(bytes, free, made) else {
             return Ok(Reservation {
                 shared: Arc::clone(shared),
                 bytes,
             });
         };
-        let (freed, evictable) = shared.make_room(lacking, true);
-        available = bytes.saturating_add(evictable).saturating_sub(lacking);
-        if freed < lacking {
+        let (freed, evictable) = shared.make_room(lack, true);
+        available = bytes.saturating_add(evictable).saturating_sub(lack.bytes);
+        if freed < lack.bytes {
             break;
         }
-        // Counted, not asked again: file systems report freed blocks late.
-        free = free.saturating_add(freed);
+        made = made.saturating_add(freed);
     }
     shared.counters.refused_fills.fetch_add(1, Ordering::Relaxed);
     Err(CacheError::Full {
@@ -416,28 +435,45 @@ pub(crate) fn reserve(shared: &Arc<Shared>, bytes: u64) -> Result<Reservation, C
 }
 
 impl Shared {
-    /// Books a reservation, with `free` bytes left on the disk; or says how many bytes are lacking.
-    fn promise(&self, bytes: u64, free: u64) -> Result<(), u64> {
+    /// Books a reservation, with `free` bytes left on the disk and room `made` since; or says what is lacking.
+    fn promise(&self, bytes: u64, free: u64, made: u64) -> Result<(), Lack> {
         let mut books = lock(&self.books);
         let wanted = books.reserved.saturating_add(bytes);
         let over_limit = books
             .bytes
             .saturating_add(wanted)
             .saturating_sub(self.options.max_bytes);
-        let over_disk = self.options.min_free_bytes.saturating_add(wanted).saturating_sub(free);
+        let over_disk = self
+            .options
+            .min_free_bytes
+            .saturating_add(wanted)
+            .saturating_sub(free.saturating_add(made));
+        if over_disk == 0 && made == 0 {
+            books.spared = None;
+        }
         match over_limit.max(over_disk) {
             0 => books.reserved = wanted,
-            lacking => return Err(lacking),
+            bytes => {
+                let on_disk = over_disk;
+                return Err(Lack { bytes, on_disk });
+            }
         }
         Ok(())
     }
 
-    /// Evicts the least recently used contents until `lacking` bytes are free, and on to the low-water mark. With
-    /// `or_nothing`, evicts none if all together would not do. Returns what was freed and what could have been.
-    pub(crate) fn make_room(&self, lacking: u64, or_nothing: bool) -> (u64, u64) {
+    /// Evicts the least recently used contents until what is lacking is free, and on to the low-water mark; for the sake of a
+    /// full disk, on by as large a part of what is here. With `or_nothing`, evicts none if all together would not do. Returns what was
+    /// freed and what could have been.
+    fn make_room(&self, lack: Lack, or_nothing: bool) -> (u64, u64) {
         let (victims, evictable) = {
             let live = lock(&self.live);
-            let books = lock(&self.books);
+            let mut books = lock(&self.books);
+            let held = live.iter().filter(|(_, c)| c.strong_count() > 0);
+            let evictable = books.evictable(held.map(|(id, _)| id));
+            // Before all contents are looked through: in a cache full of pins, every fetch comes here.
+            if or_nothing && evictable < lack.bytes {
+                return (0, evictable);
+            }
             // Pins don't go; of what they leave, so much.
             let rest = self.options.max_bytes.saturating_sub(books.pinned_bytes);
             let low_water = books.pinned_bytes + rest / 100 * LOW_WATER_PERCENT;
@@ -450,19 +486,29 @@ impl Shared {
             } else {
                 self.options.max_bytes / SMALL_SHARE
             };
-            books.victims(lacking.max(to_low_water), count, share, |id| {
+            let spare = self.spare(&mut books, lack);
+            let wanted = lack.bytes.max(to_low_water).max(lack.on_disk.saturating_add(spare));
+            let victims = books.victims(wanted, count, share, |id| {
                 live.get(id).is_none_or(|c| c.strong_count() == 0)
-            })
+            });
+            (victims, evictable)
         };
-        if or_nothing && evictable < lacking {
-            return (0, evictable);
-        }
         let mut freed = 0;
         for id in victims {
             freed += self.evict_one(id).unwrap_or(0);
         }
-        tracing::debug!(freed, lacking, "evicted the least recently used contents");
+        tracing::debug!(freed, lacking = lack.bytes, "evicted the least recently used contents");
         (freed, evictable)
+    }
+
+    /// How much is to be evicted beyond what the disk lacks, so that not every reservation has to.
+    fn spare(&self, books: &mut Books, lack: Lack) -> u64 {
+        if lack.on_disk == 0 || books.spared.is_some_and(|at| at.elapsed() < REPORTED_WITHIN) {
+            return 0;
+        }
+        books.spared = Some(Instant::now());
+        let unpinned = books.bytes.saturating_sub(books.pinned_bytes);
+        unpinned.min(self.options.max_bytes) / 100 * (100 - LOW_WATER_PERCENT)
     }
 
     /// Evicts when fills went over the limit without a reservation.
@@ -472,7 +518,7 @@ impl Shared {
             books.bytes > self.options.max_bytes || books.len() > MAX_CONTENTS
         };
         if over {
-            let _freed = self.make_room(0, false);
+            let _freed = self.make_room(Lack::default(), false);
         }
     }
 
@@ -512,183 +558,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn books() -> Books {
-        let of = |n: u8, resident| {
-            (
-                ContentId([n; 16]),
-                Summary {
-                    key: u64::from(n),
-                    len: 100,
-                    resident,
-                    last_use: u64::from(n),
-                    pinned: false,
-                    verified: 100 - u64::from(n),
-                },
-            )
-        };
-        Books::new(vec![of(3, 30), of(1, 10), of(2, 20), of(4, 40)], None)
-    }
-
-    #[test]
-    fn victims_are_the_oldest_that_may_go_and_no_more_than_needed() {
-        let books = books();
-        let id = |n| ContentId([n; 16]);
-        assert_eq!(books.victims(25, 0, 0, |_| true), (vec![id(1), id(2)], 100));
-        assert_eq!(books.victims(25, 0, 0, |i| *i != id(2)), (vec![id(1), id(3)], 80));
-        assert_eq!(books.victims(0, 0, 0, |_| true), (vec![], 100));
-        assert_eq!(books.victims(0, 3, 0, |_| true).0, vec![id(1), id(2), id(3)]);
-        assert_eq!(books.victims(1000, 0, 0, |_| true).0.len(), 4);
-    }
-
-    #[test]
-    fn small_ones_that_were_used_last_go_last() {
-        let mut books = Books::default();
-        let id = |n| ContentId([n; 16]);
-        let add = |books: &mut Books, n, len| {
-            books.add(id(n), u64::from(n), Layout { len }, 1, len);
-        };
-        // Small, large, small, large, small.
-        for (n, len) in [(1, SMALL), (2, 9 * SMALL), (3, SMALL), (4, SMALL + 1), (5, 10)] {
-            add(&mut books, n, len);
-        }
-        let order = |share| books.victims(u64::MAX, 0, share, |_| true).0;
-        assert_eq!(order(0), [id(1), id(2), id(3), id(4), id(5)]);
-        assert_eq!(
-            order(10),
-            [id(1), id(2), id(3), id(4), id(5)],
-            "the last one goes last anyway"
-        );
-        assert_eq!(order(SMALL + 10), [id(1), id(2), id(4), id(3), id(5)]);
-        assert_eq!(order(5 * SMALL), [id(2), id(4), id(1), id(3), id(5)]);
-    }
-
-    /// Eight days' work: scripts, textures and proxies that are opened again and again, mostly in the morning, and more
-    /// plates a day than the cache holds. Returns how many small ones had to be fetched, and how many bytes of all.
-    fn work(share: u64) -> (u64, u64) {
-        const LIMIT: u64 = 1 << 30;
-        let mut state = 1_u64;
-        let mut below = |end: u64| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) % end
-        };
-        let mut books = Books::default();
-        let (mut small, mut fetched) = (0, 0);
-        let mut open = |n: u64, len: u64| {
-            let id = ContentId(u128::from(n).to_be_bytes());
-            if books.get(id).is_some() {
-                return books.touch(id);
-            }
-            (small, fetched) = (small + u64::from(len <= SMALL), fetched + len);
-            let lacking = (books.bytes + len).saturating_sub(LIMIT);
-            if lacking > 0 {
-                for victim in books.victims(lacking.max(LIMIT / 20), 0, share, |_| true).0 {
-                    let _gone = books.remove(victim);
-                }
-            }
-            books.add(id, n, Layout { len }, 1, len);
-        };
-        for _ in 0..8 {
-            let shots = [below(60), below(60), below(60)];
-            for frame in 0..150 {
-                // 2,400 small files of 4 to 200 KiB, some far more often than others.
-                for _ in 0..if frame < 20 { 40 } else { 1 } {
-                    let n = below(2400) * below(2400) / 2400;
-                    open(n, 4096 + n * 7919 % 196 * 1024);
-                }
-                // 60 shots of 150 plates of 12 MiB; each day three of them are played.
-                for shot in shots {
-                    open(1_000_000 + shot * 150 + frame, 12 << 20);
-                }
-            }
-        }
-        (small, fetched)
-    }
-
-    #[test]
-    fn keeping_small_ones_saves_round_trips_and_costs_no_more_bytes() {
-        let ((plain, plain_bytes), (requests, bytes)) = (work(0), work((1 << 30) / SMALL_SHARE));
-        println!(
-            "by last use alone: {plain} small files fetched, {} MiB of all; small ones last: {requests}, {} MiB",
-            plain_bytes >> 20,
-            bytes >> 20
-        );
-        assert!(
-            requests * 2 <= plain,
-            "{requests} small files fetched in place of {plain}"
-        );
-        assert!(bytes <= plain_bytes, "{bytes} bytes in place of {plain_bytes}");
-    }
-
-    #[test]
-    fn pinned_contents_are_no_victims_until_a_round_passes_without_them() {
-        let mut books = books();
-        let id = |n| ContentId([n; 16]);
-        books.pin(id(1), 1);
-        books.pin(id(3), 1);
-        books.pin(id(9), 1);
-        assert_eq!(books.victims(1000, 0, 0, |_| true), (vec![id(2), id(4)], 60));
-        assert_eq!((books.pinned_bytes, books.pins()), (40, 3));
-        // What arrives of a pinned content is pinned as it lands, and so is what comes after the books were cleared.
-        books.add(id(9), 9, Layout { len: 100 }, 1, 7);
-        assert_eq!(books.pinned_bytes, 47);
-        books.sub(id(9), 9, 1, 7);
-        assert!(books.remove(id(3)).is_some());
-        assert_eq!(books.pinned_bytes, 10);
-        books.pin(id(1), 2);
-        books.unpin_before(2);
-        assert_eq!((books.pinned_bytes, books.pins()), (10, 1));
-        assert_eq!(books.victims(1000, 0, 0, |_| true), (vec![id(2), id(4), id(9)], 60));
-        books.clear();
-        assert!(books.is_pinned(id(1)) && books.pinned_bytes == 0);
-    }
-
-    #[test]
-    fn what_is_due_comes_in_the_order_of_the_last_look_and_a_look_makes_it_the_last() {
-        let mut books = books();
-        let id = |n| ContentId([n; 16]);
-        let due = books.due(98, 2);
-        assert_eq!(due.contents, vec![id(4), id(3)], "2 and 1 were looked at at 98 and 99");
-        assert_eq!((due.count, due.bytes, due.oldest), (2, 70, Some(96)));
-        assert_eq!(books.due(1000, 3).contents, vec![id(4), id(3), id(2)]);
-        books.looked_at(id(4), Some(7));
-        assert_eq!(books.looking(), Some((id(4), 7)));
-        assert_eq!(books.due(98, 2).contents, vec![id(4), id(3)], "not all of it yet");
-        books.looked_at(id(4), None);
-        assert_eq!((books.looking(), books.due(98, 2).contents), (None, vec![id(3)]));
-        assert_eq!(books.get(id(4)).map(|s| s.last_use), Some(4), "a look is no use");
-        let batch = books.take_batch();
-        assert_eq!(batch.looking, Some(None));
-        books.put_back(batch);
-        assert_eq!(books.take_batch().looking, Some(None));
-        assert!(books.take_batch().is_empty());
-    }
-
-    #[test]
-    fn an_incarnation_that_is_over_books_nothing() {
-        let mut books = books();
-        let (id, layout) = (ContentId([1; 16]), Layout { len: 100 });
-        assert!(books.remove(id).is_some());
-        books.add(id, 99, layout, 1, 50);
-        books.add(id, 1, layout, 1, 50);
-        books.sub(id, 1, 1, 50);
-        assert_eq!(books.get(id).map(|s| (s.key, s.resident)), Some((99, 50)));
-        assert_eq!(books.bytes, 140);
-    }
-
-    #[test]
-    fn a_batch_given_back_is_taken_again() {
-        let mut books = books();
-        books.touch(ContentId([2; 16]));
-        assert!(books.remove(ContentId([1; 16])).is_some());
-        let batch = books.take_batch();
-        assert_eq!((batch.rows.len(), batch.dead.as_slice()), (2, &[1][..]));
-        assert!(books.take_batch().is_empty());
-        books.put_back(batch);
-        assert_eq!(books.take_batch().rows.len(), 2);
-    }
-}
+mod tests;

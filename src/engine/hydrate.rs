@@ -203,7 +203,7 @@ impl OpenContent {
             .iter()
             .map(|f| {
                 let at = match *f.progress.borrow() {
-                    Progress::UpTo(at) => at,
+                    Progress::UpTo(at) | Progress::Queued(at) => at,
                     Progress::Failed(_) | Progress::Cancelled => f.span.start,
                 };
                 (f.span.clone(), at)
@@ -297,7 +297,14 @@ impl OpenContent {
                 return Ok(());
             }
             for (interest, until) in &wanted {
-                self.wait_for(&interest.0, *until).await?;
+                let Err(e) = self.wait_for(&interest.0, *until).await else {
+                    continue;
+                };
+                // It may have failed further on, while this reader waited for the others.
+                let part = interest.0.span.start.max(range.start)..*until;
+                if !self.content.missing(part).is_ok_and(|missing| missing.is_empty()) {
+                    return Err(e);
+                }
             }
         }
     }
@@ -417,28 +424,45 @@ impl OpenContent {
     async fn wait_for(&self, fetch: &Fetch, until: u64) -> Result<(), HydrateError> {
         let mut progress = fetch.progress.subscribe();
         loop {
-            match &*progress.borrow_and_update() {
-                Progress::UpTo(at) if *at >= until => return Ok(()),
-                Progress::UpTo(_) => {}
+            let is_queued = match &*progress.borrow_and_update() {
+                Progress::UpTo(at) | Progress::Queued(at) if *at >= until => return Ok(()),
+                Progress::UpTo(_) => false,
+                Progress::Queued(_) => true,
                 Progress::Failed(e) => return Err(e.clone()),
                 // It stopped between our joining and our wait; the caller looks again.
                 Progress::Cancelled => return Ok(()),
-            }
+            };
             match timeout(self.deadline, progress.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_gone)) => return Ok(()),
                 // Bytes come, as fast as the site's limit lets them.
                 Err(_elapsed) if self.site.is_held_back() => {}
+                // The site serves others first. What is before it in the queue comes, or is given up by this very deadline.
+                Err(_elapsed) if is_queued && self.is_heard() => {}
                 Err(_elapsed) => {
-                    let error = ProviderError::new(ErrorKind::TimedOut, Op::Read).at(&self.path);
-                    self.site.link().failed(&error);
                     // Given up for everyone: the kernel asks for the same bytes twice, and the second time must not wait
                     // for a fetch that is known to be stuck.
                     fetch.cancel.cancel();
-                    return Err(HydrateError::Deadline(self.deadline));
+                    return Err(self.timed_out());
                 }
             }
         }
+    }
+
+    /// Says whether the site answered anybody within the deadline and is not known to be down.
+    fn is_heard(&self) -> bool {
+        let link = self.site.link();
+        !link.is_down() && link.quiet_for() < self.deadline
+    }
+
+    /// Nothing came for the whole deadline. A site that nobody heard of meanwhile is down: the next one must not pay for
+    /// finding out.
+    fn timed_out(&self) -> HydrateError {
+        let link = self.site.link();
+        if link.quiet_for() >= self.deadline {
+            link.failed(&ProviderError::new(ErrorKind::TimedOut, Op::Read).at(&self.path));
+        }
+        HydrateError::Deadline(self.deadline)
     }
 
     /// Fetches one span from the site into the cache.
@@ -471,7 +495,10 @@ impl OpenContent {
         if at == fetch.span.end {
             return Ok(());
         }
+        fetch.progress.send_replace(Progress::Queued(at));
         let _slot = self.slot(fetch).await;
+        // From here on a silence is the site's: the deadline begins anew.
+        fetch.progress.send_replace(Progress::UpTo(at));
         let (cache, length) = (Arc::clone(&self.cache), fetch.span.end - at);
         // Making room may delete files, which takes its time.
         let mut reserved = self.on_disk(move || cache.reserve(length)).await?;
@@ -505,6 +532,9 @@ impl OpenContent {
                 // What has landed counts as resident now, no longer as promised.
                 reserved.release(ready as u64);
                 self.stats.bell.ring();
+            } else {
+                // Less than a granule, but no silence.
+                fetch.progress.send_modify(|_| ());
             }
         }
         if at < fetch.span.end {
@@ -680,6 +710,7 @@ impl OpenContent {
         while out.len() < want {
             match timeout(self.deadline, stream.next()).await {
                 Ok(Some(Ok(chunk))) => {
+                    self.site.link().answered();
                     self.stats
                         .uncached_bytes
                         .fetch_add(chunk.len() as u64, Ordering::Relaxed);
@@ -696,15 +727,9 @@ impl OpenContent {
                     )));
                 }
                 Err(_elapsed) if self.site.is_held_back() => {}
-                Err(_elapsed) => {
-                    // As for those that wait for the cache: the next one must not pay for finding out.
-                    let error = ProviderError::new(ErrorKind::TimedOut, Op::Read).at(&self.path);
-                    self.site.link().failed(&error);
-                    return Err(HydrateError::Deadline(self.deadline));
-                }
+                Err(_elapsed) => return Err(self.timed_out()),
             }
         }
-        self.site.link().answered();
         Ok(out.freeze())
     }
 

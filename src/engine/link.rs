@@ -217,7 +217,7 @@ impl Link {
     }
 
     /// How long the site has not been heard of.
-    fn quiet_for(&self) -> Duration {
+    pub(super) fn quiet_for(&self) -> Duration {
         let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
         self.made.elapsed().saturating_sub(heard)
     }

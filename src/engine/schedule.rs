@@ -58,12 +58,14 @@ struct Inner {
 #[derive(Debug)]
 pub struct Slot {
     of: Arc<Slots>,
-    parts: usize,
+    /// What it takes; `None` once that was given back.
+    parts: Option<usize>,
 }
 
-/// A place in the queue.
+/// A place in the queue; dropping it leaves the queue.
 #[derive(Debug)]
 pub struct Ticket {
+    of: Arc<Slots>,
     key: (Reverse<Priority>, u64),
     granted: oneshot::Receiver<Slot>,
 }
@@ -87,7 +89,11 @@ impl Slots {
         inner.waiting.insert(key, (parts, tx));
         drop(inner);
         self.let_in();
-        Ticket { key, granted: rx }
+        Ticket {
+            of: Arc::clone(self),
+            key,
+            granted: rx,
+        }
     }
 
     /// Raises a waiting ticket to `priority`, keeping its age. Without effect on one that was let in already.
@@ -131,9 +137,14 @@ impl Slots {
             inner.running += 1;
             inner.parts += parts;
             drop(inner);
-            let of = Arc::clone(self);
-            // A ticket dropped meanwhile gives its slot back here, through Slot's Drop.
-            drop(tx.send(Slot { of, parts }));
+            let slot = Slot {
+                of: Arc::clone(self),
+                parts: Some(parts),
+            };
+            if let Err(mut slot) = tx.send(slot) {
+                // Its ticket went at this moment. Given back by hand: Slot's Drop would come in here again.
+                slot.give_back();
+            }
         }
     }
 
@@ -149,13 +160,31 @@ impl Ticket {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Ticket {
     fn drop(&mut self) {
+        // Whoever comes after it may be let in now: it may have been too large.
+        if self.of.lock().waiting.remove(&self.key).is_some() {
+            self.of.let_in();
+        }
+    }
+}
+
+impl Slot {
+    /// Makes its room free; says whether it had any still.
+    fn give_back(&mut self) -> bool {
+        let Some(parts) = self.parts.take() else { return false };
         let mut inner = self.of.lock();
         inner.running -= 1;
-        inner.parts -= self.parts;
-        drop(inner);
-        self.of.let_in();
+        inner.parts -= parts;
+        true
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.give_back() {
+            self.of.let_in();
+        }
     }
 }
 
@@ -219,6 +248,34 @@ mod tests {
         drop(slots.queue(Priority::Pin, LARGE));
         let mut next = slots.queue(Priority::Pin, LARGE);
         assert!(now(&mut next).is_some());
+        assert_eq!(slots.load(), (0, 0));
+    }
+
+    #[test]
+    fn who_gave_up_waiting_is_out_of_the_queue_however_many_they_are() {
+        let slots = Slots::new(1);
+        let holder = now(&mut slots.queue(Priority::Pin, LARGE)).expect("a free slot");
+        let given_up: Vec<_> = (0..200_000).map(|_| slots.queue(Priority::Pin, LARGE)).collect();
+        assert_eq!(slots.load(), (1, 200_000));
+        drop(given_up);
+        assert_eq!(slots.load(), (1, 0));
+        let mut live = slots.queue(Priority::Pin, LARGE);
+        assert!(now(&mut live).is_none());
+        drop(holder);
+        assert!(now(&mut live).is_some());
+        assert_eq!(slots.load(), (0, 0));
+    }
+
+    #[test]
+    fn who_gives_up_at_the_head_of_the_queue_lets_smaller_ones_in() {
+        let slots = Slots::new(1);
+        let most = now(&mut slots.queue(Priority::ReadAhead, 2 * PART)).expect("a free slot");
+        let mut large = slots.queue(Priority::ReadAhead, LARGE);
+        let mut small = slots.queue(Priority::ReadAhead, PART);
+        assert!(now(&mut large).is_none() && now(&mut small).is_none());
+        drop(large);
+        assert!(now(&mut small).is_some());
+        drop(most);
         assert_eq!(slots.load(), (0, 0));
     }
 

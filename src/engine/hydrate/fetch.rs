@@ -55,6 +55,8 @@ impl Fetch {
 
 #[derive(Clone, Debug)]
 pub(super) enum Progress {
+    /// It waits for a slot; everything before this offset is in the cache.
+    Queued(u64),
     /// Everything before this offset is in the cache.
     UpTo(u64),
     /// It stopped short.
@@ -74,6 +76,7 @@ impl Interest {
         async move {
             let over = |progress: &Progress| match progress {
                 Progress::UpTo(at) => *at >= end,
+                Progress::Queued(_) => false,
                 Progress::Failed(_) | Progress::Cancelled => true,
             };
             // Whoever reports progress is gone: that is an end as well.
@@ -85,6 +88,7 @@ impl Interest {
     pub fn is_over(&self) -> bool {
         match *self.0.progress.borrow() {
             Progress::UpTo(at) => at >= self.0.span.end,
+            Progress::Queued(_) => false,
             Progress::Failed(_) | Progress::Cancelled => true,
         }
     }

@@ -12,7 +12,9 @@ use super::*;
 use crate::model::SiteName;
 use crate::providers::layers::{Call, Layer};
 use crate::providers::memory::MemorySite;
-use crate::providers::{HashKind, Hasher, Listed};
+use crate::providers::{HashKind, Hasher, Listed, Provider};
+
+mod patience;
 
 const LEN: u64 = 6 << 20;
 
@@ -118,6 +120,16 @@ impl Rig {
 
     /// A site that names a hash for the file.
     fn with_hash(hash: impl FnOnce(&Bytes) -> Option<FileHash>) -> Self {
+        Self::over(hash, |site| site, 3, Duration::from_secs(60))
+    }
+
+    /// A site behind what `around` puts there, with so many slots.
+    fn over(
+        hash: impl FnOnce(&Bytes) -> Option<FileHash>,
+        around: impl FnOnce(Arc<dyn Provider>) -> Arc<dyn Provider>,
+        slots: usize,
+        deadline: Duration,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let memory = MemorySite::new();
         let path = RelPath::new("plate.exr").expect("a path");
@@ -129,7 +141,7 @@ impl Rig {
             memory.name_hash(&path, Some(hash));
         }
         let watch = Arc::new(Watch::default());
-        let provider = WatchLayer(Arc::clone(&watch)).over(Arc::new(memory));
+        let provider = around(WatchLayer(Arc::clone(&watch)).over(Arc::new(memory)));
         let cache = ContentCache::open(CacheOptions {
             dir: dir.path().to_owned(),
             max_bytes: 1 << 30,
@@ -141,7 +153,7 @@ impl Rig {
         let content = cache.content(ContentId([7; 16]), LEN).expect("a place");
         let origin = Origin {
             ino: Ino(7),
-            site: Site::new(SiteName("memory".to_owned()), provider, None, 3),
+            site: Site::new(SiteName("memory".to_owned()), provider, None, slots),
             path,
             version,
         };
@@ -150,7 +162,6 @@ impl Rig {
             content,
             head: None,
         };
-        let deadline = Duration::from_secs(60);
         let content = OpenContent::new(origin, kept, deadline, Arc::default(), Arc::default());
         Self {
             _dir: dir,
