@@ -320,6 +320,14 @@ impl Run {
                 // Somebody removed what ours was to replace: there is nothing that it could destroy.
                 None => None,
                 Some(entry) if note.base.as_ref() == Some(&entry.version) => continue,
+                // A commit that was taken for failed, and went on. Asked for again, it may know its own work, and end it.
+                Some(entry) if self.left(&note, &entry) => {
+                    if tries == 1 {
+                        continue;
+                    }
+                    self.abort(&note).await?;
+                    return Ok(Some(entry.version));
+                }
                 Some(entry) => match self.find_other_of_ours(path, &entry).await? {
                     true => Some(entry.version),
                     false => {
