@@ -55,6 +55,7 @@ pub(crate) const CASES: &[Case] = cases![
     reading::a_file_cut_while_read_ends_with_an_error,
     reading::many_reads_at_once,
     reading::streams_dropped_early_do_no_harm,
+    reading::a_hash_that_is_announced_is_given,
     writing::an_upload_arrives_whole_and_dated,
     writing::parts_in_any_order_and_again,
     writing::an_upload_goes_on_after_a_restart,
