@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::Frozen;
 use super::between::permits;
-use super::plan::{Note, parts_at_once};
+use super::plan::{Note, parts_at_once, wanted_part};
 use super::stats::{Entry as Shown, UnderWay};
 use super::worker::{Halt, Run};
 use crate::failpoint;
@@ -98,8 +98,8 @@ impl Run {
             Some(note) if note.base == base => note,
             Some(note) => self.renote(Note { base, ..note }, false).await?,
             None => {
-                let wanted = self.shared.options.part_size;
-                let note = Note::new(frozen, base, wanted.max(self.lane.provider.capabilities().min_part));
+                let can = self.lane.provider.capabilities();
+                let note = Note::new(frozen, base, wanted_part(frozen, self.shared.options.part_size, &can));
                 // A large file is worth finding again after a power cut.
                 let durable = note.plan.part_count() > 1;
                 self.renote(note, durable).await?
@@ -188,6 +188,7 @@ impl Run {
         shown: &Shown<'_>,
     ) -> Result<(), Halt> {
         let missing = note.missing();
+        let can = self.lane.provider.capabilities();
         let mut noted_at: Option<Instant> = None;
         // The sender borrows what the notes don't touch.
         let this = &*self;
@@ -198,7 +199,7 @@ impl Run {
             let sending = stream::iter(missing)
                 .take_while(goes_on)
                 .map(|index| this.send_part(token, index, frozen));
-            let at_once = if this.lane.provider.capabilities().parts_in_order {
+            let at_once = if can.parts_in_order {
                 1
             } else {
                 parts_at_once(note.plan.part_size)
@@ -209,8 +210,10 @@ impl Run {
                 let size = part.size;
                 note.add(part);
                 shown.sent(size, note.done_bytes());
-                let text = note_text(note)?;
-                if text.len() <= LONG_NOTE || noted_at.is_none_or(|at| at.elapsed() >= LONG_NOTE_EVERY) {
+                // Where nothing is gone on with after a restart, a note shows people how far it is.
+                let is_due = noted_at.is_none_or(|at| at.elapsed() >= LONG_NOTE_EVERY);
+                let text = (can.resume_upload || is_due).then(|| note_text(note)).transpose()?;
+                if let Some(text) = text.filter(|text| is_due || text.len() <= LONG_NOTE) {
                     this.write_text(text, note.done_bytes(), false).await?;
                     latest = Some(note.clone());
                     noted_at = Some(Instant::now());
