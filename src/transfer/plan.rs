@@ -31,7 +31,11 @@ pub(super) fn wanted_part(frozen: &Frozen, set: u64, can: &Capabilities) -> u64 
         Some(_) => FED_COPY_PART,
         None => FED_PART,
     };
-    if is_fed { wanted.min(most.max(can.min_part)) } else { wanted }
+    if is_fed {
+        wanted.min(most.max(can.min_part))
+    } else {
+        wanted
+    }
 }
 
 /// Returns the bytes a part of a file has: `wanted`, or more where that would make too many.
