@@ -126,10 +126,12 @@ impl Note {
     /// replace proves nothing, even if it looks the same.
     pub(super) fn left(&self, entry: &Entry, mtime_step_ns: u64) -> bool {
         let step = i64::try_from(mtime_step_ns).unwrap_or(i64::MAX).max(1);
-        entry.kind == EntryKind::File
-            && entry.size == self.plan.size
-            && entry.mtime_ns.div_euclid(step) == self.plan.mtime_ns.div_euclid(step)
-            && self.base.as_ref() != Some(&entry.version)
+        self.may_have_left(entry) && entry.mtime_ns.div_euclid(step) == self.plan.mtime_ns.div_euclid(step)
+    }
+
+    /// As [`left`](Self::left), as far as that can be said without times.
+    pub(super) fn may_have_left(&self, entry: &Entry) -> bool {
+        entry.kind == EntryKind::File && entry.size == self.plan.size && self.base.as_ref() != Some(&entry.version)
     }
 
     pub(super) fn done_bytes(&self) -> u64 {
@@ -334,6 +336,7 @@ mod tests {
         let note = Note::new(&frozen(9), Some(Version::new("u")), 10);
         assert!(note.left(&entry, 1_000_000_000));
         assert!(!note.left(&entry, 1));
+        assert!(note.may_have_left(&entry));
         assert!(!note.left(
             &Entry {
                 size: 8,
@@ -350,5 +353,6 @@ mod tests {
         ));
         let same = Note::new(&frozen(9), Some(Version::new("v")), 10);
         assert!(!same.left(&entry, 1_000_000_000), "it may be what was there all along");
+        assert!(!same.may_have_left(&entry));
     }
 }

@@ -63,6 +63,7 @@ pub(crate) const CASES: &[Case] = cases![
     writing::a_commit_without_all_parts_is_refused,
     writing::a_commit_that_expects_otherwise_leaves_the_target_alone,
     writing::a_commit_whose_answer_was_lost_can_be_repeated,
+    writing::an_upload_that_was_committed_is_known_again,
     writing::readers_never_see_half_a_commit,
     writing::two_uploads_of_one_path_do_not_meet,
     writing::folders_are_made,
