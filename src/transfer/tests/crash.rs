@@ -144,7 +144,8 @@ async fn a_file_that_is_there_already_is_no_conflict_with_itself() {
         for step in 0.. {
             let t = Fixture::at(|_| Place::Memory(MemorySite::new().dating_files(false))).await;
             if !survive(&t, size, Meanwhile::Nothing, step).await {
-                assert!(step >= 8);
+                // One without bytes has no part.
+                assert!(step >= 6, "the process died at {step} steps only");
                 break;
             }
         }
