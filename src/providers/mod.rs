@@ -188,6 +188,18 @@ pub trait Provider: Send + Sync + Debug + 'static {
         expect: Option<Option<&Version>>,
     ) -> Result<Version, ProviderError>;
 
+    /// Returns the version at an upload's path if that is proven to be what this very upload put there, in place of `replaced`.
+    /// `None` proves nothing. Asked, perhaps after a restart, at sites that date files by themselves
+    /// ([`Capabilities::keeps_mtime`]), where size and time don't tell.
+    async fn was_committed(
+        &self,
+        _token: &UploadToken,
+        _parts: &[PartDone],
+        _replaced: Option<&Version>,
+    ) -> Result<Option<Version>, ProviderError> {
+        Ok(None)
+    }
+
     /// Gives up an upload and removes what it left.
     async fn abort(&self, token: UploadToken) -> Result<(), ProviderError>;
 

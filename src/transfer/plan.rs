@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Frozen;
 use crate::model::{EntryKind, Version};
-use crate::providers::{Entry, PartDone, UploadPlan, UploadToken};
+use crate::providers::{Capabilities, Entry, PartDone, UploadPlan, UploadToken};
 
 /// Parts of a file at most: what stores with numbered parts take.
 const PARTS_MAX: u64 = COUNT_MAX as u64;
@@ -15,6 +15,28 @@ const COUNT_MAX: u32 = 10_000;
 /// Parts of one file under way at once, and what they may hold together, in bytes.
 const PARTS_AT_ONCE: u64 = 3;
 const BYTES_AT_ONCE: u64 = 96 << 20;
+
+/// Bytes a part where a file goes up in one request that is fed part by part. A limited part is paid for before any of it is
+/// fed, and servers end a request in which nothing moves for a minute or so.
+const FED_PART: u64 = 1 << 20;
+/// As `FED_PART`, of a copy: there each part is a request to the source.
+const FED_COPY_PART: u64 = 4 << 20;
+
+/// Returns the bytes a part that a site is to get, where the settings say `set`.
+pub(super) fn wanted_part(frozen: &Frozen, set: u64, can: &Capabilities) -> u64 {
+    let wanted = set.max(can.min_part);
+    // A file of one part is paid for before its request begins.
+    let is_fed = can.parts_in_order && !can.resume_upload && frozen.size > wanted;
+    let most = match frozen.from {
+        Some(_) => FED_COPY_PART,
+        None => FED_PART,
+    };
+    if is_fed {
+        wanted.min(most.max(can.min_part))
+    } else {
+        wanted
+    }
+}
 
 /// Returns the bytes a part of a file has: `wanted`, or more where that would make too many.
 pub(super) fn part_size(size: u64, wanted: u64) -> u64 {
@@ -104,10 +126,12 @@ impl Note {
     /// replace proves nothing, even if it looks the same.
     pub(super) fn left(&self, entry: &Entry, mtime_step_ns: u64) -> bool {
         let step = i64::try_from(mtime_step_ns).unwrap_or(i64::MAX).max(1);
-        entry.kind == EntryKind::File
-            && entry.size == self.plan.size
-            && entry.mtime_ns.div_euclid(step) == self.plan.mtime_ns.div_euclid(step)
-            && self.base.as_ref() != Some(&entry.version)
+        self.may_have_left(entry) && entry.mtime_ns.div_euclid(step) == self.plan.mtime_ns.div_euclid(step)
+    }
+
+    /// As [`left`](Self::left), as far as that can be said without times.
+    pub(super) fn may_have_left(&self, entry: &Entry) -> bool {
+        entry.kind == EntryKind::File && entry.size == self.plan.size && self.base.as_ref() != Some(&entry.version)
     }
 
     pub(super) fn done_bytes(&self) -> u64 {
@@ -212,6 +236,38 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_is_fed_to_one_request_comes_in_small_parts() {
+        let can = |parts_in_order, resume_upload| Capabilities {
+            atomic_replace: true,
+            ranged_read: true,
+            resume_upload,
+            conditional_commit: true,
+            symlinks: false,
+            byte_names: false,
+            mtime_step_ns: 1,
+            keeps_mtime: true,
+            min_part: 0,
+            parts_in_order,
+            hash: None,
+            parallel_reads: 1,
+        };
+        let set = 16 << 20;
+        let large = frozen(1 << 30);
+        assert_eq!(wanted_part(&large, set, &can(true, false)), 1 << 20);
+        assert_eq!(wanted_part(&large, 64 << 10, &can(true, false)), 64 << 10);
+        // Nothing is begun before it is paid for.
+        assert_eq!(wanted_part(&frozen(set), set, &can(true, false)), set);
+        for other in [can(true, true), can(false, false), can(false, true)] {
+            assert_eq!(wanted_part(&large, set, &other), set);
+        }
+        let least = Capabilities {
+            min_part: 5 << 20,
+            ..can(true, false)
+        };
+        assert_eq!(wanted_part(&large, set, &least), 5 << 20);
+    }
+
     proptest! {
         #[test]
         fn a_note_comes_back_as_it_was(parts in prop::collection::btree_set(0u32..40, 0..40), tagged in any::<bool>()) {
@@ -280,6 +336,7 @@ mod tests {
         let note = Note::new(&frozen(9), Some(Version::new("u")), 10);
         assert!(note.left(&entry, 1_000_000_000));
         assert!(!note.left(&entry, 1));
+        assert!(note.may_have_left(&entry));
         assert!(!note.left(
             &Entry {
                 size: 8,
@@ -296,5 +353,6 @@ mod tests {
         ));
         let same = Note::new(&frozen(9), Some(Version::new("v")), 10);
         assert!(!same.left(&entry, 1_000_000_000), "it may be what was there all along");
+        assert!(!same.may_have_left(&entry));
     }
 }

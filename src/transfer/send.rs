@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::Frozen;
 use super::between::permits;
-use super::plan::{Note, parts_at_once};
+use super::plan::{Note, parts_at_once, wanted_part};
 use super::stats::{Entry as Shown, UnderWay};
 use super::worker::{Halt, Run};
 use crate::failpoint;
@@ -78,7 +78,7 @@ impl Run {
         let mut base = frozen.base.clone();
         if let Some(note) = self.note.clone() {
             let resumable = self.lane.provider.capabilities().resume_upload;
-            let left = self.look_back(&note).await?;
+            let left = self.look_back(&note, Some(frozen)).await?;
             self.in_doubt = false;
             match left {
                 Some(version) if note.is_of(frozen) => return Ok(Some(version)),
@@ -98,8 +98,8 @@ impl Run {
             Some(note) if note.base == base => note,
             Some(note) => self.renote(Note { base, ..note }, false).await?,
             None => {
-                let wanted = self.shared.options.part_size;
-                let note = Note::new(frozen, base, wanted.max(self.lane.provider.capabilities().min_part));
+                let can = self.lane.provider.capabilities();
+                let note = Note::new(frozen, base, wanted_part(frozen, self.shared.options.part_size, &can));
                 // A large file is worth finding again after a power cut.
                 let durable = note.plan.part_count() > 1;
                 self.renote(note, durable).await?
@@ -133,6 +133,10 @@ impl Run {
                 self.note = Some(note.clone());
                 failpoint::hit("upload.part");
             }
+        }
+        if !self.lane.provider.capabilities().keeps_mtime {
+            // Its receipts may be all that tells what it leaves from what others put there.
+            note = self.renote(note, false).await?;
         }
         failpoint::hit("upload.parts");
         self.commit(token, note, frozen).await
@@ -188,6 +192,7 @@ impl Run {
         shown: &Shown<'_>,
     ) -> Result<(), Halt> {
         let missing = note.missing();
+        let can = self.lane.provider.capabilities();
         let mut noted_at: Option<Instant> = None;
         // The sender borrows what the notes don't touch.
         let this = &*self;
@@ -198,7 +203,7 @@ impl Run {
             let sending = stream::iter(missing)
                 .take_while(goes_on)
                 .map(|index| this.send_part(token, index, frozen));
-            let at_once = if this.lane.provider.capabilities().parts_in_order {
+            let at_once = if can.parts_in_order {
                 1
             } else {
                 parts_at_once(note.plan.part_size)
@@ -209,8 +214,10 @@ impl Run {
                 let size = part.size;
                 note.add(part);
                 shown.sent(size, note.done_bytes());
-                let text = note_text(note)?;
-                if text.len() <= LONG_NOTE || noted_at.is_none_or(|at| at.elapsed() >= LONG_NOTE_EVERY) {
+                // Where nothing is gone on with after a restart, a note shows people how far it is.
+                let is_due = noted_at.is_none_or(|at| at.elapsed() >= LONG_NOTE_EVERY);
+                let text = (can.resume_upload || is_due).then(|| note_text(note)).transpose()?;
+                if let Some(text) = text.filter(|text| is_due || text.len() <= LONG_NOTE) {
                     this.write_text(text, note.done_bytes(), false).await?;
                     latest = Some(note.clone());
                     noted_at = Some(Instant::now());
@@ -303,7 +310,7 @@ impl Run {
                 ErrorKind::VersionMismatch if tries < COMMITS_MAX => {}
                 // The temporary file is gone: perhaps because it has its final name.
                 ErrorKind::NotFound => {
-                    return match self.look_back(&note).await? {
+                    return match self.look_back(&note, Some(frozen)).await? {
                         Some(version) => Ok(Some(version)),
                         None => Err(Halt::Spoilt(failed)),
                     };
@@ -316,10 +323,22 @@ impl Run {
                 Err(e) if e.kind == ErrorKind::NotFound => None,
                 found => Some(found?),
             };
+            let is_ours = match &found {
+                Some(entry) => self.is_ours(&note, entry, Some(frozen)).await?,
+                None => false,
+            };
             note.base = match found {
                 // Somebody removed what ours was to replace: there is nothing that it could destroy.
                 None => None,
                 Some(entry) if note.base.as_ref() == Some(&entry.version) => continue,
+                // A commit that was taken for failed, and went on. Asked for again, it may know its own work, and end it.
+                Some(entry) if is_ours => {
+                    if tries == 1 {
+                        continue;
+                    }
+                    self.abort(&note).await?;
+                    return Ok(Some(entry.version));
+                }
                 Some(entry) => match self.find_other_of_ours(path, &entry).await? {
                     true => Some(entry.version),
                     false => {
@@ -332,14 +351,71 @@ impl Run {
         }
     }
 
-    fn left(&self, note: &Note, entry: &Entry) -> bool {
-        note.left(entry, self.lane.provider.capabilities().mtime_step_ns)
+    /// Says whether what is at a noted upload's path is what the upload left there. Where the site dates files by itself, it is
+    /// asked, and if it does not know, what is there is read and held against `frozen`, if that is still what was sent.
+    async fn is_ours(&self, note: &Note, entry: &Entry, frozen: Option<&Frozen>) -> Result<bool, Halt> {
+        let provider = &self.lane.provider;
+        let can = provider.capabilities();
+        if note.left(entry, can.mtime_step_ns) {
+            return Ok(true);
+        }
+        if can.keeps_mtime || !note.may_have_left(entry) {
+            return Ok(false);
+        }
+        let Some(token) = note.token() else { return Ok(false) };
+        let committed = provider.was_committed(&token, &note.parts, note.base.as_ref()).await?;
+        if committed.as_ref() == Some(&entry.version) {
+            return Ok(true);
+        }
+        match frozen {
+            // Without all parts nothing was committed.
+            Some(frozen) if note.is_of(frozen) && note.missing().is_empty() => self.has_bytes(entry, frozen).await,
+            _ => Ok(false),
+        }
+    }
+
+    /// Reads what is at the site beside the file's own bytes, as far as they are the same.
+    async fn has_bytes(&self, entry: &Entry, frozen: &Frozen) -> Result<bool, Halt> {
+        // What a copy is of was held against its source before this.
+        if frozen.from.is_some() {
+            return Ok(false);
+        }
+        let mut chunks = self.lane.provider.read(&frozen.path, &entry.version, 0..entry.size);
+        let mut at = 0;
+        while let Some(chunk) = self.unless_halted(Some(&frozen.changed), chunks.next()).await? {
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                // Somebody was there meanwhile.
+                Err(e) if matches!(e.kind, ErrorKind::VersionMismatch | ErrorKind::NotFound) => return Ok(false),
+                Err(e) => return Err(e.into()),
+            };
+            let Some(file) = frozen.bytes.clone() else {
+                return Ok(false);
+            };
+            let end = at + chunk.len() as u64;
+            let same = tokio::task::spawn_blocking(move || {
+                let mut own = vec![0; chunk.len()];
+                file.read_exact_at(&mut own, at)?;
+                Ok::<_, std::io::Error>(own == chunk)
+            });
+            let same = same
+                .await
+                .map_err(|e| Halt::Local(format!("reading the file's bytes was broken off: {e}")))?;
+            if !same.map_err(|e| Halt::Local(format!("can't read the file's bytes: {e}")))? {
+                return Ok(false);
+            }
+            at = end;
+        }
+        if frozen.changed.is_cancelled() {
+            return Err(Halt::Changed);
+        }
+        Ok(at == frozen.size)
     }
 
     /// Looks at the site whether a noted upload was done, and returns the version that it left.
-    async fn look_back(&self, note: &Note) -> Result<Option<Version>, Halt> {
+    async fn look_back(&self, note: &Note, frozen: Option<&Frozen>) -> Result<Option<Version>, Halt> {
         match self.lane.provider.stat(&note.plan.path).await {
-            Ok(entry) if self.left(note, &entry) => Ok(Some(entry.version)),
+            Ok(entry) if self.is_ours(note, &entry, frozen).await? => Ok(Some(entry.version)),
             Ok(_) => Ok(None),
             Err(e) if e.kind == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e.into()),
@@ -362,7 +438,10 @@ impl Run {
         // This one was not committed: what it was sent to is still there.
         for task in noted.into_iter().filter(|task| task.id != self.task.id) {
             let note = task.upload.as_deref().and_then(Note::parse);
-            if let Some(note) = note.filter(|note| note.plan.path == *path && self.left(note, entry)) {
+            let Some(note) = note.filter(|note| note.plan.path == *path) else {
+                continue;
+            };
+            if self.is_ours(&note, entry, None).await? {
                 let (desk, version) = (self.desk(), entry.version.clone());
                 desk.ours_is_there(&task, path, version, note.generation, note.base.as_ref())
                     .await?;
@@ -437,7 +516,7 @@ impl Run {
                 () = self.shared.stop.cancelled() => return Err(Halt::Stopped),
             };
             let left = if self.in_doubt {
-                self.look_back(&note).await?
+                self.look_back(&note, None).await?
             } else {
                 None
             };
@@ -462,7 +541,7 @@ impl Run {
         let Some(note) = self.note.clone() else { return Ok(()) };
         let taken = self.shared.paths.take(&self.lane.site, &note.plan.path);
         let _taken = self.unless_halted(None, taken).await?;
-        match self.look_back(&note).await? {
+        match self.look_back(&note, None).await? {
             Some(version) => self.tell_ours(&note, version).await?,
             None => self.abort(&note).await?,
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use backlot::model::{RelPath, Version};
 use backlot::providers::exec::ExecSite;
-use backlot::providers::{ErrorKind, Provider, ProviderError, Retry};
+use backlot::providers::{ErrorKind, HashKind, Provider, ProviderError, Retry};
 use backlot_config::{ExecSite as Settings, Period, SecretRef};
 use futures::{StreamExt, TryStreamExt};
 
@@ -445,5 +445,31 @@ fn the_example_reads_as_fast_as_its_frames_allow() {
         let start = Instant::now();
         assert!(read(&p, &at, &version, 0..256 << 20).await.unwrap() == bytes);
         crate::say(format_args!("exec: 256 MiB read in {:?}", start.elapsed()));
+    });
+}
+
+#[test]
+fn a_hash_is_what_the_programs_look_says() {
+    let program = Program::new(
+        r#"
+sys.stdin.buffer.readline(); say({"protocol": 1, "capabilities": {"hash": "md5"}})
+HASHES = {"right": "900150983cd24fb0d6963f7d28e17f72", "wrong": "900150983cd24fb0"}
+for r in requests():
+    more = {"hash": HASHES[r["path"]]} if r["path"] in HASHES else {}
+    say({"id": r["id"], "entry": FILE | more})
+"#,
+    );
+    runtime().block_on(async {
+        let p = program.site();
+        let v1 = Version::new("v1");
+        p.stat(&path("right")).await.unwrap();
+        assert_eq!(p.capabilities().hash, Some(HashKind::Md5));
+        let named = p.hash(&path("right"), &v1).await.unwrap();
+        assert_eq!(named.unwrap().to_string(), "md5:900150983cd24fb0d6963f7d28e17f72");
+        assert_eq!(p.hash(&path("none"), &v1).await.unwrap(), None);
+        let error = p.hash(&path("right"), &Version::new("v0")).await.unwrap_err();
+        says(&error, ErrorKind::VersionMismatch, &["expected version v0, found v1"]);
+        let error = p.hash(&path("wrong"), &v1).await.unwrap_err();
+        says(&error, ErrorKind::Protocol, &["a hash that is no md5"]);
     });
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use backlot::model::{RelPath, Version};
-use backlot::providers::{ErrorKind, Provider, Retry};
+use backlot::providers::{ErrorKind, Hasher, Provider, Retry};
 use futures::StreamExt;
 use futures::future::join_all;
 
 use crate::rig::{Rig, path};
-use crate::suite::{Outcome, content, read};
+use crate::suite::{Outcome, content, read, upload};
 
 /// Longer than any provider's chunk, and no multiple of one.
 const LEN: usize = 3 * (1 << 20) + 12_345;
@@ -197,5 +197,26 @@ pub(crate) async fn streams_dropped_early_do_no_harm(rig: Rig) -> Outcome {
         drop(futures::poll!(p.stat(&at)));
     }
     assert!(read(&*rig.provider, &at, &version, 0..len(LEN)).await.unwrap() == bytes);
+    Outcome::Ran
+}
+
+pub(crate) async fn a_hash_that_is_announced_is_given(rig: Rig) -> Outcome {
+    let p = &*rig.provider;
+    // Facts about a site are learned at the first contact.
+    p.probe().await.unwrap();
+    let Some(kind) = p.capabilities().hash else {
+        return Outcome::Skipped("the site names no hashes of whole files, and says so");
+    };
+    let (at, bytes) = (path("dir/file"), content(1, LEN));
+    let version = upload(p, &at, &bytes).await;
+    let mut hasher = Hasher::new(kind);
+    hasher.update(&bytes);
+    match p.hash(&at, &version).await.unwrap() {
+        Some(named) => assert_eq!(named, hasher.finish()),
+        None => assert!(!rig.back.hashes_uploads(), "announced, and not given"),
+    }
+    rig.back.put(&at, &content(2, LEN));
+    let error = p.hash(&at, &version).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::VersionMismatch);
     Outcome::Ran
 }

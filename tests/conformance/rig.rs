@@ -47,6 +47,10 @@ pub(crate) trait Back: Send + Sync {
     fn has_perms(&self) -> bool {
         false
     }
+    /// Whether the site names a hash of what was uploaded, if it names any.
+    fn hashes_uploads(&self) -> bool {
+        true
+    }
     /// Takes the whole site's root away, as an unmounted volume does. Returns whether it can.
     fn hide_root(&self) -> bool;
 }
@@ -418,6 +422,11 @@ impl Back for Folder {
             fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o0)).unwrap();
         }
         self.denies
+    }
+
+    /// Those that somebody noted with a file.
+    fn hashes_uploads(&self) -> bool {
+        false
     }
 
     fn hide_root(&self) -> bool {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use backlot::model::{EntryKind, RelPath};
-use backlot::providers::{ErrorKind, UploadToken};
+use backlot::providers::{ErrorKind, PartDone, UploadToken};
 
 use crate::rig::{Rig, name, path};
 use crate::suite::{Outcome, as_kept, content, fit, part, plan, read, send, upload};
@@ -204,6 +204,40 @@ pub(crate) async fn a_commit_whose_answer_was_lost_can_be_repeated(rig: Rig) -> 
     let later = p.commit(token, &done, Some(Some(&base))).await.unwrap_err();
     assert_eq!(later.kind, ErrorKind::NotFound, "{later}");
     assert_eq!(rig.back.get(&at).unwrap(), b"theirs");
+    Outcome::Ran
+}
+
+pub(crate) async fn an_upload_that_was_committed_is_known_again(rig: Rig) -> Outcome {
+    let p = &*rig.provider;
+    let at = path("dir/file");
+    let (size, part_size) = fit(p, 1_000_000, 300_000);
+    for part_size in [part_size, size as u64] {
+        let base = upload(p, &at, &content(1, 10)).await;
+        let (plan, bytes) = (plan(&at, size, part_size), content(2, size));
+        let (token, done) = send(p, &plan, &bytes).await;
+        assert_eq!(
+            p.was_committed(&token, &done, Some(&base)).await.unwrap(),
+            None,
+            "not yet"
+        );
+        let version = p.commit(token.clone(), &done, Some(Some(&base))).await.unwrap();
+        let kept = serde_json::to_string(&(token, done)).unwrap();
+        let (token, done): (UploadToken, Vec<PartDone>) = serde_json::from_str(&kept).unwrap();
+        // As after a restart.
+        let after = (rig.again)();
+        let Some(known) = after.was_committed(&token, &done, Some(&base)).await.unwrap() else {
+            return Outcome::Skipped(
+                "which upload a file is of can't be told at this kind of site, but by size and time",
+            );
+        };
+        assert_eq!(known, version);
+        rig.back.put(&at, &content(3, size));
+        assert_eq!(
+            p.was_committed(&token, &done, Some(&base)).await.unwrap(),
+            None,
+            "somebody else's"
+        );
+    }
     Outcome::Ran
 }
 

@@ -23,8 +23,8 @@ use self::wire::{DATA_MAX, Expect, Part, Reply, Request, TEXT_MAX, Upload};
 use self::worker::Program;
 use super::upload::is_temp_name;
 use super::{
-    Arrivals, Capabilities, Entry, ErrorKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace, UploadPlan,
-    UploadToken,
+    Arrivals, Capabilities, Entry, ErrorKind, FileHash, Listed, Op, PartDone, Provider, ProviderError, SiteSpace,
+    UploadPlan, UploadToken,
 };
 use crate::model::{RelPath, Version};
 
@@ -225,6 +225,30 @@ impl Provider for ExecSite {
             })
             .boxed();
         arrivals.note_each(chunks)
+    }
+
+    async fn hash(&self, path: &RelPath, at: &Version) -> Result<Option<FileHash>, ProviderError> {
+        let Some(kind) = self.capabilities().hash else {
+            return Ok(None);
+        };
+        let request = Request::Stat {
+            path: text(path, Op::Stat)?,
+        };
+        let look = self.ask(Op::Stat, path, request, move |reply, _| {
+            let row = reply.entry.ok_or("the answer has no entry")?;
+            let hash = row.hash.as_deref().map(|hex| {
+                FileHash::from_hex(kind, hex).ok_or_else(|| format!("a hash that is no {kind} in hexadecimal digits"))
+            });
+            Ok((hash.transpose()?, row.entry()?.version))
+        });
+        let (hash, found) = look.await?;
+        if found != *at {
+            let why = format!("expected version {at}, found {found}");
+            return Err(ProviderError::new(ErrorKind::VersionMismatch, Op::Stat)
+                .at(path)
+                .because(why));
+        }
+        Ok(hash)
     }
 
     async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError> {

@@ -196,6 +196,9 @@ pub(super) struct Row {
     version: String,
     #[serde(default)]
     target: Option<String>,
+    /// Of all its bytes, of the kind that the hello named.
+    #[serde(default)]
+    pub(super) hash: Option<String>,
 }
 
 impl Row {

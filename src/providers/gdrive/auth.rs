@@ -29,6 +29,8 @@ const TOKEN_ENDPOINT: &str = "https://oauth2.googleapis.com/token";
 const ASSERTED_FOR: u64 = 3600;
 /// A token is renewed this long before its end.
 const EARLY: Duration = Duration::from_secs(60);
+/// No token is believed to be good for longer, whatever comes with it.
+const BELIEVED: Duration = Duration::from_secs(24 * 3600);
 
 /// Who we are.
 #[derive(Debug)]
@@ -182,10 +184,9 @@ impl Tokens {
         if status.is_success() {
             let granted: Granted = serde_json::from_str(&text)
                 .map_err(|_not_shown| Fault::new(ErrorKind::Protocol, "the token endpoint's answer holds no token"))?;
-            let good = Duration::from_secs(granted.expires_in.unwrap_or(300));
             return Ok(Token {
                 text: granted.access_token,
-                until: Instant::now() + good.saturating_sub(EARLY),
+                until: Instant::now() + good_for(granted.expires_in),
             });
         }
         let refusal = serde_json::from_str(&text).unwrap_or(Refusal {
@@ -204,6 +205,12 @@ impl Tokens {
         );
         Err(Fault::new(kind, why.trim_end()))
     }
+}
+
+/// Returns how long a token is used of which the endpoint says for how many seconds it is good.
+fn good_for(said: Option<u64>) -> Duration {
+    let good = Duration::from_secs(said.unwrap_or(300));
+    good.min(BELIEVED).saturating_sub(EARLY)
 }
 
 /// Says whether a secret may be shown to an address: over TLS, or on this machine.
@@ -275,4 +282,18 @@ fn assertion(key: &KeyFile, subject: Option<&str>) -> Result<String, Fault> {
     )
     .map_err(|_unspecified| auth("does not sign"))?;
     Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_claims_to_be_good_for_ever_is_renewed_all_the_same() {
+        assert_eq!(good_for(Some(3600)), Duration::from_secs(3540));
+        assert_eq!(good_for(Some(1)), Duration::ZERO);
+        for said in [86_401, u64::MAX] {
+            assert!(good_for(Some(said)) < BELIEVED && Instant::now().checked_add(good_for(Some(said))).is_some());
+        }
+    }
 }

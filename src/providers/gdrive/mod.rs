@@ -33,8 +33,8 @@ use self::upload::{STEP, Sessions};
 use super::upload::is_temp_name;
 use super::web::{Fault, Web, content_range, exactly};
 use super::{
-    Arrivals, Capabilities, Entry, ErrorKind, HashKind, Listed, Op, PartDone, Provider, ProviderError, SiteSpace,
-    UploadPlan, UploadToken,
+    Arrivals, Capabilities, Entry, ErrorKind, FileHash, HashKind, Listed, Op, PartDone, Provider, ProviderError,
+    SiteSpace, UploadPlan, UploadToken,
 };
 use crate::model::{EntryKind, Name, RelPath, Version};
 
@@ -134,6 +134,21 @@ impl GdriveSite {
                 let _held = &slot;
             })
             .boxed())
+    }
+
+    async fn named_hash(&self, path: &RelPath, at: &Version) -> Result<Option<FileHash>, Fault> {
+        let (_, file) = self.tree.find(path, Trust::Remembered).await?;
+        let file = file
+            .filter(|file| !file.is_dir())
+            .ok_or_else(|| wrong_kind("a folder"))?;
+        let found = file.version();
+        if found != *at {
+            let why = format!("expected version {at}, found {found}");
+            return Err(Fault::new(ErrorKind::VersionMismatch, why));
+        }
+        // A document's link is written here, and has no hash there.
+        let hex = file.md5_checksum.as_deref().filter(|_| !file.is_native());
+        Ok(hex.and_then(|hex| FileHash::from_hex(HashKind::Md5, hex)))
     }
 
     async fn rows(&self, dir: &RelPath) -> Result<Vec<Listed>, Fault> {
@@ -333,6 +348,12 @@ impl Provider for GdriveSite {
         };
         let chunks = stream::once(open).try_flatten().boxed();
         arrivals.note_each(chunks)
+    }
+
+    async fn hash(&self, path: &RelPath, at: &Version) -> Result<Option<FileHash>, ProviderError> {
+        check_path(path, Op::Stat)?;
+        let hash = self.named_hash(path, at).await;
+        hash.map_err(|fault| fault.on(Op::Stat, path))
     }
 
     async fn begin_upload(&self, plan: &UploadPlan) -> Result<UploadToken, ProviderError> {

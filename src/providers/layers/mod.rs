@@ -185,6 +185,18 @@ impl<L: Layer> Provider for Layered<L> {
             .await
     }
 
+    async fn was_committed(
+        &self,
+        token: &UploadToken,
+        parts: &[PartDone],
+        replaced: Option<&Version>,
+    ) -> Result<Option<Version>, ProviderError> {
+        let call = Call::on(Op::Stat, &token.plan.path);
+        self.layer
+            .around(call, || self.inner.was_committed(token, parts, replaced))
+            .await
+    }
+
     async fn abort(&self, token: UploadToken) -> Result<(), ProviderError> {
         let call = Call::on(Op::Abort, &token.plan.path);
         self.layer.around(call, || self.inner.abort(token.clone())).await

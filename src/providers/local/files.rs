@@ -28,11 +28,11 @@ pub(super) fn version(stat: &Stat) -> Version {
     Version::from_size_mtime(size(stat), mtime_ns(stat))
 }
 
-fn size(stat: &Stat) -> u64 {
+pub(super) fn size(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
 }
 
-fn mtime_ns(stat: &Stat) -> i64 {
+pub(super) fn mtime_ns(stat: &Stat) -> i64 {
     let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
     stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(nanos)
 }

@@ -50,6 +50,8 @@ struct State {
     names_hashes: bool,
     /// What a commit answered, by nonce: asked again, it answers the same as long as that is what is there.
     committed: HashMap<String, Version>,
+    /// It dates files itself; `Some(false)`: nor does it know which upload a file is of.
+    dates: Option<bool>,
     /// What we show at the login, and what the site takes.
     login: (Option<u64>, Option<u64>),
 }
@@ -99,6 +101,14 @@ impl MemorySite {
     /// until it is told. Probes alone look at it.
     pub fn set_login(&self, shown: Option<u64>, taken: Option<u64>) {
         self.lock().login = (shown, taken);
+    }
+
+    /// Makes the site date files by itself, and uploads end with the process, as at some web servers. `knows_uploads`: it can
+    /// tell which upload a file is of.
+    #[must_use]
+    pub fn dating_files(self, knows_uploads: bool) -> Self {
+        self.lock().dates = Some(knows_uploads);
+        self
     }
 
     /// Makes the site name a hash for a file, right or wrong; `None`: none.
@@ -175,15 +185,16 @@ impl MemorySite {
 #[async_trait]
 impl Provider for MemorySite {
     fn capabilities(&self) -> Capabilities {
+        let dates = self.lock().dates.is_some();
         Capabilities {
             atomic_replace: true,
             ranged_read: true,
-            resume_upload: true,
+            resume_upload: !dates,
             conditional_commit: true,
             symlinks: true,
             byte_names: true,
             mtime_step_ns: 1,
-            keeps_mtime: true,
+            keeps_mtime: !dates,
             min_part: 0,
             parts_in_order: false,
             hash: self.lock().names_hashes.then_some(HashKind::Sha256),
@@ -303,11 +314,27 @@ impl Provider for MemorySite {
                     .because(why));
             }
             check_expect(&plan.path, expect, found.as_ref())?;
-            let version = s.tree.put(&plan.path, whole.into(), Some(plan.mtime_ns), plan.perm);
+            let mtime_ns = s.dates.is_none().then_some(plan.mtime_ns);
+            let version = s.tree.put(&plan.path, whole.into(), mtime_ns, plan.perm);
             let version = version.map_err(|e| e.during(Op::Commit))?;
             s.uploads.remove(&token.state);
             s.committed.insert(token.state.clone(), version.clone());
             Ok(version)
+        })
+    }
+
+    async fn was_committed(
+        &self,
+        token: &UploadToken,
+        _: &[PartDone],
+        _: Option<&Version>,
+    ) -> Result<Option<Version>, ProviderError> {
+        self.count(Op::Stat, |s| {
+            if s.dates == Some(false) {
+                return Ok(None);
+            }
+            let found = s.tree.file(&token.plan.path).map(|file| file.version);
+            Ok(found.filter(|found| s.committed.get(&token.state) == Some(found)))
         })
     }
 

@@ -361,6 +361,15 @@ impl Provider for S3Site {
         upload::commit(self, &token, parts, expect).await
     }
 
+    async fn was_committed(
+        &self,
+        token: &UploadToken,
+        parts: &[PartDone],
+        replaced: Option<&Version>,
+    ) -> Result<Option<Version>, ProviderError> {
+        upload::was_committed(self, token, parts, replaced).await
+    }
+
     async fn abort(&self, token: UploadToken) -> Result<(), ProviderError> {
         upload::abort(self, &token).await
     }

@@ -165,24 +165,20 @@ pub(super) async fn commit(
     parts: &[PartDone],
     expect: Option<Option<&Version>>,
 ) -> Result<Version, ProviderError> {
-    let plan = &token.plan;
-    plan.check_parts(parts)?;
-    let commit = Commit {
-        site,
-        token,
-        key: site.key(&plan.path, Op::Commit)?,
-        // The last receipt of a part counts.
-        etags: {
-            let latest: std::collections::BTreeMap<u32, &str> =
-                parts.iter().map(|part| (part.index, part.receipt.as_str())).collect();
-            latest
-                .into_iter()
-                .map(|(index, etag)| (index.saturating_add(1), etag))
-                .collect()
-        },
-        expect,
-    };
-    commit.run().await
+    token.plan.check_parts(parts)?;
+    Commit::new(site, token, parts, expect, Op::Commit)?.run().await
+}
+
+pub(super) async fn was_committed(
+    site: &S3Site,
+    token: &UploadToken,
+    parts: &[PartDone],
+    replaced: Option<&Version>,
+) -> Result<Option<Version>, ProviderError> {
+    let commit = Commit::new(site, token, parts, Some(replaced), Op::Stat)?;
+    let found = site.head(&commit.key).await;
+    let found = found.map_err(|fault| fault.on(Op::Stat, commit.path()))?;
+    Ok(commit.ours(found.as_ref()))
 }
 
 struct Commit<'a> {
@@ -194,7 +190,29 @@ struct Commit<'a> {
     expect: Option<Option<&'a Version>>,
 }
 
-impl Commit<'_> {
+impl<'a> Commit<'a> {
+    fn new(
+        site: &'a S3Site,
+        token: &'a UploadToken,
+        parts: &'a [PartDone],
+        expect: Option<Option<&'a Version>>,
+        op: Op,
+    ) -> Result<Self, ProviderError> {
+        // The last receipt of a part counts.
+        let latest: std::collections::BTreeMap<u32, &str> =
+            parts.iter().map(|part| (part.index, part.receipt.as_str())).collect();
+        Ok(Self {
+            site,
+            token,
+            key: site.key(&token.plan.path, op)?,
+            etags: latest
+                .into_iter()
+                .map(|(index, etag)| (index.saturating_add(1), etag))
+                .collect(),
+            expect,
+        })
+    }
+
     fn plan(&self) -> &UploadPlan {
         &self.token.plan
     }

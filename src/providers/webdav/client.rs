@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use backlot_config::{SecretRef, WebdavSite as Settings};
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderValue};
-use reqwest::{Method, RequestBuilder, Url};
+use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::xml::{self, Found};
@@ -110,8 +110,12 @@ impl Client {
         self.checked(reply).await
     }
 
-    /// Passes an answer on that says yes.
-    pub(super) async fn checked(&self, reply: Reply) -> Result<Reply, Fault> {
+    /// Passes an answer on that says yes. One of several (207) says to whoever asked for a change that not all of it was done.
+    async fn checked(&self, reply: Reply) -> Result<Reply, Fault> {
+        if reply.status == StatusCode::MULTI_STATUS {
+            let status = xml::refusal(&reply.text().await?);
+            return Err(refused(status, "the server did not do all of it"));
+        }
         if reply.status.is_success() {
             return Ok(reply);
         }
@@ -138,19 +142,29 @@ impl Client {
     }
 
     async fn found(&self, request: RequestBuilder, ask: &'static str) -> Result<Vec<Found>, Fault> {
-        entries(self.ask(request, Some(Bytes::from_static(ask.as_bytes()))).await?).await
+        let ask = Bytes::from_static(ask.as_bytes());
+        self.entries(self.web.send(request, Some(ask)).await?).await
+    }
+
+    async fn entries(&self, reply: Reply) -> Result<Vec<Found>, Fault> {
+        let reply = match reply.status {
+            StatusCode::MULTI_STATUS => reply,
+            _ => self.checked(reply).await?,
+        };
+        let text = reply.text().await?;
+        xml::multistatus(&text).ok_or_else(|| Fault::new(ErrorKind::Protocol, "an answer that is none of WebDAV"))
     }
 
     /// Looks at one entry.
     pub(super) async fn look(&self, url: Url) -> Result<Found, Fault> {
-        one(self.found(self.propfind(url, "0"), xml::ASK).await?)
+        told(one(self.found(self.propfind(url, "0"), xml::ASK).await?)?)
     }
 
     /// As [`look`](Self::look), while another request of the caller's is under way.
     pub(super) async fn look_beside(&self, url: Url) -> Result<Found, Fault> {
         let ask = Bytes::from_static(xml::ASK.as_bytes());
         let reply = self.web.send_beside(self.propfind(url, "0"), ask).await?;
-        one(entries(self.checked(reply).await?).await?)
+        told(one(self.entries(reply).await?)?)
     }
 
     pub(super) async fn look_at_space(&self) -> Result<Found, Fault> {
@@ -159,7 +173,7 @@ impl Client {
             .await?)
     }
 
-    /// Lists a folder: itself, and its entries by name.
+    /// Lists a folder: itself, and its entries by name, also those of which the server does not tell what they are.
     pub(super) async fn children(&self, mut url: Url) -> Result<(Found, Vec<(Vec<u8>, Found)>), Fault> {
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
@@ -181,15 +195,27 @@ impl Client {
             children.push((name, found));
         }
         match this {
-            Some(this) => Ok((this, children)),
+            Some(this) => Ok((told(this)?, children)),
             None => Err(Fault::new(ErrorKind::Protocol, "a folder that does not name itself")),
         }
     }
 }
 
-async fn entries(reply: Reply) -> Result<Vec<Found>, Fault> {
-    let text = reply.text().await?;
-    xml::multistatus(&text).ok_or_else(|| Fault::new(ErrorKind::Protocol, "an answer that is none of WebDAV"))
+/// Passes an entry on of which is told what it is.
+fn told(found: Found) -> Result<Found, Fault> {
+    if found.is_told() {
+        return Ok(found);
+    }
+    Err(refused(found.withheld, "the server does not say what it is"))
+}
+
+/// A refusal inside of an answer.
+fn refused(status: Option<u16>, why: &str) -> Fault {
+    let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+    match status {
+        Some(status) => Fault::new(status_kind(status), format!("{why}: HTTP {status}")),
+        None => Fault::new(ErrorKind::Protocol, why),
+    }
 }
 
 fn one(mut found: Vec<Found>) -> Result<Found, Fault> {

@@ -9,6 +9,8 @@
 
 mod client;
 mod read;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod upload;
 mod xml;
@@ -148,8 +150,15 @@ async fn listing(site: &WebdavSite, dir: &RelPath) -> Result<Vec<Listed>, Provid
     }
     let mut rows = Vec::with_capacity(children.len());
     for (name, found) in children {
-        if is_temp_name(&name) {
+        if is_temp_name(&name) || found.is_gone() {
             continue;
+        }
+        if !found.is_told() {
+            // Left out, it would be taken for removed; shown, for an empty file.
+            let shown = String::from_utf8_lossy(&name);
+            let status = found.withheld.map(|status| format!(" (HTTP {status})"));
+            let why = format!("the server does not say what {shown} is{}", status.unwrap_or_default());
+            return Err(ProviderError::new(ErrorKind::Protocol, Op::List).at(dir).because(why));
         }
         match Name::new(name) {
             Ok(name) => rows.push(Listed {
@@ -232,6 +241,15 @@ impl Provider for WebdavSite {
         expect: Option<Option<&Version>>,
     ) -> Result<Version, ProviderError> {
         upload::commit(self, &token, parts, expect).await
+    }
+
+    async fn was_committed(
+        &self,
+        token: &UploadToken,
+        parts: &[PartDone],
+        replaced: Option<&Version>,
+    ) -> Result<Option<Version>, ProviderError> {
+        upload::was_committed(self, token, parts, replaced).await
     }
 
     async fn abort(&self, token: UploadToken) -> Result<(), ProviderError> {

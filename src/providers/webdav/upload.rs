@@ -366,6 +366,17 @@ pub(super) async fn commit(
     Ok(version(&now))
 }
 
+pub(super) async fn was_committed(
+    site: &WebdavSite,
+    token: &UploadToken,
+    parts: &[PartDone],
+    replaced: Option<&Version>,
+) -> Result<Option<Version>, ProviderError> {
+    let found = site.find(&token.plan.path, Op::Stat).await?;
+    let ours = found.filter(|found| is_ours(site, &token.plan, parts, Some(replaced), found));
+    Ok(ours.as_ref().map(version))
+}
+
 /// Puts a file without parts under its temporary name, unless it has its final one already.
 async fn put_empty(
     site: &WebdavSite,

@@ -129,6 +129,29 @@ async fn files_survive_a_crash_at_every_step_on_a_disk_too() {
     every_step(3 * PART, Fixture::on_disk).await;
 }
 
+/// Neither size and time nor anything else is known there of an upload but what the site says of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_survive_a_crash_at_every_step_where_the_site_dates_them() {
+    let new = || Fixture::at(|_| Place::Memory(MemorySite::new().dating_files(true)));
+    every_step(10, new).await;
+    every_step(4 * PART, new).await;
+}
+
+/// Where the site does not even know its uploads, what is there is read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_there_already_is_no_conflict_with_itself() {
+    for size in [0, 10, 4 * PART] {
+        for step in 0.. {
+            let t = Fixture::at(|_| Place::Memory(MemorySite::new().dating_files(false))).await;
+            if !survive(&t, size, Meanwhile::Nothing, step).await {
+                // One without bytes has no part.
+                assert!(step >= 6, "the process died at {step} steps only");
+                break;
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_file_goes_on_where_it_was() {
     let t = Fixture::new().await;

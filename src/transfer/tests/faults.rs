@@ -43,9 +43,40 @@ async fn an_answer_that_is_lost_makes_nothing_happen_twice() {
     }
 }
 
+/// A commit that was given up goes on at some sites, and whoever asks again finds it in the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_finds_its_own_work_is_no_conflict() {
+    let dating = |knows| Fixture::at(move |_| Place::Memory(MemorySite::new().dating_files(knows)));
+    for t in [
+        Fixture::new().await,
+        Fixture::on_disk().await,
+        dating(true).await,
+        dating(false).await,
+    ] {
+        t.studio.save("a", b"first").await;
+        let transfers = t.start().await;
+        t.drained().await;
+        for (size, times) in [(1, 1), (1, 2), (5 * PART, 3)] {
+            t.faults.add(Rule::next(
+                Op::Commit,
+                Fault::LoseAnswer(ErrorKind::VersionMismatch),
+                times,
+            ));
+            t.studio.save("a", &vec![b'x'; size]).await;
+            transfers.wake();
+            t.drained().await;
+            t.faults.clear();
+            assert_eq!(t.conflicts(), []);
+            t.assert_site(&[("a", &vec![b'x'; size])]);
+        }
+        assert_eq!(t.committed("a"), 4);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_commit_of_a_file_that_changed_since_is_ours_and_no_conflict() {
-    for t in [Fixture::new().await, Fixture::on_disk().await] {
+    let dating = Fixture::at(|_| Place::Memory(MemorySite::new().dating_files(true))).await;
+    for t in [Fixture::new().await, Fixture::on_disk().await, dating] {
         t.faults
             .add(Rule::next(Op::Commit, Fault::LoseAnswer(ErrorKind::Unreachable), 1));
         t.studio.save("a", b"first").await;
@@ -105,7 +136,8 @@ async fn a_lost_commit_of_a_name_that_another_file_has_now_is_ours_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_moved_on_at_the_site_is_kept_beside_ours() {
-    for t in [Fixture::new().await, Fixture::on_disk().await] {
+    let dating = Fixture::at(|_| Place::Memory(MemorySite::new().dating_files(false))).await;
+    for t in [Fixture::new().await, Fixture::on_disk().await, dating] {
         for size in [1, 5 * PART] {
             let of = format!("f{size}");
             t.studio.save(&of, &vec![b'x'; size]).await;
