@@ -50,7 +50,8 @@ pub(super) struct Args {
     /// The source that the mount shows: for `mount.backlot`.
     #[arg(long, hide = true, value_name = "NAME")]
     source: Option<String>,
-    /// Wait for a daemon that is just ending: for `mount.backlot`, which an unmount may have gone before by a moment.
+    /// Wait for a daemon that is just ending, or a scan: for units, and for `mount.backlot`, which an unmount may have gone before
+    /// by a moment.
     #[arg(long, hide = true)]
     patient: bool,
     /// Set by `--daemon` for the process in the background.

@@ -43,6 +43,10 @@ pub(super) struct Args {
     #[arg(long)]
     lazy: bool,
     /// Print JSON when it is unmounted.
+    /// Only clear a mount whose daemon is gone, and do nothing where one runs: for units, which run this also after a start that
+    /// failed because another daemon has the drive.
+    #[arg(long, hide = true, conflicts_with_all = ["wait", "leave", "lazy"])]
+    if_dead: bool,
     #[arg(long)]
     json: bool,
     /// The mount point, when it is not the one of the settings.
@@ -58,8 +62,10 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     // Whoever asks from within the drive does not keep it busy by asking.
     drop(std::env::set_current_dir("/"));
     let client = Client::new(&loaded.config)?;
-    // Paths that differ by a trailing slash are equal.
-    if asked.components().eq(ours.components()) {
+    if args.if_dead {
+        return if_dead(&client, &asked).await;
+    }
+    if fuse::is_same_place(&asked, ours) {
         match client.listener().await {
             Listener::Daemon(pid) => return by_daemon(&client, loaded, &asked, pid, &args).await,
             Listener::Nobody | Listener::Foreign => {}
@@ -76,6 +82,18 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
 }
 
 async fn by_daemon(
+/// Clears what a daemon that is gone left behind.
+async fn if_dead(client: &Client, asked: &Path) -> Result<Exit, CliError> {
+    // One that is just starting clears it by itself, and is not to lose what it mounts then.
+    if client.is_running().await {
+        return Ok(Exit::Ok);
+    }
+    if fuse::clear_dead(asked).map_err(|e| failed(asked, &e))? > 0 {
+        outln!("unmounted {}: its daemon was gone", asked.display());
+    }
+    Ok(Exit::Ok)
+}
+
     client: &Client,
     loaded: &Loaded,
     asked: &Path,
