@@ -130,6 +130,47 @@ fn an_ordinary_user_aborts_a_drive_of_their_own_and_nobody_elses() {
     });
 }
 
+#[test]
+fn root_aborts_a_users_drive_that_hangs_and_leaves_one_that_answers() {
+    drive_test(|| {
+        if can_not_become_nobody() {
+            return;
+        }
+        let site = tempfile::tempdir().unwrap();
+        tree::write(&site.path().join("cold"), 1, 4_000_000);
+        let mut drive = drive_of_nobody(site.path());
+        device_for_nobody(&drive);
+        drive.scan();
+        drive.mount();
+        let roots = Builder::local(site.path()).build();
+        let mount_point = drive.mount_point().to_owned();
+        let abort = || run_within(SOON, roots.command().arg("abort").arg(&mount_point));
+        // Root is not let in, and so the kernel would answer it for any daemon.
+        let out = abort();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code() == Some(1) && said.contains("does not hang"), "{said}");
+        assert_eq!(mounts_at(drive.mount_point()), 1);
+        drive.signal(Signal::STOP);
+        let path = drive.path("cold");
+        let cat = std::thread::spawn(move || as_nobody(Command::new("cat").arg(path)));
+        let out = abort();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert!(!cat.join().unwrap().status.success(), "the reader is free");
+        assert_eq!(mounts_at(drive.mount_point()), 0);
+        drive.kill9();
+
+        drive.mount();
+        drive.kill9();
+        let out = abort();
+        assert!(
+            out.status.success(),
+            "a dead one: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        assert_eq!(mounts_at(drive.mount_point()), 0);
+    });
+}
+
 /// Shows this thread, and what it starts, a /dev with nothing but what programs can't do without.
 fn bare_dev() {
     let device = |name: &str| rustix::fs::stat(name).unwrap().st_rdev;

@@ -210,3 +210,31 @@ fn a_killed_daemons_mount_is_cleared_and_what_is_not_sent_is_told() {
         drive.mount();
     });
 }
+
+#[test]
+fn another_drive_that_answers_is_left_alone_as_well_however_it_is_named() {
+    drive_test(|| {
+        let (_site, ours) = drive();
+        let (_other_site, mut other) = drive();
+        let links = tempfile::tempdir().unwrap();
+        let link = links.path().join("link");
+        std::os::unix::fs::symlink(ours.mount_point(), &link).unwrap();
+        for (named, drive) in [(other.mount_point(), &other), (&link, &ours)] {
+            let refused = ours.refused(["abort".as_ref(), named.as_os_str()]);
+            assert_eq!(refused.code, Some(1), "{refused:?}");
+            assert!(refused.said.contains("does not hang"), "{refused:?}");
+            assert_eq!(mounts_at(drive.mount_point()), 1);
+            assert_eq!(tree::first_wrong(1, 0, &fs::read(drive.path("cold/a")).unwrap()), None);
+        }
+        fs::metadata(other.path("cold/b")).unwrap();
+        other.signal(Signal::STOP);
+        let mut reading = child::reading(&other.path("cold/b"));
+        let named = other.mount_point().to_str().unwrap().to_owned();
+        let (code, report) = abort(&ours, &[&named]);
+        assert_eq!(code, Some(0), "{report}");
+        assert_eq!(mounts_at(other.mount_point()), 0);
+        let status = wait_within(&mut reading, FREED).expect("the reader is free");
+        assert!(!status.success(), "{status:?}");
+        other.kill9();
+    });
+}
