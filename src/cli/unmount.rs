@@ -30,7 +30,8 @@ const ENDING: Duration = Duration::from_secs(20);
 /// know, or --wait has it sent first.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Wait until everything made here is at its site, then unmount. Files can be written until then.
+    /// Wait until everything made here is at its site, then unmount. Files can be written until then. Exits with 4 if something
+    /// that was closed last could not be sent any more.
     #[arg(long, conflicts_with = "leave")]
     wait: bool,
     /// Give up waiting after this long, as in 10min; the drive stays mounted then.
@@ -42,11 +43,11 @@ pub(super) struct Args {
     /// Take the drive away at once although it is in use, or its daemon hangs. Programs that hold files of it get errors.
     #[arg(long)]
     lazy: bool,
-    /// Print JSON when it is unmounted.
     /// Only clear a mount whose daemon is gone, and do nothing where one runs: for units, which run this also after a start that
     /// failed because another daemon has the drive.
     #[arg(long, hide = true, conflicts_with_all = ["wait", "leave", "lazy"])]
     if_dead: bool,
+    /// Print JSON when it is unmounted.
     #[arg(long)]
     json: bool,
     /// The mount point, when it is not the one of the settings.
@@ -81,7 +82,6 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     without_daemon(&asked, &args)
 }
 
-async fn by_daemon(
 /// Clears what a daemon that is gone left behind.
 async fn if_dead(client: &Client, asked: &Path) -> Result<Exit, CliError> {
     // One that is just starting clears it by itself, and is not to lose what it mounts then.
@@ -94,6 +94,7 @@ async fn if_dead(client: &Client, asked: &Path) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
+async fn by_daemon(
     client: &Client,
     loaded: &Loaded,
     asked: &Path,
@@ -136,6 +137,10 @@ async fn if_dead(client: &Client, asked: &Path) -> Result<Exit, CliError> {
             {
                 say_what_is_left(left);
             }
+            if args.wait && left.is_none() {
+                errln!("whether all of it is at its site is unknown; `backlot mount` and `backlot status` tell");
+            }
+            let is_all_sent = left.as_ref().is_some_and(PendingReport::is_nothing);
             if let Some(process) = process
                 && !ended(process).await
             {
@@ -148,7 +153,9 @@ async fn if_dead(client: &Client, asked: &Path) -> Result<Exit, CliError> {
                 )
                 .hint("it may still be writing down what it knows; `backlot doctor` looks into it"));
             }
-            unmounted(asked, left, args.json)
+            let exit = unmounted(asked, left, args.json)?;
+            // Something was closed while it was being unmounted, and could not be sent before the daemon ended.
+            Ok(if args.wait && !is_all_sent { Exit::Partial } else { exit })
         }
         StopOutcome::Busy { holders } => Err(busy(&holders)),
         StopOutcome::Waiting { .. } => Err(CliError::new(
