@@ -189,6 +189,9 @@ pub(super) fn start_error(what: &str, e: &DaemonError) -> CliError {
         DaemonError::Notify(_) => error.hint(
             "correct that in [notify] or [receivers.NAME]; `backlot config check` looks at it and does nothing else",
         ),
+        DaemonError::Cut => error.hint(
+            "nothing that was saved is lost; `backlot mount` mounts it again, and the log tells of requests that took long",
+        ),
         DaemonError::System(_) => error.hint("is a limit on processes, threads or open files reached? see `ulimit -a`"),
     }
 }

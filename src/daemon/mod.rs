@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backlot_config::{Config, LocalSite, Passthrough, Period, ProviderSettings, Site};
-use backlot_platform::fuse::{self, Mount, MountError, MountOptions, Unmount};
+use backlot_platform::fuse::{self, Mount, MountEnd, MountError, MountOptions, Unmount};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -75,6 +75,12 @@ pub enum DaemonError {
     /// Templates or addresses of those who are told.
     #[error("nobody can be told what becomes of jobs: {0}")]
     Notify(#[from] NotifyError),
+    /// The kernel's side of the mount was cut off while it was in use.
+    #[error(
+        "the mount was cut off: by `backlot abort`, by the connection's `abort` file, or by the kernel, over a request that took \
+         longer than it allows"
+    )]
+    Cut,
     /// Signals or threads are not to be had.
     #[error("the operating system refuses what a daemon needs: {0}")]
     System(#[from] std::io::Error),
@@ -248,8 +254,9 @@ impl Daemon {
     /// Runs until a signal, a request over the API or an unmount from outside ends it, or `stop` turns true.
     ///
     /// # Errors
-    /// When signals can't be received.
+    /// When the mount was cut off; the drive is closed in order all the same.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), DaemonError> {
+        let mut end = MountEnd::Unmounted;
         loop {
             let mount = self.mount.clone();
             let outside = async {
@@ -259,8 +266,11 @@ impl Daemon {
                 }
             };
             tokio::select! {
-                () = outside => {
-                    info!("the drive was unmounted from outside");
+                how = outside => {
+                    end = how;
+                    if end == MountEnd::Unmounted {
+                        info!("the drive was unmounted from outside");
+                    }
                     break;
                 }
                 () = self.signals.recv() => break let_go(self.mount.clone(), &mut self.signals).await,
@@ -273,7 +283,10 @@ impl Daemon {
             }
         }
         self.end().await;
-        Ok(())
+        match end {
+            MountEnd::Unmounted => Ok(()),
+            MountEnd::Cut => Err(DaemonError::Cut),
+        }
     }
 
     /// Unmounts for who asks over the API, and says how that went; returns whether the daemon is to end.
