@@ -45,7 +45,7 @@ pub use sites::{
 };
 pub use sync::Sync;
 pub use timetable::{MinuteOfWeek, Timetable, TimetableError};
-pub use units::{ByteSize, Period, UnitError};
+pub use units::{ByteSize, Period, Umask, UnitError};
 pub use validate::{compile_glob, compile_globs};
 pub use workfiles::Workfiles;
 

@@ -18,7 +18,7 @@ use crate::notify::{Notify, Receiver};
 use crate::secret_ref::SecretRef;
 use crate::sites::Site;
 use crate::sync::Sync;
-use crate::units::{ByteSize, Period};
+use crate::units::{ByteSize, Period, Umask};
 use crate::workfiles::Workfiles;
 
 /// The only `schema_version` this build reads.
@@ -83,6 +83,17 @@ pub struct Drive {
     pub cache_dir: PathBuf,
     /// Whether other users of this machine may enter the drive (needs `user_allow_other` in /etc/fuse.conf).
     pub allow_other: bool,
+    /// User to whom belongs what has no owner of its own here: what sites hold, the drive's root, the projects' folders. A name or a
+    /// number. What somebody makes in the drive belongs to who made it. Default: the user the daemon runs as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Group of the same, by name or number: of the artists, where the daemon is root. Default: the daemon's group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Permission bits that the same does not have, in octal digits: `"002"` lets the group write, `"022"` the owner alone. In place of
+    /// the site's bits, but for whether a file can be run. Default: the site's bits, else those of `"022"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub umask: Option<Umask>,
     /// Unix socket of the daemon's API, at most 107 bytes long. Default: `backlot.sock` in `data-dir`.
     #[serde(serialize_with = "lossy_option", skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
@@ -96,6 +107,9 @@ impl Default for Drive {
             data_dir: PathBuf::from("~/.local/share/backlot"),
             cache_dir: PathBuf::from("~/.cache/backlot"),
             allow_other: false,
+            owner: None,
+            group: None,
+            umask: None,
             socket: None,
         }
     }

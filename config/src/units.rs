@@ -19,6 +19,7 @@ pub struct UnitError {
 }
 
 const SIZE_HINT: &str = "write a number and a unit, as in 500MB or 100GiB";
+const UMASK_HINT: &str = "write three octal digits in quotes, as in \"002\"";
 const PERIOD_HINT: &str = "write a whole number and a unit (ms, s, min, h, d), as in 250ms or 15min";
 
 /// Size units, the longest spelling of a letter first. A bare letter is decimal, as in data sheets and link speeds.
@@ -279,10 +280,85 @@ impl Visitor<'_> for PeriodVisitor {
     }
 }
 
+/// Permission bits that are taken away. Reads one to four octal digits, as in `022`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Umask(u16);
+
+impl Umask {
+    /// The bits, of nine.
+    #[must_use]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for Umask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:03o}", self.0)
+    }
+}
+
+impl FromStr for Umask {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let is_octal = (1..=4).contains(&text.len()) && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+        let bits = u16::from_str_radix(text, 8)
+            .ok()
+            .filter(|bits| is_octal && *bits <= 0o777);
+        bits.map(Self).ok_or_else(|| UnitError {
+            problem: format!("`{text}` is no umask"),
+            hint: UMASK_HINT,
+        })
+    }
+}
+
+impl Serialize for Umask {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Umask {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UmaskVisitor)
+    }
+}
+
+struct UmaskVisitor;
+
+impl Visitor<'_> for UmaskVisitor {
+    type Value = Umask;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("octal digits in quotes such as \"002\"")
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Umask, E> {
+        // Which digits were meant, nobody knows: 18 is 022 in octal.
+        Err(E::custom(format!("`{number}` is a number; {UMASK_HINT}")))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Umask, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn umasks_are_octal_digits() {
+        for (text, bits) in [("002", 0o002), ("0022", 0o022), ("0", 0), ("777", 0o777)] {
+            assert_eq!(text.parse::<Umask>().unwrap().bits(), bits);
+        }
+        for text in ["", "008", "u=rwx", "+02", "1000", "00022", " 022"] {
+            assert!(text.parse::<Umask>().is_err(), "{text}");
+        }
+        assert_eq!("2".parse::<Umask>().unwrap().to_string(), "002");
+    }
 
     #[test]
     fn sizes_as_people_write_them() {

@@ -153,9 +153,25 @@ impl Checker<'_> {
         }
     }
 
+    /// Whether a text can be the name or the number of a user or a group; whether there is one, its system knows.
+    fn account(&mut self, key: Key<'_>, text: Option<&str>, example: &str) {
+        let Some(text) = text else { return };
+        let is_number = text.bytes().all(|digit| digit.is_ascii_digit());
+        let is_wrong = text.is_empty()
+            || text.contains(|c: char| c == ':' || c == '/' || c.is_whitespace() || c.is_control())
+            // All ones is no account, but stands for none.
+            || is_number && text.parse::<u32>().unwrap_or(u32::MAX) == u32::MAX;
+        if is_wrong {
+            let problem = format!("`{text}` is neither a name nor a number");
+            self.error(key, problem, format!("write one, as in \"{example}\" or \"1000\""));
+        }
+    }
+
     fn drive(&mut self, config: &Config) {
         let drive = &config.drive;
         self.name(&["drive", "name"], &drive.name);
+        self.account(&["drive", "owner"], drive.owner.as_deref(), "ada");
+        self.account(&["drive", "group"], drive.group.as_deref(), "artists");
         let (mount, data, cache) = (["drive", "mount-point"], ["drive", "data-dir"], ["drive", "cache-dir"]);
         let paths = [
             (mount, &drive.mount_point),

@@ -140,6 +140,22 @@ fn values_of_the_wrong_type() {
         "user:2:15: drive.allow-other: must be true or false, not a string",
     );
     check(
+        "[drive]\numask = \"008\"",
+        "user:2:9: drive.umask: `008` is no umask; write three octal digits in quotes, as in \"002\"",
+    );
+    check(
+        "[drive]\numask = 2",
+        "user:2:9: drive.umask: `2` is a number; write three octal digits in quotes, as in \"002\"",
+    );
+    check(
+        "[drive]\nowner = 1000",
+        "user:2:9: drive.owner: must be a string, not a number",
+    );
+    check(
+        "[drive]\ngroup = \"art ists\"",
+        "user:2:9: drive.group: `art ists` is neither a name nor a number; write one, as in \"artists\" or \"1000\"",
+    );
+    check(
         "[scan]\nparallel = 2.5",
         "user:2:12: scan.parallel: must be a whole number from 0 to 4294967295, not a number with a fraction",
     );

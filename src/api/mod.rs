@@ -33,6 +33,7 @@ use std::sync::Arc;
 
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::drive::Drive;
@@ -54,6 +55,8 @@ const STOP_QUEUE: usize = 4;
 pub struct StopRequest {
     /// Detach the mount at once although it is in use.
     pub lazy: bool,
+    /// Send what is closed until then, before the daemon ends, but no longer than until this.
+    pub send_until: Option<Instant>,
     /// Where to say how it went.
     pub reply: oneshot::Sender<StopOutcome>,
 }

@@ -7,6 +7,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::{Extension, Json, Router};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::Span;
 
 use super::access::{Admitted, Role};
@@ -21,11 +22,16 @@ use super::{
     workfile_routes,
 };
 use crate::engine::report::Status;
+use crate::failpoint;
 use crate::model::RelPath;
 use crate::telemetry::tail::{self, Line};
 
 /// The most rows of one answer of `ls`.
 const LS_MAX: usize = 10_000;
+/// The longest that one request to unmount waits for what is to be sent: less than clients have patience.
+const WAIT_MAX: Duration = Duration::from_secs(25);
+/// How long it may take at least, with what is closed between that wait and the unmount.
+const THE_REST: Duration = Duration::from_secs(10);
 
 /// All routes of both listeners. Each is told of in the document: see CONTRIBUTING.
 pub(super) fn routes() -> Routes<Face> {
@@ -166,17 +172,23 @@ async fn unmount(State(api): State<Face>, asked: Asked<UnmountRequest>) -> Answe
         let title = "either everything is waited for, or it is left: not both";
         return Err(Problem::new(StatusCode::BAD_REQUEST, "bad-request", title).hint("leave out `wait` or `leave`"));
     }
+    let mut send_until = None;
     if request.wait {
-        let timeout = request.timeout_ms.map_or(Duration::MAX, Duration::from_millis);
+        let timeout = request.timeout_ms.map_or(WAIT_MAX, Duration::from_millis).min(WAIT_MAX);
+        let begun = Instant::now();
         let report = api.drive.drain(timeout).await?;
         if !report.done {
             return Ok(Json(StopOutcome::Waiting { report }));
         }
+        // Until it is unmounted, one more may be closed.
+        send_until = Some(begun + timeout.max(THE_REST));
+        failpoint::hit("unmount.drained");
     }
     let (reply, outcome) = oneshot::channel();
     api.stop
         .try_send(StopRequest {
             lazy: request.lazy,
+            send_until,
             reply,
         })
         .map_err(|_full_or_gone| stopping())?;

@@ -99,18 +99,24 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     };
     // Whoever asks from within the drive is not to wait for it.
     drop(std::env::set_current_dir("/"));
-    let is_ours = asked.components().eq(ours.components());
+    let is_ours = fuse::is_same_place(&asked, ours);
     let client = Client::at(config.drive.socket_path(), LIFE_SIGN)?;
-    let pid = match client.listener().await {
-        Listener::Daemon(pid) if is_ours => pid,
-        _ => None,
+    let (daemon, pid) = match client.listener().await {
+        Listener::Daemon(pid) if is_ours => (Some(&client), pid),
+        // Another drive's daemon, or another's of this drive: the mount alone can tell.
+        _ => (None, None),
     };
-    if !args.force && pid.is_some() && answers(&client, &asked).await {
-        return Err(CliError::failed_because(
-            format!("abort {}", asked.display()),
-            "it does not hang: the daemon and the mount answer",
-        )
-        .hint("`backlot unmount` ends it in order, `--lazy` although it is in use; --force aborts it all the same"));
+    if !args.force && answers(daemon, &asked).await {
+        let who = if daemon.is_some() {
+            "the daemon and the mount answer"
+        } else {
+            "the mount answers"
+        };
+        return Err(
+            CliError::failed_because(format!("abort {}", asked.display()), format!("it does not hang: {who}")).hint(
+                "`backlot unmount` ends it in order, `--lazy` although it is in use; --force aborts it all the same",
+            ),
+        );
     }
     // Held from before anything ends, so that its number can't be another process's by then.
     let process = pid.and_then(open_process);
@@ -155,9 +161,11 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
-/// Says whether the daemon and its mount both answer: then nobody has to be freed.
-async fn answers(client: &Client, at: &Path) -> bool {
-    if client.get::<Health>("health", &()).await.is_err() {
+/// Says whether the daemon, if it is known, and its mount both answer: then nobody has to be freed.
+async fn answers(daemon: Option<&Client>, at: &Path) -> bool {
+    if let Some(client) = daemon
+        && client.get::<Health>("health", &()).await.is_err()
+    {
         return false;
     }
     let at = at.to_owned();

@@ -89,6 +89,7 @@ struct Written<'a> {
 fn check(settings: &Settings, json: bool) -> Result<Exit, CliError> {
     let loaded = settings.load()?;
     super::paths::volumes(&loaded)?;
+    super::mount::check_accounts(&loaded)?;
     let (sites, projects) = (loaded.config.sites.len(), loaded.config.projects.len());
     crate::notify::Notifier::new(&loaded.config).map_err(|e| {
         CliError::usage("nobody could be told what becomes of jobs")

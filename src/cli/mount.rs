@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use backlot_config::Config;
+use backlot_config::{Config, Loaded};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -17,6 +17,7 @@ use super::{Settings, block_on};
 use crate::api::types::SettingRow;
 use crate::daemon::{Daemon, DaemonError, Mounting, Start};
 use crate::engine::drive::OpenError;
+use crate::engine::ownership::Ownership;
 use crate::state::StateError;
 
 /// How long another daemon of these settings may take to end, for who waits for it: it makes durable what it holds.
@@ -50,7 +51,8 @@ pub(super) struct Args {
     /// The source that the mount shows: for `mount.backlot`.
     #[arg(long, hide = true, value_name = "NAME")]
     source: Option<String>,
-    /// Wait for a daemon that is just ending: for `mount.backlot`, which an unmount may have gone before by a moment.
+    /// Wait for a daemon that is just ending, or a scan: for units, and for `mount.backlot`, which an unmount may have gone before
+    /// by a moment.
     #[arg(long, hide = true)]
     patient: bool,
     /// Set by `--daemon` for the process in the background.
@@ -72,6 +74,7 @@ pub(super) fn run(args: Args, settings: &Settings) -> Result<Exit, CliError> {
         more.push(("drive.allow-other".to_owned(), "true".to_owned()));
     }
     let loaded = settings.load_for_work(more)?;
+    check_accounts(&loaded)?;
     let shown = super::config::rows(&loaded);
     let config = loaded.config;
     if args.daemon {
@@ -171,6 +174,7 @@ pub(super) fn start_error(what: &str, e: &DaemonError) -> CliError {
         DaemonError::Open(OpenError::SiteId(_)) => {
             error.hint("see that this user may read and write the data folder, or set machine.site-id")
         }
+        DaemonError::Open(OpenError::Account(_)) => error.hint(account_hint()),
         DaemonError::Open(OpenError::Local { .. }) => {
             error.hint("see that this user may write in the data folder, and that its disk has room")
         }
@@ -185,8 +189,24 @@ pub(super) fn start_error(what: &str, e: &DaemonError) -> CliError {
         DaemonError::Notify(_) => error.hint(
             "correct that in [notify] or [receivers.NAME]; `backlot config check` looks at it and does nothing else",
         ),
+        DaemonError::Cut => error.hint(
+            "nothing that was saved is lost; `backlot mount` mounts it again, and the log tells of requests that took long",
+        ),
         DaemonError::System(_) => error.hint("is a limit on processes, threads or open files reached? see `ulimit -a`"),
     }
+}
+
+/// Says where the settings name a user or a group that this machine does not know.
+pub(super) fn check_accounts(loaded: &Loaded) -> Result<(), CliError> {
+    Ownership::new(&loaded.config.drive).map(drop).map_err(|e| {
+        let place = loaded.origins.get(e.key).place.to_string();
+        // Not as wrong settings, which no start mends: at boot, a directory of users may be reached a moment later.
+        CliError::new(Exit::Failed, format!("the settings can't be used: {place}: {e}")).hint(account_hint())
+    })
+}
+
+fn account_hint() -> &'static str {
+    "`getent passwd` and `getent group` show whom it knows; a number does as well"
 }
 
 /// What to do about a store that can't be used.

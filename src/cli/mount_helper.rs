@@ -165,6 +165,19 @@ impl Wanted {
                 // A key of the settings has a section.
                 setting if setting.contains('.') && value.is_some() => wanted.settings.push(option.clone()),
                 _ if is_sloppy => {}
+                "uid" | "gid" | "umask" | "fmask" | "dmask" => {
+                    let setting = match key {
+                        "uid" => "owner",
+                        "gid" => "group",
+                        _ => "umask",
+                    };
+                    return Err(
+                        CliError::usage(format!("the option {option} is not known")).hint(format!(
+                            "write drive.{setting}={} here, or {setting} below [drive] in the settings file",
+                            value.unwrap_or("…")
+                        )),
+                    );
+                }
                 _ => {
                     return Err(CliError::usage(format!("the option {option} is not known")).hint(
                         "known: allow_other, ro, noexec, settings such as cache.max-size=200GiB, and what mount and systemd \
@@ -330,6 +343,8 @@ mod tests {
         let told = wanted("ro,noexec,cache.max-size=200GiB,sites.nas.root=/srv/a").expect("understood");
         assert!(told.read_only && told.no_exec && !told.allow_other);
         assert_eq!(told.settings, ["cache.max-size=200GiB", "sites.nas.root=/srv/a"]);
+        let refused = wanted("gid=artists").expect_err("refused");
+        assert!(refused.shown().contains("drive.group=artists"), "{}", refused.shown());
         for wrong in ["allow-other", "uid=1000", "cache.max-size", "remount", "suid"] {
             assert_eq!(wanted(wrong).expect_err("refused").exit, Exit::Usage, "{wrong}");
         }

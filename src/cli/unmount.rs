@@ -30,7 +30,8 @@ const ENDING: Duration = Duration::from_secs(20);
 /// know, or --wait has it sent first.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Wait until everything made here is at its site, then unmount. Files can be written until then.
+    /// Wait until everything made here is at its site, then unmount. Files can be written until then. Exits with 4 if something
+    /// that was closed last could not be sent any more.
     #[arg(long, conflicts_with = "leave")]
     wait: bool,
     /// Give up waiting after this long, as in 10min; the drive stays mounted then.
@@ -42,6 +43,10 @@ pub(super) struct Args {
     /// Take the drive away at once although it is in use, or its daemon hangs. Programs that hold files of it get errors.
     #[arg(long)]
     lazy: bool,
+    /// Only clear a mount whose daemon is gone, and do nothing where one runs: for units, which run this also after a start that
+    /// failed because another daemon has the drive.
+    #[arg(long, hide = true, conflicts_with_all = ["wait", "leave", "lazy"])]
+    if_dead: bool,
     /// Print JSON when it is unmounted.
     #[arg(long)]
     json: bool,
@@ -58,8 +63,10 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
     // Whoever asks from within the drive does not keep it busy by asking.
     drop(std::env::set_current_dir("/"));
     let client = Client::new(&loaded.config)?;
-    // Paths that differ by a trailing slash are equal.
-    if asked.components().eq(ours.components()) {
+    if args.if_dead {
+        return if_dead(&client, &asked).await;
+    }
+    if fuse::is_same_place(&asked, ours) {
         match client.listener().await {
             Listener::Daemon(pid) => return by_daemon(&client, loaded, &asked, pid, &args).await,
             Listener::Nobody | Listener::Foreign => {}
@@ -73,6 +80,18 @@ pub(super) async fn run(args: Args, loaded: &Loaded) -> Result<Exit, CliError> {
         .hint("without --wait it is unmounted as it is; the queue goes on at the next `backlot mount`"));
     }
     without_daemon(&asked, &args)
+}
+
+/// Clears what a daemon that is gone left behind.
+async fn if_dead(client: &Client, asked: &Path) -> Result<Exit, CliError> {
+    // One that is just starting clears it by itself, and is not to lose what it mounts then.
+    if client.is_running().await {
+        return Ok(Exit::Ok);
+    }
+    if fuse::clear_dead(asked).map_err(|e| failed(asked, &e))? > 0 {
+        outln!("unmounted {}: its daemon was gone", asked.display());
+    }
+    Ok(Exit::Ok)
 }
 
 async fn by_daemon(
@@ -118,6 +137,10 @@ async fn by_daemon(
             {
                 say_what_is_left(left);
             }
+            if args.wait && left.is_none() {
+                errln!("whether all of it is at its site is unknown; `backlot mount` and `backlot status` tell");
+            }
+            let is_all_sent = left.as_ref().is_some_and(PendingReport::is_nothing);
             if let Some(process) = process
                 && !ended(process).await
             {
@@ -130,7 +153,9 @@ async fn by_daemon(
                 )
                 .hint("it may still be writing down what it knows; `backlot doctor` looks into it"));
             }
-            unmounted(asked, left, args.json)
+            let exit = unmounted(asked, left, args.json)?;
+            // Something was closed while it was being unmounted, and could not be sent before the daemon ended.
+            Ok(if args.wait && !is_all_sent { Exit::Partial } else { exit })
         }
         StopOutcome::Busy { holders } => Err(busy(&holders)),
         StopOutcome::Waiting { .. } => Err(CliError::new(

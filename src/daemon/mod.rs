@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backlot_config::{Config, LocalSite, Passthrough, Period, ProviderSettings, Site};
-use backlot_platform::fuse::{self, Mount, MountError, MountOptions, Unmount};
+use backlot_platform::fuse::{self, Mount, MountEnd, MountError, MountOptions, Unmount};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -74,6 +75,12 @@ pub enum DaemonError {
     /// Templates or addresses of those who are told.
     #[error("nobody can be told what becomes of jobs: {0}")]
     Notify(#[from] NotifyError),
+    /// The kernel's side of the mount was cut off while it was in use.
+    #[error(
+        "the mount was cut off: by `backlot abort`, by the connection's `abort` file, or by the kernel, over a request that took \
+         longer than it allows"
+    )]
+    Cut,
     /// Signals or threads are not to be had.
     #[error("the operating system refuses what a daemon needs: {0}")]
     System(#[from] std::io::Error),
@@ -247,8 +254,9 @@ impl Daemon {
     /// Runs until a signal, a request over the API or an unmount from outside ends it, or `stop` turns true.
     ///
     /// # Errors
-    /// When signals can't be received.
+    /// When the mount was cut off; the drive is closed in order all the same.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), DaemonError> {
+        let mut end = MountEnd::Unmounted;
         loop {
             let mount = self.mount.clone();
             let outside = async {
@@ -258,27 +266,48 @@ impl Daemon {
                 }
             };
             tokio::select! {
-                () = outside => {
-                    info!("the drive was unmounted from outside");
+                how = outside => {
+                    end = how;
+                    if end == MountEnd::Unmounted {
+                        info!("the drive was unmounted from outside");
+                    }
                     break;
                 }
                 () = self.signals.recv() => break let_go(self.mount.clone(), &mut self.signals).await,
-                _ = stop.wait_for(|s| *s) => break let_go(self.mount.clone(), &mut self.signals).await,
+                () = told(&mut stop) => break let_go(self.mount.clone(), &mut self.signals).await,
                 Some(request) = self.stop_requests.recv() => {
-                    let mut outcome = unmount(self.mount.clone(), request.lazy).await;
-                    let stopped = matches!(outcome, StopOutcome::Stopped { .. });
-                    if stopped {
-                        outcome = StopOutcome::Stopped { left: self.pending().await };
-                    }
-                    drop(request.reply.send(outcome));
-                    if stopped {
+                    if self.stop_as_asked(request, &mut stop).await {
                         break;
                     }
                 }
             }
         }
         self.end().await;
-        Ok(())
+        match end {
+            MountEnd::Unmounted => Ok(()),
+            MountEnd::Cut => Err(DaemonError::Cut),
+        }
+    }
+
+    /// Unmounts for who asks over the API, and says how that went; returns whether the daemon is to end.
+    async fn stop_as_asked(&mut self, mut request: StopRequest, stop: &mut watch::Receiver<bool>) -> bool {
+        let mut outcome = unmount(self.mount.clone(), request.lazy).await;
+        let stopped = matches!(outcome, StopOutcome::Stopped { .. });
+        if stopped {
+            if let Some(until) = request.send_until {
+                tokio::select! {
+                    () = send_the_rest(&self.drive, self.mount.as_deref(), until) => {}
+                    () = self.signals.recv() => {}
+                    () = told(stop) => {}
+                    () = request.reply.closed() => {}
+                }
+            }
+            outcome = StopOutcome::Stopped {
+                left: self.pending().await,
+            };
+        }
+        drop(request.reply.send(outcome));
+        stopped
     }
 
     /// Ends the faces, then closes the drive.
@@ -332,11 +361,11 @@ impl Daemon {
 /// Unmounts because the process is to end: politely for a while, then by detaching. A second signal doesn't wait.
 async fn let_go(mount: Option<Arc<Mount>>, signals: &mut EndSignals) {
     let polite = async {
-        let give_up = tokio::time::Instant::now() + BUSY_GRACE;
+        let give_up = Instant::now() + BUSY_GRACE;
         loop {
             match unmount(mount.clone(), false).await {
                 StopOutcome::Stopped { .. } => return true,
-                StopOutcome::Busy { holders } if tokio::time::Instant::now() >= give_up => {
+                StopOutcome::Busy { holders } if Instant::now() >= give_up => {
                     for h in holders {
                         warn!(pid = h.pid, command = %h.command, what = %h.what, "still uses the drive; it is detached");
                     }
@@ -358,6 +387,22 @@ async fn let_go(mount: Option<Arc<Mount>>, signals: &mut EndSignals) {
     };
     if !done {
         drop(unmount(mount.clone(), true).await);
+    }
+}
+
+/// Waits until it is said that the daemon is to end.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+/// Has what was closed between a wait for all of it and the unmount sent as well.
+async fn send_the_rest(drive: &Drive, mount: Option<&Mount>, until: Instant) {
+    if let Some(mount) = mount {
+        // What the kernel still has to tell is told by then; after a lazy unmount, others go on for as long as they like.
+        drop(tokio::time::timeout_at(until, mount.ended()).await);
+    }
+    if let Err(error) = drive.drain(until.saturating_duration_since(Instant::now())).await {
+        warn!(%error, "whether all is at its site can't be told");
     }
 }
 

@@ -32,6 +32,7 @@ use super::local::Locals;
 use super::native::Checks;
 use super::native::Mapped;
 use super::objects::Objects;
+use super::ownership::{Ownership, UnknownAccount};
 use super::pins::Pins;
 use super::places::Places;
 use super::publish::Sending;
@@ -93,6 +94,9 @@ pub enum OpenError {
     /// A site's settings.
     #[error("site {0}: {1}")]
     Site(SiteName, ProviderError),
+    /// A user or a group in the settings.
+    #[error(transparent)]
+    Account(#[from] UnknownAccount),
     /// A path in the settings.
     #[error("project {0}: its {1} {2}")]
     Path(ProjectName, &'static str, PathError),
@@ -223,8 +227,10 @@ pub struct Inner {
     pub(super) sync: Syncing,
     pub(super) sync_settings: backlot_config::Sync,
     pub(super) limits: Limits,
-    /// Who files are shown as belonging to: the user that the daemon runs as.
+    /// Who files are shown as belonging to that have no owner of their own.
     pub(super) owner: (u32, u32),
+    /// The same, with what may be done with them.
+    pub(super) ownership: Ownership,
     pub(super) handles: Handles,
     pub(super) doubts: Arc<Doubts>,
     pub(super) checks: Checks,
@@ -293,6 +299,9 @@ impl Drive {
         providers: BTreeMap<SiteName, Metered>,
         bandwidth: Bandwidth,
     ) -> Result<Self, OpenError> {
+        let of_settings = config.drive.clone();
+        let ownership = tokio::task::spawn_blocking(move || Ownership::new(&of_settings)).await;
+        let ownership = ownership.map_err(|_panicked| StateError::Closed)??;
         let store = StateStore::open(&config.drive.data_dir)?;
         let cache = ContentCache::open(CacheOptions {
             dir: config.drive.cache_dir.clone(),
@@ -374,7 +383,8 @@ impl Drive {
                 settle: config.publish.settle.into(),
                 cache_min_free: config.cache.min_free.bytes(),
             },
-            owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+            owner: (ownership.uid, ownership.gid),
+            ownership,
             handles: Handles::default(),
             doubts: Arc::default(),
             checks: Checks::default(),

@@ -76,7 +76,10 @@ impl DriveFs {
             ctime: time(node.ctime_ns),
             btime: time(node.btime_ns.unwrap_or(node.ctime_ns)),
             // The mount is nosuid; bits of the site's that mean nothing here are not shown.
-            perm: node.perm.unwrap_or(default_perm) & if node.own { 0o7777 } else { 0o1777 },
+            perm: match self.shared_perm(node) {
+                Some(perm) => perm,
+                None => node.perm.unwrap_or(default_perm) & if node.own { 0o7777 } else { 0o1777 },
+            },
             nlink: if node.kind == EntryKind::Dir {
                 2 + node.subfolders
             } else {
@@ -90,6 +93,14 @@ impl DriveFs {
             volatile: node.kind == EntryKind::File
                 && (self.drive.doubts.has(node.ino) || self.drive.handles.has_stale(node.ino)),
         }
+    }
+
+    /// Returns the permission bits that the settings give what has no owner of its own.
+    fn shared_perm(&self, node: &Node) -> Option<u16> {
+        let has_owner = node.uid.is_some();
+        (!has_owner)
+            .then(|| self.drive.ownership.perm(node.kind, node.perm))
+            .flatten()
     }
 
     fn file(&self, handle: HandleId) -> Result<Arc<OpenFile>, FsError> {
@@ -258,6 +269,11 @@ impl VirtualFs for DriveFs {
         if gives_away && attrs.perm.is_none() && before.kind != EntryKind::Dir {
             let now = self.drive.row(ino)?.perm;
             attrs.perm = now.map(without_set_id).filter(|perm| Some(*perm) != now);
+        }
+        if attrs.perm.is_some() && before.uid.is_none() && self.drive.ownership.has_umask() {
+            // It has bits of its own from now on, and so it has an owner.
+            attrs.uid = attrs.uid.or(Some(self.drive.owner.0));
+            attrs.gid = attrs.gid.or(before.gid).or(Some(self.drive.owner.1));
         }
         if attrs != NewAttrs::default() {
             self.drive.set_attrs(ino, attrs).await?;

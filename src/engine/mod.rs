@@ -28,6 +28,7 @@ pub mod objects;
 mod opening;
 mod openvfs;
 mod overview;
+pub mod ownership;
 mod pending;
 pub mod pins;
 mod places;

@@ -310,6 +310,38 @@ fn follow_prints_lines_until_nothing_moves() {
 }
 
 #[test]
+fn what_is_closed_while_it_is_being_unmounted_is_sent_as_well_or_told() {
+    drive_test(|| {
+        for (settle, is_sent) in [("200ms", true), ("10min", false)] {
+            let site = tempfile::tempdir().expect("a folder");
+            fs::create_dir_all(site.path().join("publish")).expect("made");
+            let mut drive = Builder::local(site.path())
+                .set("publish.settle", settle)
+                .env("BACKLOT_FAILPOINT", "unmount.drained:sleep:2000")
+                .build()
+                .mounted();
+            let mut command = drive.command();
+            command.args(["unmount", "--wait", "--timeout", "5s"]);
+            let unmounting = std::thread::spawn(move || Said::from(run_within(SOON, &mut command)));
+            eventually("all is sent", || drive.log().contains("unmount.drained"));
+            fs::write(drive.path("publish/late"), vec![1; 4096]).expect("written");
+            let said = unmounting.join().expect("no panic");
+            assert!(said.out.starts_with("unmounted "), "{said:#?}");
+            drive.wait_end();
+            let sent = fs::read(site.path().join("publish/late"));
+            if is_sent {
+                assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:#?}");
+                assert_eq!(sent.expect("there").len(), 4096);
+            } else {
+                assert_eq!(said.code, Some(4), "{said:#?}");
+                assert!(said.err.contains("not at its site yet: 1 file"), "{said:#?}");
+                assert!(sent.is_err());
+            }
+        }
+    });
+}
+
+#[test]
 fn unmount_says_what_is_left_and_waits_when_told() {
     drive_test(|| {
         let (site, mut drive) = drive();

@@ -1,12 +1,13 @@
 //! What a service manager hears of a daemon (`Type=notify`, `WatchdogSec=`), and an upgrade under a daemon that runs.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::common::drive::{Builder, SOON, drive_test, eventually};
+use crate::common::drive::{Builder, SOON, drive_test, eventually, mounts_at};
 
 /// What systemd would listen on.
 struct Manager(UnixDatagram);
@@ -86,5 +87,64 @@ fn a_program_that_is_replaced_under_its_daemon_is_told() {
             fs::read(drive.path("plate.exr")).is_ok_and(|read| read == b"pixels")
         });
         drive.tell(["unmount"]);
+    });
+}
+
+/// What the units run once their daemon has ended, or has not started, without the program and its settings.
+fn after_the_end() -> Vec<String> {
+    let units = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/systemd");
+    let mut found = Vec::new();
+    for unit in [
+        "system/backlot.service",
+        "system/backlot@.service",
+        "user/backlot.service",
+    ] {
+        let text = fs::read_to_string(format!("{units}/{unit}")).expect("a unit");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("ExecStopPost=-/usr/bin/backlot "));
+        let mut words: Vec<_> = line.expect(unit).split(' ').map(str::to_owned).collect();
+        if words[0] == "--config" {
+            words.drain(..2);
+        }
+        found.push(words);
+    }
+    assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "{found:?}");
+    found.swap_remove(0)
+}
+
+#[test]
+fn a_unit_that_fails_to_start_leaves_the_drive_to_who_has_it_and_clears_a_dead_one() {
+    drive_test(|| {
+        let site = tempfile::tempdir().expect("a folder");
+        fs::write(site.path().join("plate.exr"), b"pixels").expect("written");
+        let mut drive = Builder::local(site.path()).build().mounted();
+        let pid = drive.pid();
+        let open = OpenOptions::new().append(true).create(true).open(drive.path("notes"));
+        let mut open = open.expect("opened");
+        open.write_all(b"one ").expect("written");
+        // As the unit: its start fails, since the drive is somebody's, and then it cleans up.
+        let refused = drive.refused(["mount"]);
+        assert!(refused.said.contains("in use"), "{refused:?}");
+        let said = drive.tell(after_the_end());
+        assert_eq!(said, "");
+        assert!(drive.is_running(), "{}", drive.log());
+        assert_eq!((drive.pid(), mounts_at(drive.mount_point())), (pid, 1));
+        open.write_all(b"two").expect("still written");
+        drop(open);
+        assert_eq!(fs::read(drive.path("notes")).expect("read"), b"one two");
+
+        drive.kill9();
+        assert_eq!(mounts_at(drive.mount_point()), 1, "the crash left its mount");
+        let said = drive.tell(after_the_end());
+        assert!(said.contains("its daemon was gone"), "{said}");
+        assert_eq!(mounts_at(drive.mount_point()), 0);
+        assert_eq!(
+            drive.tell(after_the_end()),
+            "",
+            "nothing is mounted, and nothing is wrong with that"
+        );
+        drive.mount();
+        assert_eq!(fs::read(drive.path("notes")).expect("read"), b"one two");
     });
 }

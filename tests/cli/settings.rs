@@ -39,6 +39,19 @@ fn a_value_of_the_wrong_type_is_named_with_its_place() {
 }
 
 #[test]
+fn a_user_or_a_group_that_the_machine_does_not_know_is_named_with_its_place() {
+    let home = Home::new();
+    for (key, what) in [("owner", "user"), ("group", "group")] {
+        let file = home.local_settings(&format!("{key} = \"no-such-name\""));
+        let file = file.to_str().expect("UTF-8");
+        let says = format!("{file}:4:1: drive.{key}: this machine knows no {what} `no-such-name`");
+        for verb in [&["config", "check"] as &[_], &["mount"]] {
+            home.run(["-c", file].iter().chain(verb)).failed(1, &[&says, "getent"]);
+        }
+    }
+}
+
+#[test]
 fn everything_that_is_wrong_is_told_at_once() {
     let home = Home::new();
     let file = home.write(

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -154,6 +154,39 @@ fn unmounted_from_outside_the_daemon_ends() {
         }
         succeeds(command.arg(drive.mount_point()));
         assert!(drive.wait_end().success());
+        drive.mount();
+        reads(&drive);
+    });
+}
+
+#[test]
+fn a_mount_that_is_cut_off_is_an_error_of_its_daemon() {
+    drive_test(|| {
+        let (_site, mut drive) = drive();
+        let device = fs::metadata(drive.mount_point()).unwrap().dev();
+        fs::write(
+            format!("/sys/fs/fuse/connections/{}/abort", rustix::fs::minor(device)),
+            "1",
+        )
+        .unwrap();
+        let status = drive.wait_end();
+        assert_eq!(
+            status.code(),
+            Some(1),
+            "a service manager starts it again: {}",
+            drive.log()
+        );
+        let log = drive.log();
+        assert!(
+            log.contains("error: could not serve the drive") && log.contains("was cut off"),
+            "{log}"
+        );
+        assert_eq!(mounts_at(drive.mount_point()), 0);
+        assert_eq!(
+            fs::read(drive.data_dir().join("lock")).unwrap(),
+            b"",
+            "it stopped cleanly"
+        );
         drive.mount();
         reads(&drive);
     });

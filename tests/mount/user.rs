@@ -1,7 +1,7 @@
 //! Mounting as an ordinary user, and where FUSE is not to be had.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -130,6 +130,47 @@ fn an_ordinary_user_aborts_a_drive_of_their_own_and_nobody_elses() {
     });
 }
 
+#[test]
+fn root_aborts_a_users_drive_that_hangs_and_leaves_one_that_answers() {
+    drive_test(|| {
+        if can_not_become_nobody() {
+            return;
+        }
+        let site = tempfile::tempdir().unwrap();
+        tree::write(&site.path().join("cold"), 1, 4_000_000);
+        let mut drive = drive_of_nobody(site.path());
+        device_for_nobody(&drive);
+        drive.scan();
+        drive.mount();
+        let roots = Builder::local(site.path()).build();
+        let mount_point = drive.mount_point().to_owned();
+        let abort = || run_within(SOON, roots.command().arg("abort").arg(&mount_point));
+        // Root is not let in, and so the kernel would answer it for any daemon.
+        let out = abort();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code() == Some(1) && said.contains("does not hang"), "{said}");
+        assert_eq!(mounts_at(drive.mount_point()), 1);
+        drive.signal(Signal::STOP);
+        let path = drive.path("cold");
+        let cat = std::thread::spawn(move || as_nobody(Command::new("cat").arg(path)));
+        let out = abort();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert!(!cat.join().unwrap().status.success(), "the reader is free");
+        assert_eq!(mounts_at(drive.mount_point()), 0);
+        drive.kill9();
+
+        drive.mount();
+        drive.kill9();
+        let out = abort();
+        assert!(
+            out.status.success(),
+            "a dead one: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        assert_eq!(mounts_at(drive.mount_point()), 0);
+    });
+}
+
 /// Shows this thread, and what it starts, a /dev with nothing but what programs can't do without.
 fn bare_dev() {
     let device = |name: &str| rustix::fs::stat(name).unwrap().st_rdev;
@@ -186,5 +227,86 @@ fn without_leave_to_use_fuse_it_says_so_and_what_to_do() {
             "{refused:?}"
         );
         assert_eq!(refused.code, Some(1));
+    });
+}
+
+/// What others do with a drive of root's in a shell, `$0` being the folder of its project.
+fn nobody_does(drive: &Drive, script: &str) -> Result<String, String> {
+    let out = as_nobody(Command::new("sh").args(["-ec", script]).arg(drive.project()));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    match out.status.success() {
+        true => Ok(text(&out.stdout)),
+        false => Err(text(&out.stderr)),
+    }
+}
+
+#[test]
+fn others_save_into_a_drive_of_roots_where_the_settings_let_them() {
+    drive_test(|| {
+        if !is_root() {
+            say("SKIPPED: root (a drive of the whole machine is root's)");
+            return;
+        }
+        let nobodys_group = NOBODY.to_string();
+        let group: &[(&str, &str)] = &[("drive.group", &nobodys_group), ("drive.umask", "002")];
+        let owner: &[(&str, &str)] = &[("drive.owner", "nobody")];
+        for (settings, may_save) in [(&[] as &[_], false), (group, true), (owner, true)] {
+            let site = tempfile::tempdir().unwrap();
+            tree::write(&site.path().join("publish/plate"), 1, 100_000);
+            fs::set_permissions(site.path().join("publish"), fs::Permissions::from_mode(0o755)).unwrap();
+            let builder = Builder::local(site.path()).set("drive.allow-other", true);
+            let set = |builder: Builder, (key, value): &(&str, &str)| builder.set(key, *value);
+            let mut drive = settings.iter().fold(builder, set).build().mounted();
+            for made in ["scene.ma", "publish/new", "publish/plate"] {
+                let done = nobody_does(
+                    &drive,
+                    &format!("echo one >$0/{made}; echo two >>$0/{made}; cat $0/{made}"),
+                );
+                match done {
+                    Ok(read) => assert!(may_save && read == "one\ntwo", "{made}: {read}"),
+                    Err(why) => assert!(!may_save && why.contains("ermission denied"), "{made}: {why}"),
+                }
+            }
+            if may_save {
+                let made = fs::metadata(drive.path("publish/new")).unwrap();
+                assert_eq!((made.uid(), made.gid()), (NOBODY, NOBODY), "it belongs to who made it");
+                drive.tell(["wait", "--all"]);
+                for sent in ["publish/new", "publish/plate"] {
+                    assert_eq!(fs::read(site.path().join(sent)).unwrap(), b"one\ntwo\n");
+                }
+                // Also once it is the site's again.
+                nobody_does(&drive, "echo three >$0/publish/plate").unwrap();
+            }
+            drive.unmount();
+        }
+    });
+}
+
+#[test]
+fn bits_that_somebody_sets_stand_above_those_of_the_settings() {
+    drive_test(|| {
+        if !is_root() {
+            say("SKIPPED: root (a drive of the whole machine is root's)");
+            return;
+        }
+        let site = tempfile::tempdir().unwrap();
+        for name in ["plate", "tool"] {
+            tree::write(&site.path().join(name), 1, 1000);
+        }
+        fs::set_permissions(site.path().join("tool"), fs::Permissions::from_mode(0o700)).unwrap();
+        let mut drive = Builder::local(site.path())
+            .set("drive.allow-other", true)
+            .set("drive.owner", "nobody")
+            .set("drive.umask", "027")
+            .build()
+            .mounted();
+        let said = nobody_does(
+            &drive,
+            "stat -c %a $0 $0/.. $0/plate $0/tool; chmod 600 $0/plate; stat -c '%a %u' $0/plate",
+        );
+        assert_eq!(said.unwrap(), "750\n750\n640\n750\n600 65534");
+        drive.remount();
+        assert_eq!(nobody_does(&drive, "stat -c '%a %u' $0/plate").unwrap(), "600 65534");
+        drive.unmount();
     });
 }

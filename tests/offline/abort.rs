@@ -187,7 +187,9 @@ fn a_drive_that_answers_is_left_alone_unless_forced() {
         let (code, report) = abort(&drive, &["--force"]);
         assert_eq!(code, Some(0), "{report}");
         assert_eq!(mounts_at(drive.mount_point()), 0);
-        assert!(drive.wait_end().success(), "it ends by itself");
+        // It ends by itself, and not as if somebody had unmounted it: under a service manager it is to come back.
+        assert_eq!(drive.wait_end().code(), Some(1), "{}", drive.log());
+        assert!(drive.log().contains("was cut off"), "{}", drive.log());
         let refused = drive.refused(["abort"]);
         assert_eq!(refused.code, Some(3), "nothing is mounted: {refused:?}");
     });
@@ -208,5 +210,33 @@ fn a_killed_daemons_mount_is_cleared_and_what_is_not_sent_is_told() {
             assert!(out.contains(word), "{word}: {out}");
         }
         drive.mount();
+    });
+}
+
+#[test]
+fn another_drive_that_answers_is_left_alone_as_well_however_it_is_named() {
+    drive_test(|| {
+        let (_site, ours) = drive();
+        let (_other_site, mut other) = drive();
+        let links = tempfile::tempdir().unwrap();
+        let link = links.path().join("link");
+        std::os::unix::fs::symlink(ours.mount_point(), &link).unwrap();
+        for (named, drive) in [(other.mount_point(), &other), (&link, &ours)] {
+            let refused = ours.refused(["abort".as_ref(), named.as_os_str()]);
+            assert_eq!(refused.code, Some(1), "{refused:?}");
+            assert!(refused.said.contains("does not hang"), "{refused:?}");
+            assert_eq!(mounts_at(drive.mount_point()), 1);
+            assert_eq!(tree::first_wrong(1, 0, &fs::read(drive.path("cold/a")).unwrap()), None);
+        }
+        fs::metadata(other.path("cold/b")).unwrap();
+        other.signal(Signal::STOP);
+        let mut reading = child::reading(&other.path("cold/b"));
+        let named = other.mount_point().to_str().unwrap().to_owned();
+        let (code, report) = abort(&ours, &[&named]);
+        assert_eq!(code, Some(0), "{report}");
+        assert_eq!(mounts_at(other.mount_point()), 0);
+        let status = wait_within(&mut reading, FREED).expect("the reader is free");
+        assert!(!status.success(), "{status:?}");
+        other.kill9();
     });
 }

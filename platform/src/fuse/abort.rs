@@ -140,7 +140,8 @@ pub(super) fn abort_entry(mount: &MountEntry) -> Result<Aborted, UnmountError> {
     })
 }
 
-fn waiting(connection: u32) -> Option<u64> {
+/// Requests of a connection that wait for an answer; `None` where this user may not know.
+pub(super) fn waiting(connection: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("{CONNECTIONS}/{connection}/waiting")).ok()?;
     text.trim().parse().ok()
 }

@@ -24,9 +24,13 @@ const MAX_BACKGROUND: u16 = 64;
 /// - SETXATTR_EXT: fuser parses it wrong.
 ///
 /// PASSTHROUGH is asked for apart, since it takes a right as well.
-const CAPABILITIES: [(InitFlags, &str); 7] = [
+const CAPABILITIES: [(InitFlags, &str); 8] = [
     (InitFlags::FUSE_DO_READDIRPLUS, "listings bring no attributes"),
     (InitFlags::FUSE_PARALLEL_DIROPS, "look-ups in one folder go one by one"),
+    (
+        InitFlags::FUSE_ABORT_ERROR,
+        "a mount that is aborted may look like one that was unmounted",
+    ),
     (InitFlags::FUSE_CACHE_SYMLINKS, "links are read again at each use"),
     (InitFlags::FUSE_ASYNC_DIO, "direct I/O goes one request at a time"),
     (

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 
+use super::abort;
 use super::device;
 use super::error::MountError;
 use super::mountinfo::MountTable;
 use super::point::{self, Life};
-use super::unmount::CONNECTIONS;
 
 /// The state of a mount point.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,23 +49,40 @@ pub fn mount_health(mount_point: &Path) -> MountHealth {
             fs_type: mount.fs_type.clone(),
         };
     }
-    if matches!(point::probe(&point), Life::Dead) {
+    if matches!(point::probe_mount(mount), Life::Dead) {
         return MountHealth::Dead;
     }
-    let waiting = std::fs::read_to_string(format!("{CONNECTIONS}/{}/waiting", mount.minor));
     MountHealth::Ours {
-        waiting: waiting.ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0),
+        waiting: abort::waiting(mount.minor).unwrap_or(0),
     }
 }
 
-/// Says whether a drive of ours is mounted there and answers. Takes two seconds where it does not.
+/// Says whether a drive of ours is mounted there and answers; one that does not let this user in can't be asked, and does not.
+/// Takes two seconds where it is silent.
 #[must_use]
 pub fn mount_answers(mount_point: &Path) -> bool {
     let Ok(table) = MountTable::read() else { return false };
     let Ok(point) = table.resolve(mount_point) else {
         return false;
     };
-    table.at(&point).is_some_and(|mount| mount.is_ours()) && matches!(point::probe(&point), Life::Answers)
+    let Some(mount) = table.at(&point).filter(|mount| mount.is_ours()) else {
+        return false;
+    };
+    let us = rustix::process::geteuid();
+    let is_admitted = us.is_root() || mount.only_for.is_none_or(|(uid, _)| uid == us.as_raw());
+    is_admitted && matches!(point::probe_mount(mount), Life::Answers)
+}
+
+/// Says whether two paths lead to the same place, without a question to any mount. Where one can't be followed, they are
+/// compared as written.
+#[must_use]
+pub fn is_same_place(a: &Path, b: &Path) -> bool {
+    if a.components().eq(b.components()) {
+        return true;
+    }
+    let resolved = |table: &MountTable| Some((table.resolve(a).ok()?, table.resolve(b).ok()?));
+    let resolved = MountTable::read().ok().as_ref().and_then(resolved);
+    resolved.is_some_and(|(a, b)| a == b)
 }
 
 /// Says whether this user could mount a drive on this machine.

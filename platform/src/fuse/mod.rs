@@ -47,9 +47,10 @@ use tokio::runtime::Handle;
 
 pub use abort::{Aborted, Cut, abort_path, abort_served_by};
 pub use error::{MountError, UnmountError};
-pub use health::{MountHealth, mount_answers, mount_health, preflight};
+pub use health::{MountHealth, is_same_place, mount_answers, mount_health, preflight};
 pub use holders::{Held, Holder};
-pub use session::Mount;
+pub use point::clear_dead;
+pub use session::{Mount, MountEnd};
 pub use timeout::{kernel_timeout, within_kernel_timeout};
 pub use unmount::{Unmount, unmount_path};
 

@@ -23,6 +23,8 @@ pub(super) struct MountEntry {
     pub(super) point: PathBuf,
     pub(super) fs_type: String,
     pub(super) source: OsString,
+    /// Of a FUSE mount, the user and the group whom alone it lets in; `None` where it lets everybody in.
+    pub(super) only_for: Option<(u32, u32)>,
 }
 
 impl MountEntry {
@@ -130,7 +132,24 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
         point: unescape(fields.get(4)?).into(),
         fs_type: text(fields.get(dash + 1)?)?,
         source: unescape(fields.get(dash + 2)?),
+        only_for: fields.get(dash + 3).and_then(|options| only_for(options)),
     })
+}
+
+/// Reads off a FUSE mount's options whom alone it lets in.
+fn only_for(options: &[u8]) -> Option<(u32, u32)> {
+    let options = std::str::from_utf8(options).ok()?;
+    if options.split(',').any(|option| option == "allow_other") {
+        return None;
+    }
+    let number = |key| {
+        options
+            .split(',')
+            .find_map(|option| option.strip_prefix(key))?
+            .parse()
+            .ok()
+    };
+    Some((number("user_id=")?, number("group_id=")?))
 }
 
 /// Undoes the kernel's octal escapes of space, tab, line feed, backslash and `#`.
@@ -169,9 +188,9 @@ mod tests {
     const TABLE: &[u8] = b"\
 22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
-60 27 0:50 / /mnt/my\\040drive rw,nosuid shared:7 master:2 - fuse.backlot studio\\043a rw,user_id=0
+60 27 0:50 / /mnt/my\\040drive rw,nosuid shared:7 master:2 - fuse.backlot studio\\043a rw,user_id=7,group_id=8,default_permissions
 61 27 0:51 / /mnt/other rw - fuse.sshfs host:/x rw
-62 61 0:52 / /mnt/other rw - fuse.backlot top rw
+62 61 0:52 / /mnt/other rw - fuse.backlot top rw,user_id=0,group_id=0,default_permissions,allow_other
 63 62 0:53 / /mnt/other/inner rw - tmpfs tmpfs rw
 short line
 ";
@@ -182,6 +201,8 @@ short line
         let drive = table.at(Path::new("/mnt/my drive")).expect("listed");
         assert_eq!((drive.id, drive.major, drive.minor), (60, 0, 50));
         assert_eq!(drive.source, "studio#a");
+        assert_eq!(drive.only_for, Some((7, 8)));
+        assert_eq!(table.at(Path::new("/mnt/other")).expect("listed").only_for, None);
         assert!(drive.is_fuse() && drive.is_ours());
         assert!(table.at(Path::new("/mnt")).is_none());
         assert!(!table.at(Path::new("/proc")).expect("listed").is_fuse());

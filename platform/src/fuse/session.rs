@@ -26,6 +26,15 @@ use crate::tally::Operation;
 use crate::types::NativeReads;
 use crate::vfs::{ChangeSink, VirtualFs};
 
+/// How the kernel side of a mount ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MountEnd {
+    /// It was unmounted, by us or by anybody.
+    Unmounted,
+    /// It was cut off with its mount in the tree: aborted, ended by the kernel over a request that took too long, or failed.
+    Cut,
+}
+
 /// A drive that is mounted. Dropping it unmounts lazily.
 #[derive(Debug)]
 pub struct Mount {
@@ -33,7 +42,7 @@ pub struct Mount {
     queue: Arc<ChangeQueue>,
     bridge: Arc<Bridge>,
     shared: Arc<Shared>,
-    ended: watch::Receiver<bool>,
+    ended: watch::Receiver<Option<MountEnd>>,
 }
 
 impl Mount {
@@ -84,7 +93,7 @@ impl Mount {
 
     /// Ends the mount at once, failing every request in flight; see [`abort::abort_path`].
     pub fn abort(&self) -> Result<(), UnmountError> {
-        if *self.ended.borrow() {
+        if self.has_ended() {
             return Ok(());
         }
         abort::abort_entry(&self.entry).map(drop)
@@ -93,22 +102,23 @@ impl Mount {
     /// Returns whether the kernel side has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        *self.ended.borrow()
+        self.ended.borrow().is_some()
     }
 
-    /// Returns a future that resolves when the kernel side has ended: unmounted by us or by anybody, or aborted. After a
-    /// lazy unmount that is when the last user is gone.
-    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+    /// Returns a future that resolves when the kernel side has ended, and says how. After a lazy unmount that is when the last
+    /// user is gone.
+    pub fn ended(&self) -> impl Future<Output = MountEnd> + Send + use<> {
         let mut ended = self.ended.clone();
         async move {
-            // A sender that is gone ended too.
-            drop(ended.wait_for(|ended| *ended).await);
+            let end = ended.wait_for(Option::is_some).await.map(|end| *end);
+            // A thread that is gone without a word served nobody any more.
+            end.ok().flatten().unwrap_or(MountEnd::Cut)
         }
     }
 
     fn is_in_tree(&self) -> bool {
         // Without a table the kernel itself decides.
-        !*self.ended.borrow() && MountTable::read().map_or(true, |table| table.contains(&self.entry))
+        !self.has_ended() && MountTable::read().map_or(true, |table| table.contains(&self.entry))
     }
 }
 
@@ -169,7 +179,7 @@ pub(super) fn start(fs: Arc<dyn VirtualFs>, rt: Handle, options: MountOptions) -
     shared.set_can_forget_all(kernel.doubt_all_names().is_ok());
     shared.set_notifier(session.notifier());
     let queue = ChangeQueue::new(options.change_backlog.max(1));
-    let (tell_ended, ended) = watch::channel(false);
+    let (tell_ended, ended) = watch::channel(None);
 
     let (notifying, known) = (Arc::clone(&queue), Arc::clone(&shared));
     thread::Builder::new()
@@ -185,8 +195,8 @@ pub(super) fn start(fs: Arc<dyn VirtualFs>, rt: Handle, options: MountOptions) -
         .spawn(move || {
             let result = session.run();
             serving.close();
-            after_end(&mounted, result);
-            tell_ended.send_replace(true);
+            let end = after_end(&mounted, result);
+            tell_ended.send_replace(Some(end));
         })
         .map_err(failed("no thread to serve the mount"))
         .inspect_err(|_| queue.close())?;
@@ -234,19 +244,28 @@ fn serve(host: FuseHost, device: OwnedFd, options: &MountOptions) -> io::Result<
     Session::from_fd(host, device, acl, config)
 }
 
-/// Cleans up after a session. One that was unmounted left nothing. One that was aborted, or that failed, left its mount in
-/// the tree, where it would answer nobody.
-fn after_end(mount: &MountEntry, result: io::Result<()>) {
+/// Cleans up after a session, and says how it ended. One that was unmounted left nothing. One that was aborted, or that failed,
+/// left its mount in the tree, where it would answer nobody.
+fn after_end(mount: &MountEntry, result: io::Result<()>) -> MountEnd {
     let point = mount.point.display();
+    // Who aborts it may take it out of the tree before we look: then the kernel's word is all there is (ABORT_ERROR).
+    let mut end = if result.is_ok() {
+        MountEnd::Unmounted
+    } else {
+        MountEnd::Cut
+    };
+    if MountTable::read().is_ok_and(|table| table.at(&mount.point) == Some(mount)) {
+        end = MountEnd::Cut;
+        if let Err(error) = abort::abort_entry(mount) {
+            tracing::warn!(mount_point = %point, cause = %error.source, "a dead mount stays behind");
+        }
+    }
     match result {
-        Ok(()) => tracing::info!(mount_point = %point, "the mount has ended"),
-        Err(error) => tracing::error!(mount_point = %point, %error, "the mount has ended with an error"),
+        Ok(()) if end == MountEnd::Unmounted => tracing::info!(mount_point = %point, "the mount has ended"),
+        Ok(()) => tracing::error!(mount_point = %point, "the mount was cut off"),
+        Err(error) => tracing::error!(mount_point = %point, %error, "the mount was cut off"),
     }
-    if MountTable::read().is_ok_and(|table| table.at(&mount.point) == Some(mount))
-        && let Err(error) = abort::abort_entry(mount)
-    {
-        tracing::warn!(mount_point = %point, cause = %error.source, "a dead mount stays behind");
-    }
+    end
 }
 
 /// The kernel offers a connection 128 KiB of read-ahead at most; more is a matter of the system's settings.
