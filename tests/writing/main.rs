@@ -11,6 +11,7 @@ mod common;
 mod database;
 mod keeping;
 mod patterns;
+mod promises;
 mod rig;
 mod server;
 mod space;
