@@ -42,6 +42,8 @@ fn a_close_leaves_alone_who_took_its_name_meanwhile() {
     drive_test(|| {
         let site = tempfile::tempdir().unwrap();
         let drive = quick(Builder::local(site.path()))
+            // Nothing that happens meanwhile reaches the site before the close is done.
+            .set("publish.settle", "3s")
             .env("BACKLOT_FAILPOINT", "close.synced:sleep:1500")
             .build()
             .mounted();
@@ -71,6 +73,8 @@ fn a_close_takes_back_no_removal_that_was_asked_for_meanwhile() {
         fs::create_dir_all(at_site.parent().unwrap()).unwrap();
         fs::write(&at_site, bytes(0)).unwrap();
         let drive = propagating(Builder::local(site.path()))
+            // Nothing that happens meanwhile reaches the site before the close is done.
+            .set("publish.settle", "3s")
             .env("BACKLOT_FAILPOINT", "close.synced:sleep:1500")
             .build()
             .mounted();
