@@ -333,8 +333,9 @@ impl Inner {
     /// Brings the bytes of a file that was moved here, and still has them at its old place, into an object.
     async fn bring_home(self: &Arc<Self>, node: &Node) -> Result<(), FsError> {
         let (object, file) = self.copy(node, node.size).await?;
+        let file = Arc::new(file);
         // What lies at the site may be removed as soon as this is done.
-        if let Err(e) = self.keep_for_good(object, &Arc::new(file)).await {
+        if let Err(e) = self.bring_to_disk(object, &file).await {
             self.drop_object(object);
             return Err(e);
         }
@@ -347,6 +348,7 @@ impl Inner {
         match brought {
             Ok(()) => {
                 failpoint::hit("home.done");
+                self.keep_for_good(object, &file).await?;
                 if let Some(node) = self.tree.node(ino).map_err(super::filesystem::state_error)? {
                     let local = self.own_file(&node)?;
                     self.handles.switch_to_own(ino, &local);

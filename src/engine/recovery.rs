@@ -34,6 +34,32 @@ impl Drive {
             self.inner().empty_trash(trash).await;
         }
         self.put_strangers_aside().await?;
+        self.take_labels_off().await?;
+        Ok(())
+    }
+
+    /// Takes the label of a copy off objects that the last run had given to files.
+    async fn take_labels_off(&self) -> Result<(), OpenError> {
+        for object in self.store.read(|txn| txn.labelled())? {
+            let kept = match self.objects.open_file(object) {
+                Ok(file) => self
+                    .keep_for_good(object, &std::sync::Arc::new(file))
+                    .await
+                    .map_err(|e| e.to_string()),
+                // It has been given up since.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    self.store.write(move |txn| txn.unlabelled(object)).await?;
+                    Ok(())
+                }
+                Err(e) => Err(e.to_string()),
+            };
+            if let Err(error) = kept {
+                warn!(
+                    object = format!("{object:016x}"),
+                    error, "still labelled as a copy; that is seen to at the next start"
+                );
+            }
+        }
         Ok(())
     }
 

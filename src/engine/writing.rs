@@ -270,10 +270,16 @@ impl Inner {
     ) -> Result<Option<Arc<LocalFile>>, FsError> {
         let (ino, file) = (now.ino, Arc::new(file));
         let version = now.version.clone().filter(|_| !now.own);
-        let begin = move |txn: &WriteTxn<'_>| txn.begin_write(ino, Some(object), version.as_ref());
-        let begun = if now.origin.is_some() {
+        let moved = now.origin.is_some();
+        let begin = move |txn: &WriteTxn<'_>| {
+            if moved {
+                txn.note_labelled(object)?;
+            }
+            txn.begin_write(ino, Some(object), version.as_ref())
+        };
+        let begun = if moved {
             // From then on nobody keeps its bytes at its old place from being removed.
-            match self.keep_for_good(object, &file).await {
+            match self.bring_to_disk(object, &file).await {
                 Ok(()) => self.store.write_durable(begin).await,
                 Err(e) => {
                     self.drop_object(object);
@@ -300,7 +306,11 @@ impl Inner {
             ctime_ns: now.ctime_ns,
         };
         let local = LocalFile::new(ino, Some(object), generation, facts);
-        self.objects.is_no_copy(&file);
+        if moved {
+            self.keep_for_good(object, &file).await?;
+        } else {
+            self.objects.is_no_copy(&file);
+        }
         local.set_file(object, file, true);
         local.begun(generation);
         self.sending.changed(ino);
@@ -540,16 +550,31 @@ impl Inner {
         Ok(publishes)
     }
 
-    /// Makes a copy an object like any other, which the disk has, before a row names it that may make it the only one.
-    pub(super) async fn keep_for_good(&self, object: u64, file: &Arc<File>) -> Result<(), FsError> {
+    /// Brings a copy to the disk, before a row may name it as the only one.
+    pub(super) async fn bring_to_disk(&self, object: u64, file: &Arc<File>) -> Result<(), FsError> {
         let (objects, file) = (Arc::clone(&self.objects), Arc::clone(file));
         blocking(move || {
-            objects.is_no_copy(&file);
             file.sync_all()?;
             objects.sync_entry(object)
         })
         .await?
         .map_err(local_error)
+    }
+
+    /// Makes a copy that a row names an object like any other, on the disk too, before anything relies on it. A kill in between
+    /// leaves that to the next start, as the row of its label says.
+    pub(super) async fn keep_for_good(&self, object: u64, file: &Arc<File>) -> Result<(), FsError> {
+        failpoint::hit("copy.named");
+        let (objects, file) = (Arc::clone(&self.objects), Arc::clone(file));
+        let kept = blocking(move || {
+            objects.is_no_copy(&file);
+            file.sync_all()
+        });
+        kept.await?.map_err(local_error)?;
+        self.store
+            .write(move |txn| txn.unlabelled(object))
+            .await
+            .map_err(state_error)
     }
 
     /// Brings a file's bytes to the disk.

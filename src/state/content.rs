@@ -82,7 +82,20 @@ impl WriteTxn<'_> {
         if self.run(sql, (as_i64(ino.0), object.cast_signed(), version.as_str()))? == 0 {
             return Err(Refusal::Changed.into());
         }
+        self.note_labelled(object)?;
         self.change(ino)
+    }
+
+    /// Notes that an object may still bear the label of a copy.
+    pub fn note_labelled(&self, object: u64) -> Result<(), StateError> {
+        self.run("INSERT OR IGNORE INTO labelled VALUES (?1)", [object.cast_signed()])
+            .map(drop)
+    }
+
+    /// Notes that an object bears no label of a copy, on the disk too.
+    pub fn unlabelled(&self, object: u64) -> Result<(), StateError> {
+        self.run("DELETE FROM labelled WHERE object = ?1", [object.cast_signed()])
+            .map(drop)
     }
 
     /// Notes what a file that was being written is now. It may go on being written after another

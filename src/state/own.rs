@@ -156,6 +156,13 @@ impl ReadTxn<'_> {
         })
     }
 
+    /// Returns objects that may still bear the label of a copy.
+    pub fn labelled(&self) -> Result<Vec<u64>, StateError> {
+        self.many("SELECT object FROM labelled", [], |row| {
+            Ok(row.get::<_, i64>(0).db()?.cast_unsigned())
+        })
+    }
+
     /// Returns the objects that hold files' bytes.
     pub fn objects(&self) -> Result<HashSet<u64>, StateError> {
         let sql = "SELECT object FROM inode INDEXED BY inode_object WHERE object IS NOT NULL";

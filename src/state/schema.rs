@@ -27,6 +27,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/005_between.sql"),
     include_str!("migrations/006_sites.sql"),
     include_str!("migrations/007_many_tasks.sql"),
+    include_str!("migrations/008_labelled.sql"),
 ];
 
 /// Page cache of the writing connection, in KiB.

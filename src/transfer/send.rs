@@ -324,7 +324,7 @@ impl Run {
                 found => Some(found?),
             };
             let is_ours = match &found {
-                Some(entry) => self.is_ours(&note, entry, Some(frozen)).await?,
+                Some(entry) => self.is_surely_ours(&note, entry, frozen).await?,
                 None => false,
             };
             note.base = match found {
@@ -372,6 +372,18 @@ impl Run {
             Some(frozen) if note.is_of(frozen) && note.missing().is_empty() => self.has_bytes(entry, frozen).await,
             _ => Ok(false),
         }
+    }
+
+    /// As [`is_ours`](Self::is_ours), where somebody else may have been quicker: a file of the same size and time is not taken for
+    /// ours unless the site says so, or its bytes are the same.
+    async fn is_surely_ours(&self, note: &Note, entry: &Entry, frozen: &Frozen) -> Result<bool, Halt> {
+        if !note.may_have_left(entry) {
+            return Ok(false);
+        }
+        if !self.lane.provider.capabilities().keeps_mtime {
+            return self.is_ours(note, entry, Some(frozen)).await;
+        }
+        Ok(note.left(entry, self.lane.provider.capabilities().mtime_step_ns) && self.has_bytes(entry, frozen).await?)
     }
 
     /// Reads what is at the site beside the file's own bytes, as far as they are the same.

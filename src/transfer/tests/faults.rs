@@ -1,5 +1,7 @@
 //! Bad days: the site fails, lies, fills up, goes away; files change while they are sent.
 
+use std::time::UNIX_EPOCH;
+
 use super::*;
 use crate::providers::layers::{Fault, Rule};
 use crate::providers::{ErrorKind, Op};
@@ -70,6 +72,28 @@ async fn a_commit_that_finds_its_own_work_is_no_conflict() {
             t.assert_site(&[("a", &vec![b'x'; size])]);
         }
         assert_eq!(t.committed("a"), 4);
+    }
+}
+
+/// Two machines render one frame within the same moment, uncompressed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_else_put_there_at_the_same_time_with_the_same_size_is_a_conflict() {
+    for (theirs, is_conflict) in [(b"them", true), (b"ours", false)] {
+        let t = Fixture::on_disk().await;
+        t.studio.save("a", b"ours").await;
+        t.place.put("a", theirs);
+        let Place::Disk(site, _) = &t.place else {
+            unreachable!("it is on the disk")
+        };
+        let file = File::options().write(true).open(site.join("p/a")).unwrap();
+        let saved = t.studio.mtime_ns("a");
+        file.set_modified(UNIX_EPOCH + Duration::from_nanos(saved.try_into().unwrap()))
+            .unwrap();
+        let transfers = t.start().await;
+        t.drained().await;
+        assert_eq!(t.conflicts().len(), usize::from(is_conflict));
+        assert_eq!(t.place.get("a").unwrap(), theirs);
+        drop(transfers);
     }
 }
 

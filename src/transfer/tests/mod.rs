@@ -121,6 +121,11 @@ impl Studio {
         }
     }
 
+    fn mtime_ns(&self, of: &str) -> i64 {
+        let inner = self.lock();
+        inner.files[&inner.names[&name(of)]].mtime_ns
+    }
+
     /// Writes a file in place, as a user would, and closes it.
     async fn save(&self, of: &str, bytes: &[u8]) -> TaskId {
         let of = name(of);
