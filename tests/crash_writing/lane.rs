@@ -48,6 +48,7 @@ pub(crate) const PLACES: &[(&str, u64)] = &[
     ("link.done", 1),
     ("home.copied", 1),
     ("home.done", 1),
+    ("copy.named", 1),
     ("task.claimed", 6),
     ("upload.noted", 6),
     ("upload.begun", 6),

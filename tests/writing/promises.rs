@@ -239,33 +239,49 @@ fn objects(data_dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+fn moved_away(fails: Option<&str>) {
+    let site = tempfile::tempdir().unwrap();
+    let at_site = site.path().join("publish/plate");
+    fs::create_dir_all(at_site.parent().unwrap()).unwrap();
+    fs::write(&at_site, bytes(1)).unwrap();
+    let mut builder = propagating(Builder::local(site.path()));
+    if let Some(point) = fails {
+        builder = builder.env("BACKLOT_FAILPOINT", point);
+    }
+    let mut drive = builder.build().mounted();
+    fs::create_dir_all(drive.path("work")).unwrap();
+    fs::rename(drive.path("publish/plate"), drive.path("work/plate")).unwrap();
+    if fails.is_some() {
+        eventually("the kill strikes", || !drive.is_running());
+        assert!(at_site.exists(), "it has not been removed yet");
+        drive.set_env("BACKLOT_FAILPOINT", None);
+        drive.mount();
+    }
+    queue::drained(&drive, DRAIN);
+    assert!(!at_site.exists(), "its old place was to be removed");
+    assert!(fs::read(drive.path("work/plate")).unwrap() == bytes(1));
+    let kept = objects(drive.data_dir());
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let label = getxattr(&kept[0], "user.backlot.copy", &mut [0_u8; 8]);
+    assert_eq!(
+        label,
+        Err(Errno::NODATA),
+        "the only copy is labelled as one that may go"
+    );
+    drive.kill9();
+    for name in ["state.sqlite", "state.sqlite-wal", "state.sqlite-shm"] {
+        drop(fs::remove_file(drive.data_dir().join(name)));
+    }
+    drive.mount();
+    let found = queue::files(&drive.data_dir().join("local/found"));
+    assert!(found.into_values().eq([bytes(1)]), "the only copy was not kept");
+}
+
 #[test]
 fn what_was_moved_away_before_its_old_place_was_removed_outlives_the_database() {
     drive_test(|| {
-        let site = tempfile::tempdir().unwrap();
-        let at_site = site.path().join("publish/plate");
-        fs::create_dir_all(at_site.parent().unwrap()).unwrap();
-        fs::write(&at_site, bytes(1)).unwrap();
-        let mut drive = propagating(Builder::local(site.path())).build().mounted();
-        fs::create_dir_all(drive.path("work")).unwrap();
-        fs::rename(drive.path("publish/plate"), drive.path("work/plate")).unwrap();
-        queue::drained(&drive, DRAIN);
-        assert!(!at_site.exists(), "its old place was to be removed");
-        assert!(fs::read(drive.path("work/plate")).unwrap() == bytes(1));
-        let kept = objects(drive.data_dir());
-        assert_eq!(kept.len(), 1, "{kept:?}");
-        let label = getxattr(&kept[0], "user.backlot.copy", &mut [0_u8; 8]);
-        assert_eq!(
-            label,
-            Err(Errno::NODATA),
-            "the only copy is labelled as one that may go"
-        );
-        drive.kill9();
-        for name in ["state.sqlite", "state.sqlite-wal", "state.sqlite-shm"] {
-            drop(fs::remove_file(drive.data_dir().join(name)));
+        for fails in [None, Some("home.copied:kill"), Some("copy.named:kill")] {
+            moved_away(fails);
         }
-        drive.mount();
-        let found = queue::files(&drive.data_dir().join("local/found"));
-        assert!(found.into_values().eq([bytes(1)]), "the only copy was not kept");
     });
 }
