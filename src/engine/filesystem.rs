@@ -28,6 +28,7 @@ use super::native::ino_of;
 use super::opening::changed_at_site;
 use super::writing::local_error;
 use super::xattr;
+use crate::failpoint;
 use crate::model::{EntryKind, Ino};
 use crate::providers::ErrorKind;
 use crate::state::{NewAttrs, Node, Refusal, StateError};
@@ -101,6 +102,52 @@ impl DriveFs {
         (!has_owner)
             .then(|| self.drive.ownership.perm(node.kind, node.perm))
             .flatten()
+    }
+
+    /// Opens what a node is now; it may be dropped meanwhile.
+    async fn open_node(&self, cx: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError> {
+        let ino = ino_of(node);
+        if options.write || options.truncate {
+            self.drive.check_writable(ino)?;
+            self.drive.check_changeable(node)?;
+        }
+        for _ in 0..LOOKS {
+            let row = self.drive.tree.node(ino).map_err(state_error)?;
+            let row = row.ok_or(FsErrorKind::Left)?;
+            failpoint::hit("open.row");
+            match row.kind {
+                EntryKind::File => {}
+                EntryKind::Dir => return Err(FsErrorKind::IsDir.into()),
+                EntryKind::Symlink
+                | EntryKind::Fifo
+                | EntryKind::Socket
+                | EntryKind::CharDevice
+                | EntryKind::BlockDevice => return Err(FsErrorKind::Invalid.into()),
+            }
+            let opened = if row.own && row.origin.is_none() {
+                let own = self.drive.own_file_if_same(&row)?;
+                match own {
+                    Some(own) => Some(self.open_own(node, &row, &own, options).await?),
+                    None => None,
+                }
+            } else if options.truncate {
+                // Nothing of what the site has is wanted.
+                let own = self.drive.writable(ino, 0).await?;
+                Some(self.open_own(node, &row, &own, options).await?)
+            } else {
+                self.open_site(cx, node, &row, options).await?
+            };
+            let Some(opened) = opened else { continue };
+            if options.truncate {
+                self.take_privileges(cx, ino).await?;
+                if let Err(e) = self.drive.set_length(ino, 0).await {
+                    self.drive.handles.remove(opened.handle);
+                    return Err(e);
+                }
+            }
+            return Ok(opened);
+        }
+        Err(FsErrorKind::Busy.into())
     }
 
     fn file(&self, handle: HandleId) -> Result<Arc<OpenFile>, FsError> {
@@ -315,46 +362,18 @@ impl VirtualFs for DriveFs {
 
     async fn open(&self, cx: &OpCx, node: NodeId, options: OpenOptions) -> Result<Opened, FsError> {
         let ino = ino_of(node);
-        if options.write || options.truncate {
-            self.drive.check_writable(ino)?;
-            self.drive.check_changeable(node)?;
-        }
-        for _ in 0..LOOKS {
-            let row = self.drive.tree.node(ino).map_err(state_error)?;
-            let row = row.ok_or(FsErrorKind::Left)?;
-            match row.kind {
-                EntryKind::File => {}
-                EntryKind::Dir => return Err(FsErrorKind::IsDir.into()),
-                EntryKind::Symlink
-                | EntryKind::Fifo
-                | EntryKind::Socket
-                | EntryKind::CharDevice
-                | EntryKind::BlockDevice => return Err(FsErrorKind::Invalid.into()),
+        let opened = self.open_node(cx, node, options).await;
+        match opened {
+            // It lost its last name meanwhile: what came by that finds there what has it now.
+            Err(e) if e.kind == FsErrorKind::NotFound && !self.drive.is_kept(ino).await? => {
+                Err(FsErrorKind::Left.into())
             }
-            let opened = if row.own && row.origin.is_none() {
-                let own = self.drive.own_file_if_same(&row)?;
-                match own {
-                    Some(own) => Some(self.open_own(node, &row, &own, options).await?),
-                    None => None,
-                }
-            } else if options.truncate {
-                // Nothing of what the site has is wanted.
-                let own = self.drive.writable(ino, 0).await?;
-                Some(self.open_own(node, &row, &own, options).await?)
-            } else {
-                self.open_site(cx, node, &row, options).await?
-            };
-            let Some(opened) = opened else { continue };
-            if options.truncate {
-                self.take_privileges(cx, ino).await?;
-                if let Err(e) = self.drive.set_length(ino, 0).await {
-                    self.drive.handles.remove(opened.handle);
-                    return Err(e);
-                }
+            Ok(opened) if !self.drive.is_kept(ino).await? => {
+                self.release(opened.handle);
+                Err(FsErrorKind::Left.into())
             }
-            return Ok(opened);
+            done => done,
         }
-        Err(FsErrorKind::Busy.into())
     }
 
     async fn read(&self, cx: &OpCx, handle: HandleId, range: Range<u64>) -> Result<Bytes, FsError> {

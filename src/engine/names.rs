@@ -256,13 +256,34 @@ impl Inner {
         }
         let drive = Arc::clone(self);
         tokio::spawn(async move {
-            let dropped = drive.store.write(move |txn| txn.drop_nameless(ino)).await;
-            match dropped {
+            let looking = Arc::clone(&drive);
+            let drop = move |txn: &WriteTxn<'_>| {
+                // Somebody may have come by its name just before that went.
+                if looking.handles.count(ino) > 0 {
+                    return Ok(None);
+                }
+                txn.drop_nameless(ino)
+            };
+            match drive.store.write(drop).await {
                 Ok(Some(object)) => drive.empty_trash(vec![object]).await,
                 Ok(None) => {}
                 Err(e) => warn!(%ino, error = %e, "a file without a name stays until the next start"),
             }
         });
+    }
+
+    /// Says whether a file that is open by now is kept for that: one without a name may have been dropped just before.
+    pub(super) async fn is_kept(&self, ino: Ino) -> Result<bool, FsError> {
+        match self.tree.node(ino).map_err(state_error)? {
+            None => Ok(false),
+            Some(node) if node.nlink > 0 => Ok(true),
+            // After whatever drops it now.
+            Some(_) => self
+                .store
+                .write(move |txn| Ok(txn.node(ino)?.is_some()))
+                .await
+                .map_err(state_error),
+        }
     }
 
     /// A file lost all names but one, and may have become a mirror by that: its object is needed no more.

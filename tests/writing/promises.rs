@@ -66,6 +66,30 @@ fn a_close_leaves_alone_who_took_its_name_meanwhile() {
 }
 
 #[test]
+fn an_open_that_meets_a_replacement_finds_what_has_the_name_now() {
+    drive_test(|| {
+        let site = tempfile::tempdir().unwrap();
+        let drive = quick(Builder::local(site.path()))
+            .env("BACKLOT_FAILPOINT", "open.row:sleep:1500")
+            .build()
+            .mounted();
+        let (name, next) = (drive.path("plate"), drive.path("next"));
+        fs::write(&name, bytes(1)).unwrap();
+        fs::write(&next, bytes(2)).unwrap();
+        let begun = Instant::now();
+        let reading = thread::spawn({
+            let name = name.clone();
+            move || fs::read(name)
+        });
+        thread::park_timeout(SLOW / 3);
+        fs::rename(&next, &name).unwrap();
+        let read = reading.join().unwrap();
+        assert!(begun.elapsed() >= SLOW, "the open was not held up");
+        assert!(read.is_ok_and(|there| there == bytes(2)));
+    });
+}
+
+#[test]
 fn a_close_takes_back_no_removal_that_was_asked_for_meanwhile() {
     drive_test(|| {
         let site = tempfile::tempdir().unwrap();
