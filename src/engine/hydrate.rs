@@ -29,6 +29,7 @@ use self::proof::Prefix;
 use self::stats::Demand;
 use super::firewall::Payer;
 use super::heads::Head;
+use super::link::LinkState;
 use super::native::Checking;
 use super::schedule::Priority;
 use super::site::Site;
@@ -392,14 +393,8 @@ impl OpenContent {
                 wanted.push((Self::interest(fetch), until));
             }
         }
-        if !gaps.is_empty()
-            && let super::link::LinkState::Down { reason, .. } = self.site.link().state()
-            && gaps.iter().any(|gap| self.kept_until(gap.start, gap.end) < gap.end)
-        {
-            return Err(HydrateError::Offline {
-                site: self.site.name().to_string(),
-                reason,
-            });
+        if gaps.iter().any(|gap| self.kept_until(gap.start, gap.end) < gap.end) {
+            self.check_up()?;
         }
         for gap in gaps {
             let mut at = gap.start;
@@ -440,12 +435,25 @@ impl OpenContent {
                 // The site serves others first. What is before it in the queue comes, or is given up by this very deadline.
                 Err(_elapsed) if is_queued && self.is_heard() => {}
                 Err(_elapsed) => {
+                    // Before its slot goes to the next one, which must not wait as long for a site that is down.
+                    let error = self.timed_out();
                     // Given up for everyone: the kernel asks for the same bytes twice, and the second time must not wait
                     // for a fetch that is known to be stuck.
                     fetch.cancel.cancel();
-                    return Err(self.timed_out());
+                    return Err(error);
                 }
             }
+        }
+    }
+
+    /// Fails at once where the site is known not to answer.
+    fn check_up(&self) -> Result<(), HydrateError> {
+        match self.site.link().state() {
+            LinkState::Down { reason, .. } => Err(HydrateError::Offline {
+                site: self.site.name().to_string(),
+                reason,
+            }),
+            LinkState::Up | LinkState::Unknown => Ok(()),
         }
     }
 
@@ -497,6 +505,7 @@ impl OpenContent {
         }
         fetch.progress.send_replace(Progress::Queued(at));
         let _slot = self.slot(fetch).await;
+        self.check_up()?;
         // From here on a silence is the site's: the deadline begins anew.
         fetch.progress.send_replace(Progress::UpTo(at));
         let (cache, length) = (Arc::clone(&self.cache), fetch.span.end - at);
@@ -692,12 +701,7 @@ impl OpenContent {
         if let Some(bytes) = self.read_here(range.clone()) {
             return Ok(bytes);
         }
-        if let super::link::LinkState::Down { reason, .. } = self.site.link().state() {
-            return Err(HydrateError::Offline {
-                site: self.site.name().to_string(),
-                reason,
-            });
-        }
+        self.check_up()?;
         let want = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let mut out = BytesMut::new();
         let charged = payer.clone();
