@@ -21,6 +21,7 @@ use crate::api::types::Health;
 use crate::daemon::longest_read;
 use crate::engine::drive::check_site;
 use crate::engine::report::Status;
+use crate::model::RelPath;
 use crate::state::StateStore;
 
 /// A daemon that doesn't answer within this time is reported as hanging; so is a disk.
@@ -179,8 +180,15 @@ async fn look_here(config: &Config, deep: bool) -> Vec<Finding> {
 
 async fn ask_sites(config: &Config) -> Vec<Finding> {
     let sites = config.sites.iter().map(async |(name, site)| {
-        match tokio::time::timeout(SITE_PATIENCE, check_site(name, site)).await {
-            Ok(Ok(())) => good("site", format!("{name} answers")),
+        let of_site = config.projects.values().filter(|project| project.remote_site == *name);
+        // `.`, the root itself, is no path below it.
+        let paths: Vec<_> = of_site
+            .filter_map(|project| RelPath::new(&project.remote_path).ok())
+            .filter(|path| !path.is_root())
+            .collect();
+        match tokio::time::timeout(SITE_PATIENCE, check_site(name, site, &paths)).await {
+            Ok(Ok(missing)) if missing.is_empty() => good("site", format!("{name} answers")),
+            Ok(Ok(missing)) => good("site", format!("{name} answers; {}", not_there(&missing))),
             Ok(Err(e)) => bad("site", format!("{name}: {e}"), e.hint()),
             Err(_) => bad(
                 "site",
@@ -190,6 +198,15 @@ async fn ask_sites(config: &Config) -> Vec<Finding> {
         }
     });
     join_all(sites).await
+}
+
+/// A project may be new; it may also lie elsewhere.
+fn not_there(missing: &[RelPath]) -> String {
+    let paths: Vec<_> = missing.iter().map(|path| format!("`{path}`")).collect();
+    format!(
+        "it has no {} (yet), which the drive shows empty: `remote-path` of a project says where it is, `.` is the site's root",
+        paths.join(", ")
+    )
 }
 
 fn settings_found(settings: &Settings, loaded: &Loaded) -> Result<Finding, CliError> {

@@ -726,14 +726,26 @@ pub(super) fn disk_space(dir: &Path) -> (u64, u64) {
     rustix::fs::statvfs(dir).map_or((0, 0), |s| (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize))
 }
 
-/// Asks one site whether it answers, with a connection of its own: for `doctor`, which needs no open drive.
+/// Asks one site whether it answers, with a connection of its own, and returns which of the paths under its root are not there: for
+/// `doctor`, which needs no open drive.
 ///
 /// # Errors
 /// What is in the way.
-pub async fn check_site(name: &str, settings: &backlot_config::Site) -> Result<(), ProviderError> {
-    crate::providers::build(&SiteName(name.to_owned()), settings, &Controls::of(settings))?
-        .probe()
-        .await
+pub async fn check_site(
+    name: &str,
+    settings: &backlot_config::Site,
+    paths: &[RelPath],
+) -> Result<Vec<RelPath>, ProviderError> {
+    let provider = crate::providers::build(&SiteName(name.to_owned()), settings, &Controls::of(settings))?;
+    provider.probe().await?;
+    let mut missing = Vec::new();
+    for path in paths {
+        match provider.stat(path).await {
+            Err(e) if e.kind == crate::providers::ErrorKind::NotFound => missing.push(path.clone()),
+            found => drop(found?),
+        }
+    }
+    Ok(missing)
 }
 
 /// The controls of a site whose errors come before a reader's patience ends, so that the reader hears the site's reason.

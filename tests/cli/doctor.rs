@@ -106,3 +106,21 @@ fn a_mount_point_that_is_missing_is_told_with_the_command_that_makes_it() {
     let hint = finding(&all, "mount")["hint"].as_str().expect("a hint").to_owned();
     assert_eq!(hint, format!("mkdir -p '{}'", drive.mount_point().display()));
 }
+
+/// The first thing that goes wrong: the project lies elsewhere, and the drive is empty.
+#[test]
+fn a_project_whose_folder_is_not_at_its_site_is_named() {
+    let site = tempfile::tempdir().unwrap();
+    let drive = Builder::local(site.path())
+        .set("projects.show.remote-path", "shows/demo")
+        .build();
+    let said = || String::from_utf8_lossy(&drive.run(["doctor"]).stdout).into_owned();
+    let before = said();
+    assert!(
+        before.contains("it has no `shows/demo` (yet)") && before.contains("remote-path"),
+        "{before}"
+    );
+    fs::create_dir_all(site.path().join("shows/demo")).unwrap();
+    let after = said();
+    assert!(!after.contains("(yet)") && after.contains("answers"), "{after}");
+}
