@@ -65,7 +65,7 @@ async fn site(answer: impl Fn(&str, &str, bool) -> (u16, String) + Send + Sync +
         }
     });
     let settings = Settings {
-        url: format!("http://127.0.0.1:{port}/root"),
+        url: format!("http://127.0.0.1:{port}/dav"),
         ..Settings::default()
     };
     WebdavSite::new(&settings, None, Duration::from_secs(5)).unwrap()
@@ -73,15 +73,15 @@ async fn site(answer: impl Fn(&str, &str, bool) -> (u16, String) + Send + Sync +
 
 /// Answers looks: a root, a file `file`, and `odd` as given.
 fn looks(odd: &str, url: &str, deep: bool) -> (u16, String) {
-    let odd = response("/root/odd", odd);
+    let odd = response("/dav/odd", odd);
     match url {
-        "/root/" if deep => {
-            let rows = [response("/root/", FOLDER), response("/root/file", FILE), odd];
+        "/dav/" if deep => {
+            let rows = [response("/dav/", FOLDER), response("/dav/file", FILE), odd];
             (207, rows.concat())
         }
-        "/root/" => (207, response("/root/", FOLDER)),
-        "/root/odd" => (207, odd),
-        "/root/file" => (207, response(url, FILE)),
+        "/dav/" => (207, response("/dav/", FOLDER)),
+        "/dav/odd" => (207, odd),
+        "/dav/file" => (207, response(url, FILE)),
         _ => (404, String::new()),
     }
 }
@@ -131,7 +131,7 @@ async fn a_change_that_is_answered_piece_by_piece_was_not_done() {
     ] {
         let site = site(move |method, url, deep| match method {
             "PROPFIND" => looks(FILE, url, deep),
-            _ => (207, response("/root/new", &format!("<status>{status}</status>"))),
+            _ => (207, response("/dav/new", &format!("<status>{status}</status>"))),
         })
         .await;
         let moved = site.rename(&path("file"), &path("new")).await.unwrap_err();
